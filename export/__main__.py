@@ -1,0 +1,94 @@
+"""Exports a finished run as .tflite files for a kind of device, and proves them.
+
+    python -m sparse_ist_tf.export --run=runs/digits --target=phone
+    python -m sparse_ist_tf.export --run=runs/aid --target=phone --quantize=float16,int8 --qat
+    python -m sparse_ist_tf.export --run=runs/aid --target=coral
+    python -m sparse_ist_tf.export --run=runs/aid --target=micro --flash=1048576 --sram=262144
+
+Ends with status 0 if every file meets its target's conditions and its accuracy's bound; a file
+that doesn't is not kept, and the status is 1.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from absl import flags
+
+from sparse_ist_tf.commands import run
+from sparse_ist_tf.errors import RequestError
+
+FLAGS = flags.FLAGS
+
+
+def main(_) -> int:
+    """Exports.
+
+    Returns:
+        0 if all files are good, else 1.
+    """
+    for name in ("run", "target"):
+        if not getattr(FLAGS, name):
+            raise RequestError(f"--{name} is missing")
+    from sparse_ist_tf.export import targets
+    from sparse_ist_tf.export.compress import Compression
+    from sparse_ist_tf.export.pipeline import Exporter, Options
+    from sparse_ist_tf.export.runs import FinishedRun
+
+    if FLAGS.target_table:
+        targets.add_rows(FLAGS.target_table)
+    target = targets.find_target(FLAGS.target)
+    for name in ("flash", "sram"):
+        value = getattr(FLAGS, name)
+        if value is not None and value < 1:
+            raise RequestError(f"{name}={value}: must be at least 1 byte")
+        if value is not None:
+            target = dataclasses.replace(target, **{name: value})
+    options = Options(
+        artefacts=tuple(FLAGS.artefacts),
+        subnets=_subnets(FLAGS.subnets),
+        numbers=target.numbers if FLAGS.quantize == ["all"] else tuple(FLAGS.quantize),
+        calibration=FLAGS.calibration,
+        bound=FLAGS.bound,
+        compression=Compression(
+            qat=FLAGS.qat, prune=FLAGS.prune, cluster=FLAGS.cluster, epochs=FLAGS.epochs
+        ),
+    )
+    output = Path(FLAGS.output or Path(FLAGS.run) / "export" / target.name)
+    exporter = Exporter(FinishedRun(FLAGS.run), target, options, output)
+    return 0 if exporter.export() else 1
+
+
+def _subnets(texts: list[str]) -> tuple[int, ...]:
+    if not all(text.isdigit() for text in texts):
+        raise RequestError(f"subnets={','.join(texts)}: must be numbers such as 0,1")
+    return tuple(int(text) for text in texts)
+
+
+def define_flags() -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_string("run", None, "Run directory of a finished training.")
+    flags.DEFINE_string("target", None, "phone, coral, micro, or a row of --target_table.")
+    flags.DEFINE_string("target_table", "", "JSON file with more targets; see targets.py.")
+    flags.DEFINE_string("output", "", "Folder for the files; RUN/export/TARGET where not given.")
+    flags.DEFINE_list(
+        "quantize", [], "float32, float16, dynamic, int8, int16x8, several, or all; the target's "
+        "first where not given.",
+    )  # fmt: skip
+    flags.DEFINE_list(
+        "artefacts", [], "subnet, head, encoder, classifier, classifier_patches; those that fit "
+        "the run's masks where not given.",
+    )  # fmt: skip
+    flags.DEFINE_list("subnets", [], "Which subnets, such as 0,1; all where not given.")
+    flags.DEFINE_integer("calibration", 256, "Training images that set the ranges of integers.")
+    flags.DEFINE_float("bound", -1.0, "Points of accuracy that a file may lose; by kind below 0.")
+    flags.DEFINE_bool("qat", False, "Fine-tune heads under simulated int8.")
+    flags.DEFINE_string("prune", "", "2:4, or a share of zeros such as 0.8, for heads.")
+    flags.DEFINE_integer("cluster", 0, "Distinct values of each kernel of heads; 0 for any.")
+    flags.DEFINE_integer("epochs", 3, "Of each fine-tuning.")
+    flags.DEFINE_integer("flash", None, "Bytes of flash that a microcontroller has.")
+    flags.DEFINE_integer("sram", None, "Bytes of memory that its arena may take.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    run(main)

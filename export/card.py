@@ -1,0 +1,92 @@
+"""The model card beside exported files: what they are, what they take, and what was measured."""
+
+from collections.abc import Sequence
+
+from sparse_ist_tf.export.targets import Target
+from sparse_ist_tf.export.verify import Result
+
+_TAKES = {
+    "head": "`feature`: the encoder's feature of an image.",
+    "encoder": "`patches`: the visible patches' pixels; `positions`: their row-major places.",
+    "classifier": "`image`: an RGB image's pixels; hidden patches are never read.",
+    "classifier_patches": "`patches` and `positions`, as the encoder.",
+}
+
+
+def model_card(run, target: Target, results: Sequence[Result], lines: Sequence[str]) -> str:
+    """Writes a model card.
+
+    Args:
+        run: the FinishedRun.
+        target: that the files were made for.
+        results: of every file, good or not.
+        lines: what export found besides.
+
+    Returns:
+        Markdown.
+
+    Example:
+        See tests/export/test_pipeline.py.
+    """
+    good = [result for result in results if result.good]
+    masks, encoder = run.config.masks, run.encoder
+    pixels = (
+        "int8, a pixel's byte less 128" if target.interface.whole_integer else "uint8, as they are"
+    )
+    rows = [
+        "| file | numbers | bytes | accuracy | in float | same answers | ms, one thread |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for r in good:
+        rows.append(
+            f"| `{r.name}` | {r.numbers} | {r.size:,} | {100 * r.accuracy:.2f} % | "
+            f"{100 * r.float_accuracy:.2f} % | {100 * r.agreement:.1f} % | "
+            f"{r.latency['1 thread'][0]:.3f} |"
+        )
+    memory = [
+        f"- `{r.name}`: {r.flash:,} bytes of flash, {r.arena:,} bytes of arena."
+        for r in good
+        if r.arena is not None
+    ]
+    mapping = [
+        f"- `{r.name}`: the Edge TPU runs {r.mapping.sentence()}." for r in good if r.mapping
+    ]
+    kinds = [f"- {kind}: {_TAKES[kind]}" for kind in dict.fromkeys(r.kind for r in good)]
+    labels = ", ".join(run.labels)
+    parts = [
+        f"# {run.prefix} for {target.name}",
+        "",
+        f"Image classifiers for {len(run.labels)} classes of `{run.config.dataset.name}`: a frozen "
+        f"ViT (`{encoder.name}`, {encoder.image_size} px, patches of {encoder.patch_size} px) on "
+        f"the {run.num_visible} visible of {encoder.num_patches} patches ({masks.kind} masks, "
+        f"ratio {masks.ratio:g}), and a head of {run.spec.hidden} neurons trained by "
+        f"`{run.config.ist.algorithm}`"
+        + (f" as {run.num_subnets} subnets." if run.num_subnets else "."),
+        "",
+        f"Accuracy was measured on all {good[0].images:,} test images through LiteRT; `in float` "
+        "is the Keras model's.",
+        "",
+        *rows,
+        "",
+        "## Inputs",
+        "",
+        *kinds,
+        "",
+        f"Pixels are {pixels}; the encoder's mean {list(encoder.mean)} and deviation "
+        f"{list(encoder.std)} are part of the files. Outputs are logits in the order of "
+        "`labels.txt`, or a feature.",
+        "",
+        *([*(f"{line}" for line in lines), ""] if lines else []),
+        *(["## Memory", "", *memory, ""] if memory else []),
+        *(["## Mapping", "", *mapping, ""] if mapping else []),
+        "## Limits",
+        "",
+        "The files answer with one of their labels whatever the picture shows. Accuracy on "
+        "pictures unlike the training set's was not measured.",
+        "",
+        f"Labels: {labels}.",
+        "",
+        f"Licence: Apache License 2.0. Run digest: `{run.digest}`.",
+        "",
+    ]
+    return "\n".join(parts)

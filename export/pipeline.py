@@ -1,0 +1,392 @@
+"""From a finished run to proven files: what to make, make it, prove it, and only then keep it."""
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from sparse_ist_tf.export import bundle, compress, metadata, micro
+from sparse_ist_tf.export.card import model_card
+from sparse_ist_tf.export.convert import NUMBERS, convert
+from sparse_ist_tf.export.graphs import Network, layers_of
+from sparse_ist_tf.export.runs import FinishedRun
+from sparse_ist_tf.export.targets import Target
+from sparse_ist_tf.export.verify import Result, table, verify
+
+import sparse_ist_tf
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.ist.head import accuracy, logits
+from sparse_ist_tf.reports.run_directory import write_atomically
+
+ARTEFACTS = ("subnet", "head", "encoder", "classifier", "classifier_patches")
+# Points of accuracy that a file may lose, for heads and for what holds an encoder.
+BOUNDS = {
+    "float32": (0.1, 0.1),
+    "float16": (0.1, 0.1),
+    "dynamic": (0.5, 1.5),
+    "int8": (0.5, 1.5),
+    "int16x8": (0.3, 0.3),
+}
+RATIOS = (0.0, 0.25, 0.5, 0.75, 0.875)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a user may ask for.
+
+    Args:
+        artefacts: of ARTEFACTS; those that the run's masks and the target call for where empty.
+        subnets: which; all where empty.
+        numbers: of convert.NUMBERS; the target's first where empty.
+        calibration: training images that set the ranges of integers.
+        bound: points of accuracy that may be lost; BOUNDS where below 0.
+        compression: of heads and subnets.
+        progress: show bars.
+
+    Example:
+        >>> from sparse_ist_tf.export.pipeline import Options
+        >>> Options(numbers=("float16",)).calibration
+        256
+    """
+
+    artefacts: tuple[str, ...] = ()
+    subnets: tuple[int, ...] = ()
+    numbers: tuple[str, ...] = ()
+    calibration: int = 256
+    bound: float = -1.0
+    compression: compress.Compression = compress.Compression()  # noqa: RUF009
+    progress: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One artefact to export.
+
+    Args:
+        name: of the artefact, as in file names.
+        kind: as graphs.KINDS.
+        subnet: whose layers it has; None for the merged head's.
+    """
+
+    name: str
+    kind: str
+    subnet: int | None = None
+
+
+def plan(run: FinishedRun, target: Target, options: Options) -> list[Job]:
+    """What to export.
+
+    Args:
+        run: finished.
+        target: a row of TARGETS.
+        options: the user's.
+
+    Returns:
+        The jobs, subnets first.
+
+    Raises:
+        RequestError: if something asked for can't be made of this run or for this target.
+
+    Example:
+        See tests/export/test_pipeline.py.
+    """
+    for numbers in options.numbers:
+        if numbers not in NUMBERS:
+            raise RequestError(f"quantize={numbers!r}: must be one of {', '.join(NUMBERS)}")
+        if numbers not in target.numbers:
+            allowed = ", ".join(target.numbers)
+            raise RequestError(f"quantize={numbers!r}: target {target.name} takes {allowed}")
+    if options.calibration < 1:
+        raise RequestError(f"calibration={options.calibration}: must be at least 1 image")
+    shared = run.config.masks.kind == "shared"
+    whole = "classifier" if shared else "classifier_patches"
+    artefacts = options.artefacts or (
+        ("subnet", whole) if target.interpreter == "micro" and run.num_subnets
+        else ("subnet", "head", "encoder", whole)
+    )  # fmt: skip
+    for name in artefacts:
+        if name not in ARTEFACTS:
+            raise RequestError(f"artefacts={name!r}: must be one of {', '.join(ARTEFACTS)}")
+    if "classifier" in artefacts:
+        run.shared_positions()
+    if "subnet" in options.artefacts and not run.num_subnets:
+        raise RequestError("artefacts=subnet: the run's head has no subnets")
+    for subnet in options.subnets:
+        if not 0 <= subnet < run.num_subnets:
+            raise RequestError(f"subnets={subnet}: the run has {run.num_subnets} subnets")
+    chosen = options.subnets or tuple(range(run.num_subnets))
+    merged = target.interpreter != "micro" or not run.num_subnets or "head" in options.artefacts
+    heads: list[int | None] = [*chosen, *([None] if merged else [])]
+    jobs = []
+    for name in artefacts:
+        if name == "subnet":
+            jobs += [Job(f"subnet{n}of{run.num_subnets}", "head", n) for n in chosen]
+        elif name == "head":
+            jobs.append(Job("head", "head"))
+        elif name == "encoder":
+            jobs.append(Job(f"encoder{run.num_visible}", "encoder"))
+        else:
+            suffix = "_patches" if name == "classifier_patches" else ""
+            for n in heads:
+                of = "head" if n is None else f"subnet{n}of{run.num_subnets}"
+                jobs.append(Job(f"classifier_{of}{suffix}", name, n))
+    return jobs
+
+
+class Exporter:
+    """Makes and proves the files of one run for one target.
+
+    Args:
+        run: finished.
+        target: a row of TARGETS.
+        options: the user's.
+        output: the folder that good files go to.
+        report: prints a line.
+
+    Raises:
+        RequestError: if something asked for can't be made.
+
+    Example:
+        See tests/export/test_pipeline.py.
+    """
+
+    def __init__(
+        self,
+        run: FinishedRun,
+        target: Target,
+        options: Options,
+        output: Path,
+        report: Callable[[str], None] = print,
+    ):
+        self.run, self.target, self.options = run, target, options
+        self.output, self.report = Path(output), report
+        self.jobs = plan(run, target, options)
+        if target.interpreter == "micro":
+            micro.require()
+        compress.require(options.compression)
+        self.results: list[Result] = []
+        self.extra: dict = {}
+        self._parameters: dict[int | None, dict] = {}
+        self._logits: dict[int | None, np.ndarray] = {}
+        self._examples = None
+
+    def export(self) -> bool:
+        """Makes everything.
+
+        Returns:
+            Whether every file is good.
+
+        Raises:
+            RunError: if a file can't be made or written.
+        """
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export.", dir=self.output.parent) as folder:
+            self._stage = Path(folder)
+            for job in self.jobs:
+                for numbers in self.options.numbers or self.target.numbers[:1]:
+                    self._make(job, numbers)
+            self._ensembles()
+            if self.target.interpreter == "micro":
+                self._advise()
+            self._deliver()
+        self.report(table(self.results))
+        for line in self.extra.get("lines", []):
+            self.report(line)
+        failed = [result.name for result in self.results if not result.good]
+        if failed:
+            self.report(f"Not kept: {', '.join(failed)}")
+        self.report(f"Kept in {self.output}: {len(self.results) - len(failed)} files")
+        return not failed
+
+    def parameters(self, subnet: int | None) -> dict:
+        """A head's parameters, compressed as asked for."""
+        if subnet not in self._parameters:
+            parameters = self.run.head(subnet)
+            if self.options.compression.any:
+                train = self.run.images.splits["train"]
+                features = self.run.images.features("train")
+                parameters = compress.compress(
+                    parameters, features, train.labels, self.options.compression
+                )
+            self._parameters[subnet] = parameters
+        return self._parameters[subnet]
+
+    def network(self, job: Job) -> Network:
+        """What a job computes."""
+        layers = () if job.kind == "encoder" else layers_of(self.parameters(job.subnet))
+        if job.kind == "head":
+            return Network("head", layers)
+        if job.kind == "classifier":
+            return Network(job.kind, layers, self.run.folded, self.run.shared_positions())
+        return Network(job.kind, layers, self.run.folded, tuple(range(self.run.num_visible)))
+
+    def calibration(self):
+        """Makes an iterator of real training examples, batch 1."""
+        if self._examples is None:
+            self._examples = self.run.calibration(self.options.calibration)
+        for example in self._examples:
+            yield {name: np.asarray(value)[None] for name, value in example.items()}
+
+    def _test_examples(self, job: Job):
+        if job.kind != "head":
+            yield from self.run.images.examples("test")
+            return
+        for feature in self.run.test_features:
+            yield {"feature": feature}
+
+    def _make(self, job: Job, numbers: str) -> None:
+        bound = self.options.bound
+        if bound < 0:
+            bound = BOUNDS[numbers][job.kind != "head"]
+        content = convert(self.network(job), numbers, self.target.interface, self.calibration)
+        name = f"{self.run.prefix}_{job.name}_{numbers}.tflite"
+        about = self._metadata(job, numbers, name, {})
+        # Against the run's own head: what compression costs counts.
+        reference = logits(self.run.head(job.subnet), self.run.test_features)
+        to_logits = (lambda out: out) if job.kind != "encoder" else self._head_of
+        result, found = verify(
+            metadata.attach(content, about),
+            name,
+            job.kind,
+            numbers,
+            self.target,
+            examples=lambda: self._test_examples(job),
+            reference=reference,
+            labels=self.run.images.splits["test"].labels,
+            to_logits=to_logits,
+            bound=bound,
+            progress=self.options.progress,
+        )
+        lost_accuracy = result.drop > bound
+        allowed = "int16x8" in self.target.numbers and "int16x8" not in self.options.numbers
+        if lost_accuracy and numbers == "int8" and allowed:
+            self.report(
+                f"{name} loses {result.drop:.2f} points, more than {bound}: int16x8 instead"
+            )
+            self._make(job, "int16x8")
+            self.results[-1].notes.append(
+                f"in place of int8, which loses {result.drop:.2f} points of accuracy"
+            )
+            return
+        self.results.append(result)
+        if not result.good:
+            return
+        measured = {"accuracy": result.accuracy, "float_accuracy": result.float_accuracy}
+        about = self._metadata(job, numbers, name, measured)
+        final = metadata.attach(content, about)
+        result.size = len(final)
+        (self._stage / name).write_bytes(final)
+        if job.kind == "head":
+            self._logits[job.subnet] = found
+        if self.target.interpreter == "micro":
+            self._bundle(job, name, final, result)
+
+    def _head_of(self, features):
+        return logits(self.run.head(), features)
+
+    def _metadata(self, job: Job, numbers: str, name: str, measured: dict) -> metadata.Metadata:
+        run = self.run
+        mask = {"kind": run.config.masks.kind, "ratio": run.config.masks.ratio}
+        mask |= {"seed": run.config.seed, "visible": run.num_visible}
+        mask["pattern"] = run.config.masks.pattern
+        if job.kind == "classifier":
+            mask["positions"] = list(run.shared_positions())
+        about = {
+            "format": "sparse_ist_tf.export/1",
+            "artefact": {"name": job.name, "kind": job.kind, "subnet": job.subnet},
+            "target": self.target.name,
+            "numbers": numbers,
+            "mask": mask,
+            "encoder": {"name": run.encoder.name, "digest": run.encoder.digest},
+            "normalisation": {"mean": list(run.encoder.mean), "std": list(run.encoder.std)},
+            "config": run.config.to_dict(),
+            "digest": run.digest,
+            "compression": dataclasses.asdict(self.options.compression),
+            "measured": measured,
+        }
+        labels = () if job.kind == "encoder" else run.labels
+        description = (
+            f"{job.name} of a head trained by Independent Subnetwork Training on "
+            f"{run.config.dataset.name}; {100 * run.config.masks.ratio:g} % of the patches hidden."
+        )
+        version = sparse_ist_tf.__version__
+        return metadata.Metadata(Path(name).stem, description, labels, about, version=version)
+
+    def _bundle(self, job: Job, name: str, content: bytes, result: Result) -> None:
+        example = next(iter(self._test_examples(job)))
+        expected = micro.run(metadata.strip(content), [example]).outputs[0]
+        stem = Path(name).stem
+        folder = self._stage / f"{stem}_bundle"
+        bundle.write_bundle(folder, content, stem, example, expected, result.arena)
+
+    def _ensembles(self) -> None:
+        """Mean probabilities of the subnets' files, in order, beside the merged head."""
+        labels = self.run.images.splits["test"].labels
+        subnets = sorted(n for n in self._logits if n is not None)
+        if len(subnets) < 2:
+            return
+        total, found = 0.0, []
+        for subnet in subnets:
+            total = total + _softmax(self._logits[subnet])
+            found.append(accuracy(total, labels))
+        merged = accuracy(self.run.test_logits(self.run.head()), labels)
+        self.extra["ensembles"] = {"subnets": subnets, "accuracy": found, "merged_float": merged}
+        parts = ", ".join(f"{i + 1}: {100 * value:.2f} %" for i, value in enumerate(found))
+        lines = self.extra.setdefault("lines", [])
+        lines.append(
+            f"Ensembles of subnet files, {parts}; merged head in float {100 * merged:.2f} %"
+        )
+        if None in self._logits:
+            value = accuracy(self._logits[None], labels)
+            self.extra["ensembles"]["merged_file"] = value
+            lines[-1] += f", its file {100 * value:.2f} %"
+
+    def _advise(self) -> None:
+        """How the arena falls with the mask ratio, and what would fit where a file doesn't."""
+        from sparse_ist_tf.export.advice import arena_by_ratio, what_would_fit
+
+        jobs = [job for job in self.jobs if job.kind in ("classifier", "classifier_patches")]
+        if not jobs:
+            return
+        arenas = arena_by_ratio(self, jobs[0], RATIOS)
+        self.extra["arena_by_mask_ratio"] = [[ratio, arena] for ratio, arena in arenas.items()]
+        falls = ", ".join(f"{ratio:g}: {arena:,}" for ratio, arena in arenas.items())
+        lines = self.extra.setdefault("lines", [])
+        lines.append(f"Arena of {jobs[0].name} by mask ratio, bytes: {falls}")
+        for result in self.results:
+            missed = [line for line in result.problems if line.startswith("needs ")]
+            if missed and result.kind != "head":
+                fits = what_would_fit(self, result, arenas)
+                result.notes.append(f"would fit: {'; '.join(fits) if fits else 'nothing found'}")
+
+    def _deliver(self) -> None:
+        """Moves what is good to where it is expected."""
+        good = [result for result in self.results if result.good]
+        self.output.mkdir(parents=True, exist_ok=True)
+        summary = {
+            "run": str(self.run.path),
+            "digest": self.run.digest,
+            "target": self.target.name,
+            "files": [result.as_dict() for result in self.results],
+            **{key: value for key, value in self.extra.items() if key != "lines"},
+        }
+        text = json.dumps(summary, indent=2) + "\n"
+        write_atomically(self.output / "verification.json", text)
+        if not good:
+            return
+        for path in sorted(self._stage.iterdir()):
+            to = self.output / path.name
+            if path.is_dir() and to.exists():
+                old = self._stage / f".old.{path.name}"
+                to.replace(old)
+            path.replace(to)
+        write_atomically(self.output / "labels.txt", "".join(f"{n}\n" for n in self.run.labels))
+        card = model_card(self.run, self.target, self.results, self.extra.get("lines", []))
+        write_atomically(self.output / "model_card.md", card)
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
+    x = np.exp(x - x.max(axis=1, keepdims=True))
+    return x / x.sum(axis=1, keepdims=True)

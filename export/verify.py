@@ -1,0 +1,379 @@
+"""Proof of a .tflite file: what it holds, how right and how fast it is, in its own runtime."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from sparse_ist_tf.export import edge_tpu, flatbuffer, metadata, micro
+from sparse_ist_tf.export.runtimes import LiteRT
+from sparse_ist_tf.export.targets import Target, check, problem
+
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.reports.report import format_table
+
+MICRO_IMAGES = 64
+
+
+@dataclasses.dataclass
+class Result:
+    """What was measured of one file.
+
+    Args:
+        name: of the file.
+        kind: of the artefact, as graphs.KINDS.
+        numbers: as convert.NUMBERS.
+        size: bytes of the file.
+        operators: how many of each.
+        peak: most bytes of tensors that are alive at once, weights apart: the least arena.
+        problems: conditions missed; empty for a good file.
+        notes: what else is worth saying.
+        images: how many were run.
+        accuracy: in [0, 1].
+        float_accuracy: of the Keras model.
+        agreement: share of images with the same answer as the Keras model's.
+        mean_difference: of logits from the Keras model's.
+        largest_difference: likewise.
+        latency: {"1 thread": (median, 95th percentile) in ms, "all threads": ...}.
+        mapping: what share an Edge TPU runs, for its targets.
+        arena: bytes that TFLite Micro needs, for its targets.
+        flash: bytes that a microcontroller stores, for its targets.
+        micro_difference: largest step between LiteRT's reference kernels and TFLite Micro.
+        micro_agreement: share of the same answers.
+        micro_images: how many images that was seen on.
+
+    Example:
+        >>> from sparse_ist_tf.export.verify import Result
+        >>> Result("a.tflite", "head", "int8", 1000).good
+        True
+    """
+
+    name: str
+    kind: str
+    numbers: str
+    size: int
+    operators: dict[str, int] = dataclasses.field(default_factory=dict)
+    peak: int = 0
+    problems: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    images: int = 0
+    accuracy: float = 0.0
+    float_accuracy: float = 0.0
+    agreement: float = 0.0
+    mean_difference: float = 0.0
+    largest_difference: float = 0.0
+    latency: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    mapping: edge_tpu.Mapping | None = None
+    arena: int | None = None
+    flash: int | None = None
+    micro_difference: int | None = None
+    micro_agreement: float | None = None
+    micro_images: int = 0
+
+    @property
+    def good(self) -> bool:
+        """Whether no condition is missed."""
+        return not self.problems
+
+    @property
+    def drop(self) -> float:
+        """Accuracy lost to conversion, in points."""
+        return 100 * (self.float_accuracy - self.accuracy)
+
+    def as_dict(self) -> dict:
+        """For JSON."""
+        return {**dataclasses.asdict(self), "good": self.good}
+
+
+def peak_bytes(content: bytes) -> int:
+    """Most bytes of computed tensors that are alive at once: a lower bound of any arena.
+
+    Args:
+        content: a .tflite file.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        RequestError: if it is no .tflite file.
+
+    Example:
+        See tests/export/test_verify.py.
+    """
+    model = flatbuffer.parse(content)
+    graph = model.subgraphs[0]
+    size = {}
+    for index, tensor in enumerate(graph.tensors):
+        if flatbuffer.constant(model, tensor) is None:
+            item = np.dtype(flatbuffer.dtype_of(tensor)).itemsize
+            size[index] = item * int(np.prod(flatbuffer.shape_of(tensor)))
+    last = {int(i): len(graph.operators) for i in graph.outputs}
+    born = {int(i): 0 for i in graph.inputs}
+    for step, operator in enumerate(graph.operators):
+        for i in operator.outputs:
+            born.setdefault(int(i), step)
+            last.setdefault(int(i), step)
+        for i in operator.inputs:
+            if int(i) in size:
+                last[int(i)] = max(step, last.get(int(i), step))
+    steps = np.zeros(len(graph.operators) + 2)
+    for index, start in born.items():
+        if index in size:
+            steps[start] += size[index]
+            steps[last.get(index, start) + 1] -= size[index]
+    return int(np.cumsum(steps).max())
+
+
+def verify(
+    content: bytes,
+    name: str,
+    kind: str,
+    numbers: str,
+    target: Target,
+    *,
+    examples: Callable[[], Iterable[Mapping[str, np.ndarray]]],
+    reference: np.ndarray,
+    labels: np.ndarray,
+    to_logits: Callable[[np.ndarray], np.ndarray] = lambda outputs: outputs,
+    bound: float = 1.5,
+    progress: bool = True,
+) -> tuple[Result, np.ndarray]:
+    """Checks a file against its target's conditions and against the Keras model.
+
+    Args:
+        content: of the .tflite file.
+        name: of the file.
+        kind: of the artefact.
+        numbers: that it was made in.
+        target: a row of TARGETS.
+        examples: makes an iterator of the test examples, by input name.
+        reference: float32[n, classes], logits of the Keras model.
+        labels: int[n].
+        to_logits: what makes logits of the file's outputs, for an encoder the head.
+        bound: points of accuracy that may be lost.
+        progress: show a bar.
+
+    Returns:
+        (what was measured, the file's logits float32[n, classes]).
+
+    Raises:
+        RequestError: if the file is damaged.
+        RunError: if a runtime fails.
+
+    Example:
+        See tests/export/test_verify.py.
+    """
+    from tqdm import tqdm
+
+    runtime = LiteRT(content, name)
+    result = Result(name, kind, numbers, len(content), peak=peak_bytes(content))
+    result.operators = dict(Counter(op.name for op in flatbuffer.operators(content, name)))
+    result.problems += check(content, target, numbers, kind)
+    bar = tqdm(
+        examples(), total=len(labels), desc=name, unit=" images", disable=not progress, leave=False
+    )
+    outputs = np.array([runtime.run(example) for example in bar])
+    found = to_logits(outputs)
+    _compare(result, found, reference, labels)
+    if result.drop > bound:
+        result.problems.append(
+            f"loses {result.drop:.2f} points of accuracy, at most {bound} may be"
+        )
+    first = next(iter(examples()))
+    repeats = 100 if len(content) < 1 << 25 else 20
+    result.latency["1 thread"] = runtime.latency(first, repeats)
+    result.latency["all threads"] = LiteRT(content, name, threads=None).latency(first, repeats)
+    if target.partial:
+        result.mapping = edge_tpu.mapping(content, lambda op: problem(op, target))
+        if result.mapping.decided_by == "table":
+            result.notes.append("edgetpu_compiler is not installed: the published table decides")
+    if target.interpreter == "micro" and result.good:
+        _measure_micro(result, content, target, examples)
+    if (
+        result.good
+        and target.flash
+        and target.interpreter != "micro"
+        and target.flash < len(content)
+    ):
+        result.problems.append(f"has {len(content):,} bytes, {target.flash:,} are allowed")
+    return result, found
+
+
+def _compare(result, found, reference, labels):
+    labels = np.asarray(labels)
+    result.images = len(labels)
+    answers, expected = found.argmax(axis=1), reference.argmax(axis=1)
+    result.accuracy = float(np.mean(answers == labels))
+    result.float_accuracy = float(np.mean(expected == labels))
+    result.agreement = float(np.mean(answers == expected))
+    difference = np.abs(found - reference)
+    result.mean_difference = float(difference.mean())
+    result.largest_difference = float(difference.max())
+
+
+def _measure_micro(result, content, target, examples):
+    bare = metadata.strip(content)
+    some = [example for _, example in zip(range(MICRO_IMAGES), examples(), strict=False)]
+    done = micro.run(bare, some)
+    kernels = LiteRT(bare, result.name, reference=True)
+    expected = np.array([kernels.run_raw(example) for example in some])
+    steps = np.abs(done.outputs.astype(np.int64) - expected.astype(np.int64))
+    result.micro_images, result.micro_difference = len(some), int(steps.max())
+    same = done.outputs.argmax(axis=1) == expected.argmax(axis=1)
+    result.micro_agreement = float(np.mean(same))
+    result.flash, result.arena = len(bare), micro.needed_arena(bare, some[0])
+    for what, need, limit in (
+        ("flash", result.flash, target.flash),
+        ("sram", result.arena, target.sram),
+    ):
+        if limit and need > limit:
+            result.problems.append(
+                f"needs {need:,} bytes of {what}, {need - limit:,} more than --{what}={limit}"
+            )
+
+
+def table(results: Sequence[Result]) -> str:
+    """The table that export prints.
+
+    Args:
+        results: one per file.
+
+    Returns:
+        Lines.
+
+    Example:
+        >>> from sparse_ist_tf.export.verify import Result, table
+        >>> "a.tflite" in table([Result("a.tflite", "head", "int8", 1000)])
+        True
+    """
+    rows = [
+        ("file", "bytes", "ops", "accuracy", "float", "agree", "mean |d|", "max |d|", "ms p50",
+         "p95", "ms all", "p95", "peak RAM", "")
+    ]  # fmt: skip
+    for r in results:
+        single = r.latency.get("1 thread", (0.0, 0.0))
+        every = r.latency.get("all threads", (0.0, 0.0))
+        rows.append(
+            (
+                r.name,
+                f"{r.size:,}",
+                str(sum(r.operators.values())),
+                f"{100 * r.accuracy:.2f} %",
+                f"{100 * r.float_accuracy:.2f} %",
+                f"{100 * r.agreement:.1f} %",
+                f"{r.mean_difference:.4f}",
+                f"{r.largest_difference:.3f}",
+                *(f"{ms:.3f}" for ms in (*single, *every)),
+                f"{r.arena if r.arena is not None else r.peak:,}",
+                "ok" if r.good else "FAILED",
+            )
+        )
+    lines = [format_table(rows)]
+    for r in results:
+        if r.mapping:
+            lines.append(f"  {r.name}: Edge TPU runs {r.mapping.sentence()}")
+        if r.micro_difference is not None:
+            equal = (
+                "bit for bit" if not r.micro_difference else f"within {r.micro_difference} steps"
+            )
+            lines.append(
+                f"  {r.name}: flash {r.flash:,}, arena {r.arena:,} bytes; TFLite Micro equals "
+                f"LiteRT's reference kernels {equal} on {r.micro_images} images, "
+                f"{100 * r.micro_agreement:.1f} % same answers"
+            )
+        lines += [f"  {r.name}: {note}" for note in r.notes]
+        lines += [f"  {r.name}: FAILED: {line}" for line in r.problems]
+    return "\n".join(lines)
+
+
+def evaluate_tflite(path: str | Path, config=None, *, threads: int = 1, delegate: str = "") -> dict:
+    """Measures any exported file again on the test split of its data set.
+
+    Args:
+        path: of a .tflite file that export wrote.
+        config: of the data set, masks and encoder; those in the file where None.
+        threads: of LiteRT.
+        delegate: library of a LiteRT delegate.
+
+    Returns:
+        {"file", "artefact", "images", "accuracy", "expected" (what export measured), "latency_ms":
+        (median, 95th percentile)}; an encoder gives "mean_difference" from the Keras encoder's
+        features in place of the accuracies.
+
+    Raises:
+        RequestError: if the file is damaged or not one of export's, or the config doesn't fit it.
+
+    Example:
+        >>> from sparse_ist_tf.export.verify import evaluate_tflite
+        >>> evaluate_tflite("digits_..._int8.tflite")["accuracy"]  # doctest: +SKIP
+        0.95
+    """
+    from ml_collections import ConfigDict
+    from sparse_ist_tf.export.runs import Images
+
+    from sparse_ist_tf.encoder.weights import load_encoder
+
+    path = Path(path)
+    content = read_file(path)
+    runtime = LiteRT(content, path.name, threads=threads, delegate=delegate)
+    labels, run = metadata.read(content, path.name)
+    config = ConfigDict(run["config"]) if config is None else config
+    encoder = load_encoder(config.encoder.weights)
+    if encoder.digest != run["encoder"]["digest"]:
+        raise RequestError(
+            f"{path.name}: was made with another encoder than encoder.weights="
+            f"{config.encoder.weights!r}"
+        )
+    images = Images(config, encoder)
+    split = images.splits["test"]
+    kind = run["artefact"]["kind"]
+    if kind == "classifier":
+        same = images.masks.kind == "shared"
+        places = images.masks.positions([0], encoder.num_patches)[0].tolist()
+        if not same or places != run["mask"]["positions"]:
+            raise RequestError(f"{path.name}: holds another mask than the config's")
+    if labels and tuple(labels) != tuple(split.class_names):
+        raise RequestError(f"{path.name}: has other labels than {split.name}")
+    features = images.features("test") if kind in ("head", "encoder") else None
+    outputs, first = [], None
+    for i, example in enumerate(images.examples("test")):
+        if kind == "head":
+            example = {"feature": features[i]}
+        first = first or example
+        outputs.append(runtime.run(example))
+    outputs = np.array(outputs)
+    out = {"file": path.name, "artefact": kind, "images": split.size}
+    if kind == "encoder":
+        out["mean_difference"] = float(np.abs(outputs - features).mean())
+    else:
+        out["accuracy"] = float(np.mean(outputs.argmax(axis=1) == split.labels))
+        out["expected"] = run["measured"]["accuracy"]
+    out["latency_ms"] = runtime.latency(first)
+    return out
+
+
+def read_file(path: str | Path) -> bytes:
+    """A .tflite file's bytes.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        RequestError: if there is none, or it is damaged.
+
+    Example:
+        >>> from sparse_ist_tf.export.verify import read_file
+        >>> read_file("missing.tflite")
+        Traceback (most recent call last):
+        sparse_ist_tf.errors.RequestError: missing.tflite: No such file or directory
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise RequestError(f"{path}: {error.strerror}") from None
+    flatbuffer.parse(content, str(path))
+    return content

@@ -1,0 +1,263 @@
+"""Measures this machine: encoding, local steps and the exchange, beside its matrix-multiply peak.
+
+    python -m sparse_ist_tf.benchmark
+
+Everything is measured in one run and each figure is the best of several repetitions: quote ratios,
+machines are noisy.
+"""
+
+import os
+import sys
+import time
+
+import numpy as np
+from absl import flags
+
+from sparse_ist_tf.commands import run
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.reports.report import format_table
+
+FLAGS = flags.FLAGS
+PARTS = ("encode", "train", "exchange")
+
+
+def best_time(function, repetitions: int = 5) -> float:
+    """The shortest of several runs, after two to warm up.
+
+    Args:
+        function: without arguments.
+        repetitions: how many are timed.
+
+    Returns:
+        Seconds.
+
+    Example:
+        >>> from sparse_ist_tf.benchmark import best_time
+        >>> best_time(lambda: None) < 1
+        True
+    """
+    for _ in range(2):
+        function()
+    times = []
+    for _ in range(repetitions):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def matmul_peak(size: int = 2048) -> float:
+    """FLOP/s of a square float32 matrix product.
+
+    Args:
+        size: rows and columns.
+
+    Returns:
+        2 * size**3 over the best time.
+
+    Example:
+        >>> from sparse_ist_tf.benchmark import matmul_peak
+        >>> matmul_peak(64) > 0
+        True
+    """
+    import tensorflow as tf
+
+    a = tf.random.normal((size, size))
+    product = tf.function(lambda: tf.linalg.matmul(a, a))
+    return 2 * size**3 / best_time(lambda: product().numpy())
+
+
+def encoder_flops(model, num_visible: int) -> float:
+    """Multiplications and additions of the matrix products for one image.
+
+    Args:
+        model: a ViT.
+        num_visible: visible patches.
+
+    Returns:
+        FLOP.
+
+    Example:
+        >>> from sparse_ist_tf.benchmark import encoder_flops
+        >>> from sparse_ist_tf.encoder.presets import create_encoder
+        >>> encoder_flops(create_encoder("vit_micro"), 64) / encoder_flops(
+        ...     create_encoder("vit_micro"), 16) > 3
+        True
+    """
+    tokens, width = num_visible + 1, model.width
+    hidden = round(width * model.mlp_ratio)
+    dense = tokens * width * (4 * width + 2 * hidden)
+    attention = 2 * tokens * tokens * width
+    embed = num_visible * 3 * model.patch_size**2 * width
+    return 2.0 * (model.depth * (dense + attention) + embed)
+
+
+def bench_encode(preset: str, batch_size: int, peak: float) -> None:
+    """Prints images/s at mask ratios 0, 0.5 and 0.75."""
+    from sparse_ist_tf.encoder.features import make_encode
+    from sparse_ist_tf.encoder.weights import load_encoder
+    from sparse_ist_tf.inputs.masks import fixed_positions, num_visible
+
+    encoder = load_encoder(f"random:{preset}")
+    encode = make_encode(encoder)
+    side = encoder.image_size
+    images = np.random.default_rng(0).integers(0, 256, (batch_size, side, side, 3), np.uint8)
+    rows, whole = [("mask_ratio", "images/s", "GFLOP/s", "of peak", "times unmasked")], None
+    for ratio in (0.0, 0.5, 0.75):
+        places = fixed_positions(0, np.arange(batch_size), encoder.num_patches, ratio)
+        seconds = best_time(lambda p=places: encode(images, p).numpy(), 8)
+        rate = batch_size / seconds
+        whole = whole or rate
+        flops = rate * encoder_flops(encoder.model, num_visible(encoder.num_patches, ratio))
+        rows.append(
+            (
+                f"{ratio}",
+                f"{rate:.0f}",
+                f"{flops / 1e9:.0f}",
+                f"{flops / peak:.0%}",
+                f"{rate / whole:.2f}",
+            )
+        )
+    print(f"Encoding, {preset}, float32, batches of {batch_size}")
+    print(format_table(rows), flush=True)
+
+
+def _trainer(num_subnets: int, local_steps: int, link):
+    from sparse_ist_tf.ist.head import HeadSpec
+    from sparse_ist_tf.ist.rounds import IstTrainer, TrainerOptions
+    from sparse_ist_tf.reports.ledger import Ledger
+
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(4096, 192)).astype(np.float32)
+    labels = rng.integers(0, 10, 4096).astype(np.int32)
+    return IstTrainer(
+        HeadSpec(192, (1000, 1000), 10),
+        TrainerOptions(num_subnets=num_subnets, local_steps=local_steps),
+        link,
+        features,
+        labels,
+        [np.arange(4096)] * num_subnets,
+        Ledger(),
+    )
+
+
+def step_and_exchange(trainer) -> tuple[float, float]:
+    """Seconds of one local step of all hosted subnets, and of dispatch and collect together.
+
+    From rounds of 21 steps and of one.
+
+    Args:
+        trainer: an IstTrainer.
+
+    Returns:
+        (step, exchange).
+
+    Example:
+        See `python -m sparse_ist_tf.benchmark`.
+    """
+    one = best_time(lambda: trainer.run_round(1), 12)
+    many = best_time(lambda: trainer.run_round(21), 8)
+    step = (many - one) / 20
+    return step, one - step
+
+
+def subnet_flops(trainer) -> float:
+    """FLOP of the matrix products of one local step of all hosted subnets."""
+    kernels = [s for shapes in trainer.shapes.values() for s in shapes if len(s) == 2]
+    return 6.0 * trainer.options.batch_size * sum(a * b for a, b in kernels)
+
+
+def bench_train(peak: float) -> None:
+    """Prints examples/s for 1, 2 and 4 subnets on one worker."""
+    import tensorflow as tf
+
+    from sparse_ist_tf.ist.exchange import Link
+
+    rows = [("subnets", "examples/s", "ms/step", "GFLOP/s", "of peak")]
+    for num_subnets in (1, 2, 4):
+        trainer = _trainer(num_subnets, 20, Link(tf.distribute.get_strategy(), 0, 1))
+        step, _ = step_and_exchange(trainer)
+        flops = subnet_flops(trainer) / step
+        rows.append(
+            (
+                f"{num_subnets}",
+                f"{num_subnets * 64 / step:.0f}",
+                f"{1e3 * step:.2f}",
+                f"{flops / 1e9:.0f}",
+                f"{flops / peak:.0%}",
+            )
+        )
+    print("Local steps, head 192-1000-1000-10, batches of 64, Adam, one worker")
+    print(format_table(rows), flush=True)
+
+
+def bench_exchange_worker() -> None:
+    """One worker's part of the measurement of the exchange; the chief prints."""
+    from sparse_ist_tf.ist.cluster import make_strategy, read_tf_config
+    from sparse_ist_tf.ist.exchange import Link
+    from sparse_ist_tf.reports.ledger import human_bytes
+
+    cluster = read_tf_config(os.environ)
+    strategy = make_strategy(cluster, 60.0)
+    link = Link(strategy, cluster.worker, cluster.num_workers)
+    trainer = _trainer(4, 20, link)
+    trainer.run_round(1)
+    before = trainer.ledger.training
+    trainer.run_round(1)
+    sent = trainer.ledger.training - before
+    step, exchange = step_and_exchange(trainer)
+    if link.chief:
+        bound = trainer.exchange.lower_bound_bytes()
+        row = (
+            f"{cluster.num_workers}",
+            human_bytes(sent),
+            f"{sent / bound:.3f}",
+            f"{1e3 * exchange:.1f}",
+            f"{1e3 * step:.2f}",
+            f"{exchange / step:.1f}",
+        )
+        titles = ("workers", "sent", "of bound", "ms/exchange", "ms/step", "steps/exchange")
+        print(format_table([titles, row]), flush=True)
+
+
+def main(_) -> int:
+    """Measures what --only names.
+
+    Returns:
+        The exit status.
+    """
+    if os.environ.get("TF_CONFIG"):
+        bench_exchange_worker()
+        return 0
+    unknown = [part for part in FLAGS.only if part not in PARTS]
+    if unknown:
+        raise RequestError(f"--only={unknown[0]}: must be some of {', '.join(PARTS)}")
+    if {"encode", "train"} & set(FLAGS.only):
+        peak = matmul_peak()
+        print(f"Peak: {peak / 1e9:.0f} GFLOP/s, float32 matrix product, {os.cpu_count()} cores")
+        if "encode" in FLAGS.only:
+            bench_encode(FLAGS.preset, FLAGS.batch_size, peak)
+        if "train" in FLAGS.only:
+            bench_train(peak)
+    if "exchange" in FLAGS.only:
+        from sparse_ist_tf.ist.launch import run_local_workers
+
+        print(
+            "Exchange on loopback, 4 subnets of the same head, Adam's moments carried", flush=True
+        )
+        for num_workers in (2, 4):
+            status = run_local_workers([sys.executable, "-m", __spec__.name], num_workers)
+            if status:
+                return status
+    return 0
+
+
+def define_flags() -> None:
+    """Defines the command's flags."""
+    flags.DEFINE_list("only", ",".join(PARTS), f"What to measure, some of {', '.join(PARTS)}.")
+    flags.DEFINE_string("preset", "vit_micro", "Encoder, a preset.")
+    flags.DEFINE_integer("batch_size", 64, "Images of an encoding batch.")
+
+
+if __name__ == "__main__":
+    run(main, define_flags)

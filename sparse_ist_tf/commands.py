@@ -1,0 +1,136 @@
+"""How every command starts and ends."""
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections.config_flags import config_flags
+
+from sparse_ist_tf.errors import RequestError, RunError
+
+
+def run(
+    main: Callable[[list[str]], int | None], define_flags: Callable[[], None] | None = None
+) -> None:
+    """Runs a command: defines and parses its flags, calls main, ends with its exit status.
+
+    A RequestError or a wrong flag is printed as one line and ends with status 2; a RunError, a full
+    disk or a file that can't be read with status 1. Ctrl-C ends with status 130.
+
+    Args:
+        main: takes the arguments that are no flags and returns the exit status, None for 0.
+        define_flags: defines the flags; ml_collections reads the command line while it does.
+
+    Example:
+        >>> from sparse_ist_tf.commands import run
+        >>> run(lambda argv: print(argv))  # doctest: +SKIP
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        if define_flags:
+            define_flags()
+    except Exception as error:  # a configuration file is a program
+        raise SystemExit(say(_flag_error(error, sys.argv))) from None
+
+    def parse(argv):
+        try:
+            rest = flags.FLAGS(argv)
+            if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
+                flags.FLAGS["config"].value.keys()  # a file that isn't there raises only here
+            return rest
+        except Exception as error:
+            raise SystemExit(say(_flag_error(error, argv))) from None
+
+    def guarded(argv):
+        if len(argv) > 1:
+            raise SystemExit(say(RequestError(f"{argv[1]!r}: flags begin with --")))
+        try:
+            return main(argv)
+        except (RequestError, RunError, OSError) as error:
+            raise SystemExit(say(error)) from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+
+    app.run(guarded, flags_parser=parse)
+
+
+def _flag_error(error: Exception, argv: list[str]) -> RequestError:
+    """What is wrong with the command line or the configuration file, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = lines[-1] if lines else type(error).__name__
+    given = [arg for arg in argv if re.match(r"--?config(=|$)", arg)]
+    where = given[-1] if given else "--config"
+    if isinstance(error, flags.Error | flags.IllegalFlagValueError) and len(lines) == 1:
+        return RequestError(last.removeprefix("flag "))
+    if isinstance(error, AttributeError | KeyError):
+        if "'get_config'" in last:
+            return RequestError(f"{where}: has no function get_config()")
+        words = re.findall(r"\w+", str(error).replace("\\n", " "))
+        for arg in argv:
+            parts = re.sub(r"^--?(no)?config\.|=.*", "", arg).split(".")
+            if arg.lstrip("-").startswith(("config.", "noconfig.")) and words[0] in parts:
+                above = parts[: parts.index(words[0])]
+                return RequestError(f"{arg}: there is no key {words[0]!r}{_keys_at(above, given)}")
+    if isinstance(error, SyntaxError | ImportError | NameError):
+        last = f"{type(error).__name__}: {last}"
+    return RequestError(f"{where}: {last}")
+
+
+def _keys_at(above: list[str], given: list[str]) -> str:
+    """The keys that a configuration has at some place, as the end of a sentence."""
+    path = given[-1].partition("=")[2] if given else str(Path(__file__).parent / "config.py")
+    try:
+        here = config_flags.ConfigFileFlagParser("config").parse(path)
+        for key in above:
+            here = here[key]
+        return f"; {'.'.join(above) or 'the configuration'} has {', '.join(here) or 'none'}"
+    except Exception:  # the file is bad in other ways too
+        return ""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps off stderr what TensorFlow's libraries log while they are imported.
+
+    Exceptions come through; so does Python's own output from other threads once this is over.
+
+    Example:
+        >>> from sparse_ist_tf.commands import quiet
+        >>> with quiet():
+        ...     import tensorflow
+    """
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def say(error: BaseException) -> int:
+    """Prints an error as one line on stderr.
+
+    Args:
+        error: what went wrong.
+
+    Returns:
+        The exit status: 2 for a bad request, 1 for a failure.
+
+    Example:
+        >>> from sparse_ist_tf.commands import say
+        >>> from sparse_ist_tf.errors import RequestError
+        >>> say(RequestError("masks.ratio=1: must be in [0, 1)"))
+        2
+    """
+    text = " ".join(str(error).split())
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    return 2 if isinstance(error, RequestError) else 1

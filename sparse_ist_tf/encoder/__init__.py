@@ -1,0 +1,1 @@
+"""The edge-ready ViT, its presets, weights and features: the second room."""

@@ -1,0 +1,346 @@
+"""Features of masked images: encoded once, kept in a cache that is never trusted blindly."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from sparse_ist_tf.inputs.datasets import Split, image_errors
+from sparse_ist_tf.inputs.masks import num_visible, positions, select_patches
+from sparse_ist_tf.reports.files import replacing
+
+_FORMAT = 1  # raise it when encoding changes what it returns
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskOptions:
+    """How images are masked.
+
+    Args:
+        kind: "fixed", "random" or "shared".
+        ratio: hidden share of the patches, in [0, 1).
+        pattern: of shared masks.
+        seed: any integer.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.features import MaskOptions
+        >>> MaskOptions("fixed", 0.5).seed
+        0
+    """
+
+    kind: str
+    ratio: float
+    pattern: str = "uniform"
+    seed: int = 0
+
+    def positions(self, indices, num_patches: int, epoch: int = 0) -> np.ndarray:
+        """Visible positions of some images: int32[b, num_visible]."""
+        return positions(
+            self.kind, self.seed, indices, num_patches, self.ratio, epoch, self.pattern
+        )
+
+
+def make_encode(encoder):
+    """A function from images to features.
+
+    Args:
+        encoder: from load_encoder.
+
+    Returns:
+        f(images uint8[b, side, side, 3], positions int32[b, v]) -> float32[b, feature_dim].
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.encoder.features import make_encode
+        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> encode = make_encode(load_encoder("random:vit_pico"))
+        >>> encode(np.zeros((1, 64, 64, 3), "uint8"), np.zeros((1, 4), "int32")).shape
+        TensorShape([1, 96])
+    """
+    mean, std = (tf.constant(value, tf.float32) for value in (encoder.mean, encoder.std))
+
+    @tf.function(reduce_retracing=True)
+    def encode(images, places):
+        patches = select_patches(images, places, encoder.patch_size)
+        shape = tf.shape(patches)
+        pixels = tf.reshape(patches, (shape[0], shape[1], -1, 3))
+        pixels = (tf.cast(pixels, tf.float32) / 255.0 - mean) / std
+        patches = tf.reshape(pixels, (shape[0], shape[1], 3 * encoder.patch_size**2))
+        return tf.cast(encoder.model({"patches": patches, "positions": places}), tf.float32)
+
+    return encode
+
+
+def encode_split(
+    encoder,
+    split: Split,
+    masks: MaskOptions,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    epoch: int = 0,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> np.ndarray:
+    """Encodes a part of a split.
+
+    Batches are always full (the last is padded), so a row's value never depends on how many images
+    stand beside it, nor on the number of workers that share the work.
+
+    Args:
+        encoder: from load_encoder.
+        split: the images.
+        masks: what is visible of them.
+        start: first image.
+        stop: the image behind the last; the split's end where None.
+        epoch: for random masks.
+        batch_size: images at a time.
+        progress: show a bar with images/s.
+
+    Returns:
+        float32[stop - start, feature_dim].
+
+    Raises:
+        RunError: if an image can't be read.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.features import MaskOptions, encode_split
+        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> from sparse_ist_tf.inputs import datasets
+        >>> test = datasets.load("digits")["test"]
+        >>> encode_split(load_encoder("random:vit_pico"), test, MaskOptions("fixed", 0.5),
+        ...              stop=8, progress=False).shape
+        (8, 96)
+    """
+    stop = split.size if stop is None else stop
+    encode = make_encode(encoder)
+    out = np.empty((stop - start, encoder.feature_dim), np.float32)
+    rows = split.dataset(encoder.image_size, start=start, stop=stop, batch_size=batch_size)
+    bar = tqdm(
+        total=stop - start,
+        desc=f"encoding {split.name}",
+        unit=" images",
+        disable=not progress,
+        mininterval=0.5,
+    )
+    with bar, image_errors():
+        for batch in rows.as_numpy_iterator():
+            images, indices = batch["image"], batch["index"]
+            count = len(indices)
+            places = masks.positions(indices, encoder.num_patches, epoch)
+            pad = [(0, batch_size - count)]
+            images = np.pad(images, pad + [(0, 0)] * 3)
+            places = np.pad(places, [*pad, (0, 0)])
+            at = int(indices[0]) - start
+            out[at : at + count] = encode(images, places).numpy()[:count]
+            bar.update(count)
+    return out
+
+
+def cache_key(encoder, split: Split, masks: MaskOptions, dtype: str = "float32") -> str:
+    """What features depend on, as a digest: the name of their cache file.
+
+    Args:
+        encoder: from load_encoder.
+        split: the images.
+        masks: what is visible of them.
+        dtype: that the encoder computes in.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.features import MaskOptions, cache_key
+        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> from sparse_ist_tf.inputs import datasets
+        >>> test = datasets.load("digits")["test"]
+        >>> len(cache_key(load_encoder("random:vit_pico"), test, MaskOptions("fixed", 0.5)))
+        64
+    """
+    parts = {
+        "format": _FORMAT,
+        "encoder": encoder.digest,
+        "split": split.fingerprint,
+        "masks": dataclasses.asdict(masks) if masks.ratio else "none",
+        "visible": num_visible(encoder.num_patches, masks.ratio),
+        "preprocessing": [list(encoder.mean), list(encoder.std), encoder.image_size],
+        "dtype": dtype,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def cache_path(cache_dir: str | Path, key: str) -> Path:
+    """Where the features of a key are kept.
+
+    Args:
+        cache_dir: the cache; $XDG_CACHE_HOME/sparse_ist_tf/features where empty.
+        key: from cache_key.
+
+    Returns:
+        A path in the cache.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.features import cache_path
+        >>> cache_path("cache", "ab" * 32).suffix
+        '.features'
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(cache_dir).expanduser() if cache_dir else Path(home) / "sparse_ist_tf/features"
+    return folder / f"{key}.features"
+
+
+def save_features(path: Path, key: str, features: np.ndarray) -> None:
+    """Writes features, with their key and a digest in front, atomically.
+
+    Args:
+        path: of the file.
+        key: from cache_key.
+        features: float32[n, d].
+
+    Raises:
+        OSError: if it can't be written; what stood there stays.
+
+    Example:
+        >>> import numpy as np, pathlib
+        >>> from sparse_ist_tf.encoder.features import load_features, save_features
+        >>> path = pathlib.Path("/tmp/example.features")
+        >>> save_features(path, "key", np.ones((2, 3), "float32"))
+        >>> load_features(path, "key").shape
+        (2, 3)
+    """
+    data = np.ascontiguousarray(features, "<f4")
+    header = {"key": key, "shape": data.shape, "sha256": hashlib.sha256(data).hexdigest()}
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(json.dumps(header).encode() + b"\n")
+        file.write(data)
+
+
+def load_features(path: Path, key: str, warn: bool = True) -> np.ndarray | None:
+    """Features from the cache.
+
+    Args:
+        path: of the file.
+        key: from cache_key.
+        warn: say on stderr why a file is not used.
+
+    Returns:
+        float32[n, d]; None if there is no file, or one that is damaged or made by another key.
+
+    Example:
+        >>> import pathlib
+        >>> from sparse_ist_tf.encoder.features import load_features
+        >>> load_features(pathlib.Path("/nowhere"), "key") is None
+        True
+    """
+    try:
+        line, data = path.read_bytes().split(b"\n", 1)
+        header = json.loads(line)
+        features = np.frombuffer(data, "<f4").reshape(header["shape"])
+        if header["key"] == key and header["sha256"] == hashlib.sha256(data).hexdigest():
+            return features
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    if warn:
+        print(f"warning: {path} is damaged and not used", file=sys.stderr, flush=True)
+    return None
+
+
+def shared_features(
+    encoder,
+    split: Split,
+    masks: MaskOptions,
+    link,
+    ledger,
+    *,
+    dtype: str = "float32",
+    cache_dir: str = "",
+    batch_size: int = 64,
+    epoch: int = 0,
+    progress: bool = True,
+) -> np.ndarray:
+    """The features of a whole split on every worker: from the cache, or encoded in shares.
+
+    If any worker lacks them, each encodes its share and the shares are exchanged. Random masks are
+    not cached. Called by all workers.
+
+    Args:
+        encoder: from load_encoder.
+        split: the images.
+        masks: what is visible of them.
+        link: to the other workers.
+        ledger: counts what is sent, as features.
+        dtype: that the encoder computes in.
+        cache_dir: as cache_path.
+        batch_size: images at a time.
+        epoch: for random masks.
+        progress: show a bar.
+
+    Returns:
+        float32[split.size, feature_dim].
+
+    Raises:
+        RunError: if an image can't be read.
+
+    Example:
+        See sparse_ist_tf/ist/training.py.
+    """
+    keep = masks.kind != "random"
+    key = cache_key(encoder, split, masks, dtype)
+    path = cache_path(cache_dir, key)
+    cached = load_features(path, key, warn=link.chief) if keep else None
+    mine = np.array([[cached is not None]], np.float32)
+    ledger.add("features", mine.nbytes * (link.num_workers - 1))
+    if link.all_gather(mine).all():
+        if progress:
+            count = f"{split.name}: {split.size:,} features"
+            print(f"{count} from the cache", file=sys.stderr, flush=True)
+        return cached
+    # Shares are whole batches, so that every image is encoded in the same place of a batch.
+    batches = -(-split.size // batch_size)
+    per_worker = -(-batches // link.num_workers) * batch_size
+    start = min(split.size, link.worker * per_worker)
+    stop = min(split.size, start + per_worker)
+    share = encode_split(
+        encoder,
+        split,
+        masks,
+        start=start,
+        stop=stop,
+        epoch=epoch,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    share = np.pad(share, [(0, per_worker - len(share)), (0, 0)])
+    ledger.add("features", share.nbytes * (link.num_workers - 1))
+    features = link.all_gather(share).reshape(-1, share.shape[1])[: split.size]
+    if keep:
+        _keep(path, key, features, link, ledger)
+    return features
+
+
+def _keep(path, key, features, link, ledger) -> None:
+    """Puts features into the cache: once where workers share it, on each machine elsewhere."""
+
+    def save():
+        try:
+            save_features(path, key, features)
+        except OSError as error:
+            reason = error.strerror or error
+            text = f"warning: {path.parent}: features are not cached: {reason}"
+            print(text, file=sys.stderr, flush=True)
+
+    if link.chief:
+        save()
+    done = np.ones((1, 1), np.float32)
+    ledger.add("features", done.nbytes * (link.num_workers - 1))
+    link.all_gather(done)  # by now the chief has written
+    if not link.chief and not path.exists():
+        save()

@@ -1,0 +1,90 @@
+"""Position embeddings: computed ones, and those of another grid of patches."""
+
+import numpy as np
+
+from sparse_ist_tf.errors import RequestError
+
+
+def resample_positions(table: np.ndarray, grid: int) -> np.ndarray:
+    """Resamples the position embeddings of a square grid: bicubic, antialiased when it shrinks.
+
+    What timm does when it loads weights for another image size.
+
+    Source: timm, resample_abs_pos_embed; torch, interpolate(mode="bicubic", antialias=True).
+
+    Args:
+        table: float[old * old, width], row-major.
+        grid: patches along a side of the new grid.
+
+    Returns:
+        float32[grid * grid, width]; the table itself where the grid is the old one.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.encoder.positions import resample_positions
+        >>> resample_positions(np.ones((4, 8)), 3).shape
+        (9, 8)
+    """
+    old = round(len(table) ** 0.5)
+    if grid == old:
+        return table
+    weights = _bicubic(old, grid)
+    square = table.reshape(old, old, -1).astype(np.float64)
+    square = np.einsum("ir,jc,rcw->ijw", weights, weights, square, optimize=True)
+    return square.reshape(grid * grid, -1).astype(np.float32)
+
+
+def big_vision_positions(image_size: int, patch_size: int, width: int) -> np.ndarray:
+    """The sine-cosine positions that big_vision computes and doesn't store.
+
+    They differ from MAE's in their frequencies.
+
+    Source: big_vision, models/vit.py, posemb_sincos_2d.
+
+    Args:
+        image_size: side of the images in pixels.
+        patch_size: side of a patch in pixels.
+        width: channels of a token.
+
+    Returns:
+        float32[num_patches, width], row-major.
+
+    Raises:
+        RequestError: if image_size is no multiple of the patch size.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.positions import big_vision_positions
+        >>> big_vision_positions(16, 4, 8).shape
+        (16, 8)
+    """
+    if image_size % patch_size:
+        raise RequestError(
+            f"image_size={image_size}: must be a multiple of the patch size {patch_size}"
+        )
+    grid, quarter = image_size // patch_size, width // 4
+    rows, columns = np.mgrid[:grid, :grid]
+    omega = 10000.0 ** -(np.arange(quarter) / max(1, quarter - 1))
+    angles = [place.reshape(-1, 1) * omega for place in (columns, rows)]
+    table = np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1)
+    return table.astype(np.float32)
+
+
+def _bicubic(old: int, new: int) -> np.ndarray:
+    """The matrix [new, old] that resamples one axis."""
+    scale = old / new
+    stretch = max(scale, 1.0)
+    centres = (np.arange(new)[:, None] + 0.5) * scale
+    first = np.maximum((centres - 2 * stretch + 0.5).astype(int), 0)
+    last = np.minimum((centres + 2 * stretch + 0.5).astype(int), old)
+    places = np.arange(old)[None]
+    weights = _keys_kernel((places - centres + 0.5) / stretch)
+    weights *= (places >= first) & (places < last)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _keys_kernel(x):
+    """Keys' cubic convolution kernel with a = -0.5, as torch's antialiased and Pillow's."""
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))

@@ -1,0 +1,1 @@
+"""Images, masks and what crosses a thin link: the first room."""

@@ -1,0 +1,120 @@
+"""A TFDS builder for the Aerial Image Dataset, whose archive has to be downloaded by hand."""
+
+import io
+import random
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+import tensorflow_datasets as tfds
+
+from sparse_ist_tf.errors import RequestError
+
+SPLIT_SEED = 1234
+_TEST_SHARE = 0.15  # 1,500 of 10,000, the paper's
+_CLASSES = (
+    "Airport BareLand BaseballField Beach Bridge Center Church Commercial DenseResidential Desert "
+    "Farmland Forest Industrial Meadow MediumResidential Mountain Park Parking Playground Pond "
+    "Port RailwayStation Resort River School SparseResidential Square Stadium StorageTanks Viaduct"
+)
+
+
+class Aid(tfds.core.GeneratorBasedBuilder):
+    """10,000 aerial images of 600 x 600 pixels in 30 classes, split 8,500 / 1,500 at random.
+
+    Reads AID.zip, or the folder AID/ that comes out of it, in TFDS's folder for manual downloads.
+    An archive with fewer images is split in the same proportion.
+
+    Source: "AID: A Benchmark Data Set for Performance Evaluation of Aerial Scene Classification"
+    (Xia et al., 2017); the sizes of the split are the paper's.
+
+    Example:
+        >>> from sparse_ist_tf.inputs.aid import Aid
+        >>> Aid(data_dir="data").download_and_prepare()  # doctest: +SKIP
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Download AID.zip from https://captain-whu.github.io/AID/ into the manual_dir, "
+        "extracted (a folder AID with a folder per class) or not."
+    )
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(names=_CLASSES.split()),
+            "filename": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Aerial Image Dataset: scenes from Google Earth.",
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+            homepage="https://captain-whu.github.io/AID/",
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        names, read = open_archive(Path(dl_manager.manual_dir))
+        random.Random(SPLIT_SEED).shuffle(names)
+        train = len(names) - round(_TEST_SHARE * len(names))
+        return {
+            "train": self._generate_examples(names[:train], read),
+            "test": self._generate_examples(names[train:], read),
+        }
+
+    def _generate_examples(self, names, read) -> Iterator[tuple[int, dict]]:
+        for key, name in enumerate(names):
+            yield (
+                key,
+                {
+                    "image": io.BytesIO(read(name)),
+                    "label": PurePosixPath(name).parent.name,
+                    "filename": PurePosixPath(name).name,
+                },
+            )
+
+
+def open_archive(folder: Path) -> tuple[list[str], Callable[[str], bytes]]:
+    """Finds the archive of the Aerial Image Dataset, packed or not.
+
+    Args:
+        folder: with AID.zip, or with AID/ and a folder per class in it.
+
+    Returns:
+        The images' names, "Class/image.jpg" at their end, in the order of the file names, and a
+        function that reads one.
+
+    Raises:
+        RequestError: if neither is there, if the archive is damaged, or if it holds no images or
+            a class that isn't one of the thirty.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from sparse_ist_tf.inputs.aid import open_archive
+        >>> names, read = open_archive(Path("downloads/manual"))  # doctest: +SKIP
+    """
+    unpacked, packed = folder / "AID", folder / "AID.zip"
+    if unpacked.is_dir():
+        found, where = [p.relative_to(unpacked).as_posix() for p in unpacked.rglob("*")], unpacked
+
+        def read(name):
+            return (unpacked / name).read_bytes()
+
+    elif packed.is_file():
+        try:
+            archive = zipfile.ZipFile(packed)
+        except zipfile.BadZipFile as error:
+            raise RequestError(f"{packed}: damaged ({error}); download it again") from error
+        found, read, where = archive.namelist(), archive.read, packed
+    else:
+        raise RequestError(f"{folder}: holds neither AID.zip nor AID/")
+    names = [PurePosixPath(name) for name in found]
+    names = [
+        p for p in names if p.suffix.lower() in (".jpg", ".jpeg") and "__MACOSX" not in p.parts
+    ]
+    if not names:
+        raise RequestError(f"{where}: holds no JPEG images")
+    if unknown := sorted({p.parent.name for p in names} - set(_CLASSES.split())):
+        raise RequestError(f"{where}: {unknown[0]!r} is none of the 30 classes of AID")
+    return [str(p) for p in sorted(names, key=lambda p: p.name)], read

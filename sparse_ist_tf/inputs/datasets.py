@@ -1,0 +1,113 @@
+"""Data sets by name: digits, cifar10, resisc45, aid and folder:PATH."""
+
+import dataclasses
+
+import numpy as np
+from absl import logging
+
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.inputs.decoding import image_errors, readable
+from sparse_ist_tf.inputs.folder import load_folder, stratified_split
+from sparse_ist_tf.inputs.shards import shard_indices
+from sparse_ist_tf.inputs.split import ArraySource, Split, digest
+
+__all__ = ["NAMES", "ON_BAD_IMAGE", "Split", "image_errors", "load", "shard_indices"]
+
+NAMES = ("digits", "cifar10", "resisc45", "aid", "folder:PATH")
+ON_BAD_IMAGE = ("error", "skip")
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    split_seed: int = 0,
+    on_bad_image: str = "error",
+) -> dict[str, Split]:
+    """The train and test part of a data set; images are read, decoded and scaled when asked for.
+
+    Source: paper section 4 for the sizes of the parts.
+
+    Args:
+        name: "digits" (8 x 8 pixels, comes with scikit-learn), "cifar10", "resisc45", "aid", or
+            "folder:PATH" for a folder of images with a folder per class, with or without train/
+            and test/ above them.
+        data_dir: a TFDS data_dir; None for the folder that the environment variable
+            SPARSE_IST_DATA names, or else TFDS's default.
+        split_seed: of the 80/20 split of digits and folders, and of resisc45's.
+        on_bad_image: "error" or "skip". An unreadable image either ends the reading with an error
+            that names it, or is left out here: all images are tried, those left out are counted
+            in one line of warning, and sizes and indices are those of the rest.
+
+    Returns:
+        {"train": ..., "test": ...}.
+
+    Raises:
+        RequestError: if the name isn't known, or the data isn't there or can't be used; says which
+            command or download brings it.
+        RunError: if the data can't be downloaded, prepared or read.
+
+    Example:
+        >>> from sparse_ist_tf.inputs import datasets
+        >>> {part: split.size for part, split in datasets.load("digits").items()}
+        {'train': 1437, 'test': 360}
+    """
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise RequestError(
+            f"dataset.on_bad_image={on_bad_image!r}: must be one of {', '.join(ON_BAD_IMAGE)}"
+        )
+    if name == "digits":
+        return _load_digits(split_seed)
+    if name.startswith("folder:"):
+        splits = load_folder(name.removeprefix("folder:"), split_seed)
+    elif name in NAMES:
+        from sparse_ist_tf.inputs.records import load_records  # TFDS takes a second to import
+
+        splits = load_records(name, data_dir, split_seed)
+    else:
+        raise RequestError(f"dataset.name={name!r}: must be one of {', '.join(NAMES)}")
+    if on_bad_image == "skip":
+        splits = {part: _without_bad_images(split) for part, split in splits.items()}
+    return splits
+
+
+def _load_digits(split_seed: int) -> dict[str, Split]:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = np.round(data.images * (255 / 16)).astype(np.uint8)  # 0..16 to 0..255
+    images = np.repeat(images[..., None], 3, axis=-1)
+    labels = data.target.astype(np.int32)
+    return {
+        part: Split(
+            name=f"digits/{part}",
+            source=ArraySource(images[rows]),
+            labels=labels[rows],
+            class_names=tuple(str(name) for name in data.target_names),
+            fingerprint=digest("digits", part, images[rows], labels[rows]),
+        )
+        for part, rows in stratified_split(labels, split_seed).items()
+    }
+
+
+def _without_bad_images(split: Split) -> Split:
+    good = readable(split.source.stream(0, split.size), split.source.decode)
+    if good.all():
+        return split
+    rows, bad = np.flatnonzero(good), np.flatnonzero(~good)
+    if not len(rows):
+        raise RequestError(f"{split.name}: none of {split.size} images can be read")
+    try:
+        with image_errors():
+            next(iter(split.dataset(8, start=int(bad[0]), stop=int(bad[0]) + 1)))
+    except Exception as error:  # for its name and its reason
+        first = str(error)
+    logging.warning(
+        "%s: left out %d of %d images; the first: %s", split.name, len(bad), split.size, first
+    )
+    return dataclasses.replace(
+        split,
+        source=split.source.take(rows),
+        labels=split.labels[rows],
+        fingerprint=digest(split.fingerprint, rows),
+    )

@@ -1,0 +1,186 @@
+"""Images in folders, one folder per class."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.inputs.decoding import EXTENSIONS, decode_file
+from sparse_ist_tf.inputs.split import Split, digest
+
+_TEST_NAMES = ("test", "val", "validation")  # the first that is there counts
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FileSource:
+    """Image files.
+
+    Args:
+        paths: bytes, dtype object, as the file system has them.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.inputs.folder import FileSource
+        >>> source = FileSource(np.array([b"cats/1.jpg", b"dogs/1.jpg"], object))
+    """
+
+    paths: np.ndarray
+
+    def stream(self, start: int, stop: int) -> tf.data.Dataset:
+        """Paths start to stop of the split, in order."""
+        paths = tf.constant(self.paths[start:stop], tf.string, (stop - start,))
+        return tf.data.Dataset.from_tensor_slices(paths)
+
+    def decode(self, element) -> tf.Tensor:
+        """Reads and decodes a file."""
+        return decode_file(element)
+
+    def take(self, rows: np.ndarray) -> "FileSource":
+        """The source of these images alone."""
+        return FileSource(self.paths[rows])
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+    path: str
+    size: int
+    modified: int  # nanoseconds
+
+
+def load_folder(path: str, split_seed: int = 0) -> dict[str, Split]:
+    """The two parts of a folder of images.
+
+    With train/ and test/ (or val/, validation/) inside, each with a folder per class, these are
+    the parts; otherwise the folders in it are the classes, and a fifth of each class's images,
+    drawn at random, is the test part. Folders inside a class's folder belong to the class; hidden
+    files and files that are no images by their extension are passed over. The fingerprint is made
+    of every image's path below the folder, size and time of modification, not of its contents.
+
+    Args:
+        path: the folder.
+        split_seed: of the random split.
+
+    Returns:
+        {"train": ..., "test": ...}, images in the order of their paths.
+
+    Raises:
+        RequestError: if the folder isn't there, holds no folders or no images, or a single class;
+            if test/ has a class that train/ lacks; or if a class is too small to be split.
+
+    Example:
+        >>> from sparse_ist_tf.inputs.folder import load_folder
+        >>> load_folder("photos")["train"].class_names  # doctest: +SKIP
+        ('cat', 'dog')
+    """
+    name, root = f"folder:{path}", Path(path).expanduser()
+    if not path or not root.is_dir():
+        raise RequestError(f"{name}: there is no such folder")
+    inside = _folders(root)
+    test = next((t for t in _TEST_NAMES if t in inside), None)
+    if "train" in inside and test:
+        classes, train_files = _scan(name, root / "train")
+        test_classes, test_files = _scan(name, root / test)
+        if unknown := sorted(set(test_classes) - set(classes)):
+            raise RequestError(f"{root / test / unknown[0]}: a class that {root / 'train'} lacks")
+        rows = {"train": train_files, "test": test_files}
+        return {
+            part: _split(name, root, part, classes, files, np.arange(_count(files)))
+            for part, files in rows.items()
+        }
+    if inside == ["train"]:
+        root = root / "train"
+    classes, files = _scan(name, root)
+    labels = _labels(classes, files)
+    for label, count in enumerate(np.bincount(labels)):
+        if count < 2:
+            raise RequestError(f"{root / classes[label]}: one image; a split needs at least two")
+    parts = stratified_split(labels, split_seed)
+    return {part: _split(name, root, part, classes, files, rows) for part, rows in parts.items()}
+
+
+def stratified_split(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Splits images 80/20 at random, every class in the same proportion.
+
+    Args:
+        labels: int[n], every class at least twice.
+        seed: of the draw.
+
+    Returns:
+        {"train": int64[n - m], "test": int64[m]}, ascending; m is a fifth of n, rounded up, and
+        at least the number of classes.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.inputs.folder import stratified_split
+        >>> parts = stratified_split(np.repeat([0, 1], 10), seed=0)
+        >>> len(parts["train"]), len(parts["test"])
+        (16, 4)
+    """
+    from sklearn.model_selection import train_test_split
+
+    rows = np.arange(len(labels), dtype=np.int64)
+    count = max(-(-len(rows) // 5), len(np.unique(labels)))
+    train, test = train_test_split(rows, test_size=count, stratify=labels, random_state=seed)
+    return {"train": np.sort(train), "test": np.sort(test)}
+
+
+def _folders(root: Path) -> list[str]:
+    with os.scandir(root) as entries:
+        names = [e.name for e in entries if e.is_dir() and not e.name.startswith((".", "__"))]
+    return sorted(names)
+
+
+def _scan(name: str, root: Path) -> tuple[list[str], dict[str, list[_File]]]:
+    """Classes in alphabetic order, and each one's files in the order of their paths."""
+    classes = _folders(root)
+    if not classes:
+        raise RequestError(f"{name}: {root} must hold a folder of images per class, has none")
+    files = {label: sorted(_images(root / label), key=lambda f: f.path) for label in classes}
+    for label in classes:
+        if not files[label]:
+            raise RequestError(f"{root / label}: no images; known are {', '.join(EXTENSIONS)}")
+    if len(classes) == 1:
+        raise RequestError(f"{name}: {root} has a single class, {classes[0]!r}; at least 2 needed")
+    return classes, files
+
+
+def _images(folder: Path) -> list[_File]:
+    found, folders = [], [os.fspath(folder)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
+                    status = entry.stat()
+                    found.append(_File(entry.path, status.st_size, status.st_mtime_ns))
+                elif entry.is_dir():
+                    folders.append(entry.path)
+    return found
+
+
+def _count(files: dict[str, list[_File]]) -> int:
+    return sum(len(some) for some in files.values())
+
+
+def _labels(classes: list[str], files: dict[str, list[_File]]) -> np.ndarray:
+    counts = [len(files.get(label, ())) for label in classes]
+    return np.repeat(np.arange(len(classes), dtype=np.int32), counts)
+
+
+def _split(name, root, part, classes, files, rows) -> Split:
+    every = [file for label in classes for file in files.get(label, ())]
+    chosen = [every[i] for i in rows]
+    labels = _labels(classes, files)[rows]
+    stats = [(os.path.relpath(f.path, root), f.size, f.modified) for f in chosen]
+    paths = np.array([os.fsencode(f.path) for f in chosen], object)
+    return Split(
+        name=f"{name}/{part}",
+        source=FileSource(paths),
+        labels=labels,
+        class_names=tuple(classes),
+        fingerprint=digest("folder", part, tuple(classes), stats, labels),
+    )

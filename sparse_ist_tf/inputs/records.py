@@ -1,0 +1,223 @@
+"""Data sets that TensorFlow Datasets has prepared, or can prepare."""
+
+import contextlib
+import dataclasses
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.inputs.decoding import decode_image
+from sparse_ist_tf.inputs.split import Split, digest
+
+NAMES = ("cifar10", "resisc45", "aid")
+
+_MANUAL = {  # what brings the sets that TFDS may not download
+    "resisc45": (
+        "NWPU-RESISC45",
+        "download NWPU-RESISC45.rar (https://www.tensorflow.org/datasets/catalog/resisc45 has the "
+        "link) and extract it into {manual}",
+    ),
+    "aid": (
+        "AID*",
+        "download AID.zip (https://captain-whu.github.io/AID/ has the link) into {manual}",
+    ),
+}
+_DOWNLOADED = {"cifar10": "https://www.cs.toronto.edu/~kriz/cifar.html"}  # where TFDS finds them
+_PATIENCE = 20  # seconds
+_RESISC45_TEST = 4_500 / 31_500  # the paper's 27,000 / 4,500; TFDS has all in one part
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordSource:
+    """Images in the TFRecord files of one part of a prepared TFDS data set.
+
+    Args:
+        files: paths, in order.
+        rows: int64[n], the records that belong to the split, ascending.
+        name: what errors call the part.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.inputs.records import RecordSource
+        >>> source = RecordSource(("aid-test.tfrecord-00000-of-00001",), np.arange(100), "aid/test")
+    """
+
+    files: tuple[str, ...]
+    rows: np.ndarray
+    name: str
+
+    def stream(self, start: int, stop: int) -> tf.data.Dataset:
+        """(Record, its number) of images start to stop of the split, in order."""
+        rows = self.rows[start:stop]
+        if not len(rows):
+            empty = (tf.zeros((0,), tf.string), tf.zeros((0,), tf.int64))
+            return tf.data.Dataset.from_tensor_slices(empty)
+        first, last = int(rows[0]), int(rows[-1])
+        data = tf.data.Dataset.zip(
+            tf.data.TFRecordDataset(list(self.files)).skip(first).take(last + 1 - first),
+            tf.data.Dataset.range(first, last + 1),
+        )
+        if len(rows) == last + 1 - first:
+            return data
+        wanted = np.zeros(last + 1 - first, bool)
+        wanted[rows - first] = True
+        data = tf.data.Dataset.zip(data, tf.data.Dataset.from_tensor_slices(wanted))
+        return data.filter(lambda _, keep: keep).map(lambda element, _: element)
+
+    def decode(self, element) -> tf.Tensor:
+        """Decodes a record's image."""
+        record, row = element
+        image = tf.io.FixedLenFeature((), tf.string)
+        data = tf.io.parse_single_example(record, {"image": image})["image"]
+        return decode_image(
+            data, tf.strings.join([self.name, ", record ", tf.strings.as_string(row)])
+        )
+
+    def take(self, rows: np.ndarray) -> "RecordSource":
+        """The source of these images alone."""
+        return dataclasses.replace(self, rows=self.rows[rows])
+
+
+def load_records(name: str, data_dir: str | None = None, split_seed: int = 0) -> dict[str, Split]:
+    """The two parts of a TFDS data set, prepared first where that is needed and possible.
+
+    Looked for in data_dir; where that isn't given, in the folder that the environment variable
+    SPARSE_IST_DATA names, then in TFDS's default. Images stay on disk, in their encoded form.
+
+    Source: paper section 4 for the sizes of the parts.
+
+    Args:
+        name: "cifar10", "resisc45" or "aid".
+        data_dir: a TFDS data_dir.
+        split_seed: of resisc45's random split; the others have fixed ones.
+
+    Returns:
+        {"train": ..., "test": ...}.
+
+    Raises:
+        RequestError: if the data isn't there and has to be downloaded by hand.
+        RunError: if it can't be downloaded, prepared or read.
+
+    Example:
+        >>> from sparse_ist_tf.inputs.records import load_records
+        >>> load_records("aid", "data/tfds")["train"].size  # doctest: +SKIP
+        8500
+    """
+    builder = _builder(name, data_dir)
+    if (found := builder.info.file_format.value) != "tfrecord":
+        raise RequestError(f"{name}: {builder.data_path} has {found} files; must be tfrecord")
+    parts = {}
+    labels = {part: _read_labels(name, builder, part) for part in builder.info.splits}
+    if set(labels) == {"train"}:
+        rows = np.random.default_rng(split_seed % 2**64).permutation(len(labels["train"]))
+        test = round(len(rows) * _RESISC45_TEST)
+        parts["train"] = "train", np.sort(rows[test:])
+        parts["test"] = "train", np.sort(rows[:test])
+    else:
+        for part in ("train", "test"):
+            parts[part] = part, np.arange(len(labels[part]))
+    out = {}
+    for part, (stored, rows) in parts.items():
+        info = builder.info.splits[stored]
+        out[part] = Split(
+            name=f"{name}/{part}",
+            source=RecordSource(_files(builder, stored), rows, f"{name}/{stored}"),
+            labels=labels[stored][rows],
+            class_names=tuple(builder.info.features["label"].names),
+            fingerprint=digest(
+                "tfds",
+                name,
+                str(builder.version),
+                part,
+                tuple(info.shard_lengths),
+                info.num_bytes,
+                rows,
+                labels[stored],
+            ),
+        )
+    return out
+
+
+def _files(builder, part: str) -> tuple[str, ...]:
+    return tuple(os.fspath(path) for path in builder.info.splits[part].filepaths)
+
+
+def _read_labels(name: str, builder, part: str) -> np.ndarray:
+    """int32, one per record; reads all of them (about 0.4 s for CIFAR-10's 50,000)."""
+    wanted = {"label": tf.io.FixedLenFeature((), tf.int64)}
+    data = tf.data.TFRecordDataset(list(_files(builder, part))).batch(4096)
+    data = data.map(lambda records: tf.io.parse_example(records, wanted)["label"])
+    try:
+        labels = np.concatenate([np.zeros(0, np.int32), *(batch.numpy() for batch in data)])
+    except (tf.errors.OpError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{name}: can't read {builder.data_path}: {reason}") from error
+    count = builder.info.splits[part].num_examples
+    if len(labels) != count:
+        raise RunError(f"{name}: {builder.data_path} has {len(labels)} records of {count}")
+    return labels.astype(np.int32)
+
+
+def _builder(name: str, data_dir: str | None):
+    default = os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
+    home = Path(data_dir or default).expanduser()
+    places = [home]
+    if not data_dir and os.environ.get("SPARSE_IST_DATA"):
+        places.insert(0, Path(os.environ["SPARSE_IST_DATA"]).expanduser())
+    if data_dir and not home.is_dir():
+        raise RequestError(f"data_dir={data_dir}: there is no such folder")
+    for place in places:
+        if prepared := _prepared(place / name):
+            try:
+                return tfds.builder_from_directory(prepared)
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                raise RunError(f"{name}: can't read {prepared}: {reason}") from error
+    manual = home / "downloads" / "manual"
+    if name in _MANUAL:
+        pattern, remedy = _MANUAL[name]
+        if not any(manual.glob(pattern)):
+            raise RequestError(
+                f"{name}: not in {' or '.join(map(str, places))}; "
+                f"{remedy.format(manual=manual)} and run the same command again"
+            )
+    return _prepare(name, home)
+
+
+def _prepared(folder: Path) -> Path | None:
+    """The newest version of a data set that has been prepared in its folder, if there is one."""
+    found = []
+    for info in folder.glob("*/dataset_info.json"):
+        if tfds.core.Version.is_valid(info.parent.name):
+            found.append((tfds.core.Version(info.parent.name), info.parent))
+    return max(found)[1] if found else None
+
+
+def _prepare(name: str, home: Path):
+    try:
+        if name in _DOWNLOADED:  # TFDS would try for many minutes
+            with contextlib.suppress(urllib.error.HTTPError):  # is an answer
+                urllib.request.urlopen(_DOWNLOADED[name], timeout=_PATIENCE).close()
+        if name == "aid":
+            from sparse_ist_tf.inputs.aid import Aid
+
+            builder = Aid(data_dir=home)
+        else:
+            builder = tfds.builder(name, data_dir=home)
+        builder.download_and_prepare()
+    except RequestError:
+        raise
+    except Exception as error:  # from TFDS's network, archives and files
+        reason = " ".join(str(error).split())
+        raise RunError(
+            f"{name}: could not be prepared in {home} ({type(error).__name__}: {reason}); "
+            f"where there is a network, `tfds build {name} --data_dir=DIR` makes DIR/{name}, "
+            f"which can be copied to {home}"
+        ) from error
+    return builder

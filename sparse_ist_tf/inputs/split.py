@@ -1,0 +1,203 @@
+"""One part of a data set: images by number, decoded and scaled as they are read."""
+
+import dataclasses
+import hashlib
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+
+
+class Source(Protocol):
+    """Where a split's images come from.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.inputs.split import ArraySource, Source
+        >>> source: Source = ArraySource(np.zeros((4, 8, 8, 3), "uint8"))
+    """
+
+    def stream(self, start: int, stop: int) -> tf.data.Dataset:
+        """Images start to stop of the split, in order, each as decode takes it."""
+
+    def decode(self, element) -> tf.Tensor:
+        """An element of the stream to uint8[height, width, 3]; runs in a graph."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySource:
+    """Images in memory.
+
+    Args:
+        images: uint8[n, height, width, 3].
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.inputs.split import ArraySource
+        >>> ArraySource(np.zeros((4, 8, 8, 3), "uint8")).stream(1, 3).cardinality().numpy()
+        np.int64(2)
+    """
+
+    images: np.ndarray
+
+    def stream(self, start: int, stop: int) -> tf.data.Dataset:
+        """Images start to stop of the split, in order."""
+        return tf.data.Dataset.from_tensor_slices(self.images[start:stop])
+
+    def decode(self, element) -> tf.Tensor:
+        """The image as it is."""
+        return element
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a data set as a random-access source of decoded images.
+
+    Args:
+        name: such as "digits/train".
+        source: where the images come from.
+        labels: int32[size], in [0, num_classes).
+        class_names: one per class, in the order of the labels.
+        fingerprint: hexadecimal digest that changes if the data set, its version, the split or
+            the order of its images do; goes into the keys of caches.
+
+    Raises:
+        ValueError: if there are no images.
+
+    Example:
+        >>> from sparse_ist_tf.inputs import datasets
+        >>> split = datasets.load("digits")["test"]
+        >>> split.size, split.num_classes
+        (360, 10)
+    """
+
+    name: str
+    source: Source
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    fingerprint: str
+
+    def __post_init__(self):
+        if not len(self.labels):
+            raise ValueError(f"{self.name}: has no images")
+
+    @property
+    def size(self) -> int:
+        """How many images."""
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes."""
+        return len(self.class_names)
+
+    def dataset(
+        self,
+        image_size: int,
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        batch_size: int | None = None,
+    ) -> tf.data.Dataset:
+        """Images in ascending order, read, decoded and scaled by parallel, prefetching stages.
+
+        Scaled to a square whatever their shape, bilinear with antialiasing.
+
+        Source: paper section 4, "resized to 224 px".
+
+        Args:
+            image_size: side in pixels, at least 1.
+            start: first image, in [0, size].
+            stop: the image after the last, in [start, size]; None for size.
+            batch_size: images of a batch, the last may be smaller; None for single images.
+
+        Returns:
+            Dictionaries of "image" uint8[image_size, image_size, 3], "label" int32 and "index"
+            int64, the place in the split, which a fixed mask depends on; with a batch axis in
+            front where batch_size is given. Iterate inside decoding.image_errors() for errors of
+            one line.
+
+        Raises:
+            ValueError: if an argument isn't allowed.
+
+        Example:
+            >>> from sparse_ist_tf.inputs import datasets
+            >>> rows = datasets.load("digits")["test"].dataset(64, start=5, batch_size=2)
+            >>> row = next(iter(rows))
+            >>> row["image"].shape, row["index"].numpy().tolist()
+            (TensorShape([2, 64, 64, 3]), [5, 6])
+        """
+        stop = self.size if stop is None else stop
+        if image_size < 1:
+            raise ValueError(f"image_size={image_size}: must be at least 1")
+        if not 0 <= start <= stop <= self.size:
+            raise ValueError(
+                f"{self.name}: images {start} to {stop}: must be 0 <= start <= stop <= {self.size}"
+            )
+        data = tf.data.Dataset.zip(
+            self.source.stream(start, stop),
+            tf.data.Dataset.from_tensor_slices(self.labels[start:stop].astype(np.int32)),
+            tf.data.Dataset.range(start, stop),
+        )
+
+        def read(element, label, index):
+            image = scale_image(self.source.decode(element), image_size)
+            return {"image": image, "label": label, "index": index}
+
+        data = data.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        data = data.apply(tf.data.experimental.assert_cardinality(stop - start))
+        if batch_size is not None:
+            data = data.batch(batch_size)
+        return data.prefetch(tf.data.AUTOTUNE)
+
+
+def scale_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Scales an image to a square, bilinear with antialiasing.
+
+    Args:
+        image: uint8[height, width, 3].
+        image_size: side in pixels.
+
+    Returns:
+        uint8[image_size, image_size, 3].
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from sparse_ist_tf.inputs.split import scale_image
+        >>> scale_image(tf.zeros((8, 9, 3), tf.uint8), 64).shape
+        TensorShape([64, 64, 3])
+    """
+
+    def scaled():
+        size = (image_size, image_size)
+        pixels = tf.image.resize(image, size, method="bilinear", antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8)
+
+    shape = tf.shape(image)
+    same = tf.reduce_all(tf.equal(shape[:2], image_size))
+    return tf.ensure_shape(tf.cond(same, lambda: image, scaled), (image_size, image_size, 3))
+
+
+def digest(*parts: object) -> str:
+    """SHA-256 over the parts, in order: arrays by dtype, shape and bytes, the rest by repr.
+
+    Args:
+        *parts: arrays, strings, numbers or tuples of them.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> from sparse_ist_tf.inputs.split import digest
+        >>> digest("a", 1) == digest("a", 2)
+        False
+    """
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            total.update(repr((part.dtype.str, part.shape)).encode())
+            total.update(np.ascontiguousarray(part).data)
+        else:
+            total.update(repr(part).encode())
+        total.update(b"\0")
+    return total.hexdigest()

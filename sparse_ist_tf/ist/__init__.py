@@ -1,0 +1,1 @@
+"""Independent Subnetwork Training of the head: the third room."""

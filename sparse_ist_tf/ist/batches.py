@@ -1,0 +1,53 @@
+"""Which examples a subnet sees at which step."""
+
+import numpy as np
+
+
+class BatchStream:
+    """The batches of one subnet: its shard, shuffled anew each epoch, cut as it comes.
+
+    A function of (seed, subnet, step) alone, so the number of workers changes nothing.
+
+    Args:
+        shard: int64[n], the examples that the subnet draws from.
+        batch_size: at least 1.
+        seed: at least 0.
+        subnet: which.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.ist.batches import BatchStream
+        >>> BatchStream(np.arange(10), 4, seed=0, subnet=0).rows(first_step=5, steps=2).shape
+        (2, 4)
+    """
+
+    def __init__(self, shard: np.ndarray, batch_size: int, seed: int, subnet: int):
+        self.shard, self.batch_size = np.asarray(shard), batch_size
+        self.seed, self.subnet = seed, subnet
+        self._epoch, self._order = -1, self.shard
+
+    def rows(self, first_step: int, steps: int) -> np.ndarray:
+        """The examples of some steps.
+
+        Args:
+            first_step: counted from 0 over the whole run.
+            steps: how many.
+
+        Returns:
+            int32[steps, batch_size].
+        """
+        start = first_step * self.batch_size
+        left, out = steps * self.batch_size, []
+        while left:
+            epoch, offset = divmod(start, len(self.shard))
+            piece = self._shuffled(epoch)[offset : offset + left]
+            out.append(piece)
+            start += len(piece)
+            left -= len(piece)
+        return np.concatenate(out).astype(np.int32).reshape(steps, self.batch_size)
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            rng = np.random.default_rng((self.seed, 303, self.subnet, epoch))
+            self._epoch, self._order = epoch, rng.permutation(self.shard)
+        return self._order

@@ -1,0 +1,418 @@
+"""How blocks travel between home shards and subnets: one all-to-all each way in a round."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from sparse_ist_tf.ist.partition import Partition
+from sparse_ist_tf.ist.variables import Skew, SubnetPartitionedVariable
+from sparse_ist_tf.reports.ledger import Ledger
+
+_ALL_TO_ALL, _PAIR = 7_001, 7_100  # group keys, apart from those of tf.distribute
+
+
+class Link:
+    """Collectives between the workers of a strategy, counted in a ledger.
+
+    A group's members are expected in the order of their task indices; `check_order` makes sure.
+
+    Args:
+        strategy: a MultiWorkerMirroredStrategy.
+        worker: this worker's index.
+        num_workers: P; with 1 nothing is ever sent.
+        timeout_s: seconds after which a collective fails.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from sparse_ist_tf.ist.exchange import Link
+        >>> link = Link(tf.distribute.get_strategy(), worker=0, num_workers=1)
+    """
+
+    def __init__(self, strategy, worker: int, num_workers: int, timeout_s: float = 120.0):
+        self.strategy, self.worker, self.num_workers = strategy, worker, num_workers
+        self.timeout_s = timeout_s
+        self.chief = worker == 0
+        self._key = 0
+
+    def next_key(self) -> tf.Tensor:
+        """A new instance key; all workers count alike."""
+        self._key += 1
+        return tf.constant(self._key, tf.int32)
+
+    def all_to_all(self, chunks: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """Row w of the result is what worker w had in this worker's row.
+
+        Called inside strategy.run, by all workers.
+
+        Args:
+            chunks: float32[P, ...], the same shape on all workers.
+            key: from next_key.
+
+        Returns:
+            float32[P, ...].
+        """
+        if self.num_workers == 1:
+            return chunks
+        return tf.raw_ops.CollectiveAllToAllV2(
+            input=tf.identity(chunks),
+            group_size=self.num_workers,
+            group_key=_ALL_TO_ALL,
+            instance_key=key,
+            ordering_token=[],
+            communication_hint="ring",
+            timeout_seconds=self.timeout_s,
+        )
+
+    def all_reduce(self, vector: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """The sum of all workers' vectors; called inside strategy.run, by all workers.
+
+        Args:
+            vector: float32[n].
+            key: from next_key.
+
+        Returns:
+            float32[n].
+        """
+        if self.num_workers == 1:
+            return vector
+        return tf.raw_ops.CollectiveReduceV2(
+            input=tf.identity(vector),
+            group_size=self.num_workers,
+            group_key=_ALL_TO_ALL,
+            instance_key=key,
+            ordering_token=[],
+            merge_op="Add",
+            final_op="Id",
+            communication_hint="ring",
+            timeout_seconds=self.timeout_s,
+        )
+
+    def all_gather(self, rows: np.ndarray) -> np.ndarray:
+        """The rows of all workers, in their order; called by all workers.
+
+        Args:
+            rows: float32[n, ...], the same shape on all workers.
+
+        Returns:
+            float32[P, n, ...].
+        """
+        if self.num_workers == 1:
+            return rows[None]
+
+        def gather(mine, key):
+            return tf.raw_ops.CollectiveGatherV2(
+                input=tf.identity(mine),
+                group_size=self.num_workers,
+                group_key=_ALL_TO_ALL,
+                instance_key=key,
+                ordering_token=[],
+                communication_hint="ring",
+                timeout_seconds=self.timeout_s,
+            )
+
+        args = (tf.constant(rows), self.next_key())
+        flat = self.strategy.run(tf.function(gather), args).numpy()
+        return flat.reshape(self.num_workers, *rows.shape)
+
+    def pass_on(self, value: np.ndarray | None, shape, source: int, target: int):
+        """Sends an array from one worker to another; called by these two alone.
+
+        Args:
+            value: float32 array at the source, ignored at the target.
+            shape: of the array.
+            source: the sender.
+            target: the receiver.
+
+        Returns:
+            The array, at both.
+        """
+        first = min(source, target)
+        common = {
+            "group_size": 2,
+            "group_key": _PAIR + first * self.num_workers + max(source, target),
+            "instance_key": self.next_pair_key(source, target),
+            "communication_hint": "ring",
+            "timeout_seconds": self.timeout_s,
+        }
+
+        def send():
+            data = tf.identity(tf.constant(value, tf.float32))
+            return tf.raw_ops.CollectiveBcastSendV2(input=data, **common)
+
+        def receive():
+            shape_tensor = tf.constant(shape, tf.int32)
+            return tf.raw_ops.CollectiveBcastRecvV2(T=tf.float32, shape=shape_tensor, **common)
+
+        body = send if self.worker == source else receive
+        return self.strategy.run(tf.function(body)).numpy()
+
+    def broadcast(self, value: np.ndarray | None, shape) -> np.ndarray:
+        """Sends an array of the chief to all workers; called by all of them.
+
+        Args:
+            value: float32 array on the chief; ignored elsewhere.
+            shape: of the array.
+
+        Returns:
+            The array, everywhere.
+        """
+        if not self.chief:
+            return self.pass_on(None, shape, 0, self.worker)
+        for worker in range(1, self.num_workers):
+            self.pass_on(value, shape, 0, worker)
+        return np.asarray(value, np.float32)
+
+    def next_pair_key(self, source: int, target: int) -> tf.Tensor:
+        """A new instance key of a pair, counted by these two alike."""
+        pairs = self.__dict__.setdefault("_pair_keys", {})
+        pair = (source, target)
+        pairs[pair] = pairs.get(pair, 0) + 1
+        return tf.constant(2 * pairs[pair] + (source > target), tf.int32)
+
+    def check_order(self) -> None:
+        """Makes sure that row w of an all-to-all belongs to worker w.
+
+        Raises:
+            RuntimeError: if TensorFlow ordered the group otherwise.
+        """
+        if self.num_workers == 1:
+            return
+        mine = tf.fill((self.num_workers, 1), float(self.worker))
+        got = self.strategy.run(tf.function(self.all_to_all), (mine, self.next_key()))
+        order = got.numpy().ravel().astype(int).tolist()
+        if order != list(range(self.num_workers)):
+            raise RuntimeError(f"the workers' collective has the order {order}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which entries travel in a round, as index vectors; the same partition gives the same plan.
+
+    Args:
+        serve: serve[variable][worker], places in this worker's home shard that the worker needs.
+        hold: hold[variable][home], places in this worker's blocks whose entries live there.
+        fill: fill[variable], the inverse of hold's concatenation.
+        chunk: rows of the fullest pair.
+
+    Example:
+        >>> from sparse_ist_tf.ist.exchange import Plan
+        >>> Plan(serve=[], hold=[], fill=[], chunk=0).chunk
+        0
+    """
+
+    serve: list[list[np.ndarray]]
+    hold: list[list[np.ndarray]]
+    fill: list[np.ndarray]
+    chunk: int
+
+
+def make_plan(
+    skews: Sequence[Skew],
+    partition: Partition,
+    hosted: Sequence[Sequence[int]],
+    worker: int,
+) -> Plan:
+    """Works out what one worker sends and receives in a round.
+
+    Args:
+        skews: of the partitioned parameters.
+        partition: of the round.
+        hosted: hosted[worker], the subnets of each worker.
+        worker: this worker.
+
+    Returns:
+        The plan.
+
+    Example:
+        >>> from sparse_ist_tf.ist.exchange import make_plan
+        >>> from sparse_ist_tf.ist.head import ParameterSpec
+        >>> from sparse_ist_tf.ist.partition import make_partition
+        >>> from sparse_ist_tf.ist.variables import Skew
+        >>> skew = Skew(ParameterSpec("k", (4, 6), (None, 0)), num_workers=2)
+        >>> make_plan([skew], make_partition(0, 0, (6,), 2), [(0,), (1,)], worker=0).chunk
+        6
+    """
+    workers = range(len(hosted))
+    serve, hold, fill = [], [], []
+    pairs = np.zeros((len(hosted), len(hosted)), np.int64)
+    for skew in skews:
+        serve.append(
+            [
+                np.concatenate([skew.entries(partition, n, worker)[0] for n in hosted[w]])
+                for w in workers
+            ]
+        )
+        starts = np.cumsum([0] + [skew.counts(partition, n).sum() for n in hosted[worker]])
+        held = [
+            np.concatenate(
+                [
+                    skew.entries(partition, n, home)[1] + np.int32(start)
+                    for n, start in zip(hosted[worker], starts[:-1], strict=True)
+                ]
+            )
+            for home in workers
+        ]
+        hold.append(held)
+        inverse = np.empty(starts[-1], np.int32)
+        inverse[np.concatenate(held)] = np.arange(starts[-1], dtype=np.int32)
+        fill.append(inverse)
+        for w in workers:
+            pairs[w] += sum(skew.counts(partition, n) for n in hosted[w])
+    return Plan(serve, hold, fill, int(pairs.max()))
+
+
+class Exchange:
+    """Moves all parameters of a head between home shards and blocks.
+
+    Everything is packed into one buffer: one all-to-all each way. `shared` parameters (the output
+    bias) belong to all subnets; their copies travel with collect to every worker, which averages
+    them by capacity in the order of the subnets.
+
+    Args:
+        link: to the other workers.
+        variables: the partitioned parameters.
+        hosted: hosted[worker], the subnets of each worker.
+        shared_size: entries of all shared parameters together.
+        num_columns: weight and travelling moments.
+        ledger: where the bytes are counted.
+
+    Example:
+        See tests/ist/test_exchange.py.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        variables: Sequence[SubnetPartitionedVariable],
+        hosted: Sequence[Sequence[int]],
+        shared_size: int,
+        num_columns: int,
+        ledger: Ledger,
+    ):
+        self.link, self.variables, self.hosted = link, list(variables), hosted
+        self.shared_size, self.num_columns, self.ledger = shared_size, num_columns, ledger
+        self.most_hosted = max(len(subnets) for subnets in hosted)
+
+    def plan(self, partition: Partition) -> Plan:
+        """The plan of a round; needs no other worker."""
+        skews = [variable.skew for variable in self.variables]
+        return make_plan(skews, partition, self.hosted, self.link.worker)
+
+    def dispatch(self, plan, key: tf.Tensor) -> None:
+        """Fills the blocks from the home shards; called inside strategy.run.
+
+        Args:
+            plan: of the round, its arrays as tensors.
+            key: from Link.next_key.
+        """
+        rows = [
+            [tf.gather(v.home, places) for v, places in zip(self.variables, row, strict=True)]
+            for row in zip(*plan.serve, strict=True)
+        ]
+        got = self.link.all_to_all(self._pack(rows, plan.chunk), key)
+        for k, variable in enumerate(self.variables):
+            pieces = self._unpack(got, plan.hold, k)
+            variable.blocks.assign(tf.gather(tf.concat(pieces, axis=0), plan.fill[k]))
+
+    def collect(self, plan, shared: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+        """Writes the blocks back to the home shards; called inside strategy.run.
+
+        Args:
+            plan: as for dispatch.
+            shared: float32[hosted subnets, shared_size, columns], this worker's copies.
+            key: from Link.next_key.
+
+        Returns:
+            float32[N, shared_size, columns], the copies of all subnets.
+        """
+        rows = [
+            [tf.gather(v.blocks, places) for v, places in zip(self.variables, row, strict=True)]
+            for row in zip(*plan.hold, strict=True)
+        ]
+        missing = self.most_hosted - shared.shape[0]
+        copies = tf.pad(shared, [[0, missing], [0, 0], [0, 0]])
+        copies = tf.reshape(copies, (-1, self.num_columns))
+        rows = [[copies, *row] for row in rows]
+        extra = self.most_hosted * self.shared_size
+        got = self.link.all_to_all(self._pack(rows, plan.chunk + extra), key)
+        for k, variable in enumerate(self.variables):
+            pieces = self._unpack(got[:, extra:], plan.serve, k)
+            places = tf.concat(list(plan.serve[k]), axis=0)
+            variable.home.scatter_update(tf.IndexedSlices(tf.concat(pieces, axis=0), places))
+        shape = (-1, self.most_hosted, self.shared_size, self.num_columns)
+        copies = tf.reshape(got[:, :extra], shape)
+        return tf.concat([copies[w, : len(s)] for w, s in enumerate(self.hosted)], axis=0)
+
+    def _pack(self, rows, chunk) -> tf.Tensor:
+        """[P, chunk, columns] from a list of pieces per worker."""
+        flat = [tf.concat(pieces, axis=0) for pieces in rows]
+        return tf.stack([tf.pad(row, [[0, chunk - tf.shape(row)[0]], [0, 0]]) for row in flat])
+
+    def _unpack(self, buffer, places, k: int) -> list[tf.Tensor]:
+        """The pieces of variable k, one per worker."""
+        pieces = []
+        for worker in range(len(self.hosted)):
+            sizes = [tf.shape(places[j][worker])[0] for j in range(k + 1)]
+            start = tf.add_n(sizes) - sizes[-1]
+            pieces.append(buffer[worker, start : start + sizes[-1]])
+        return pieces
+
+    def count(self, chunk: int) -> None:
+        """Counts the bytes of one round, dispatch and collect, in the ledger.
+
+        Args:
+            chunk: of the round's plan.
+        """
+        rows = 2 * chunk + self.most_hosted * self.shared_size
+        column = 4 * rows * (self.link.num_workers - 1)
+        self.ledger.add("weights", column)
+        self.ledger.add("moments", column * (self.num_columns - 1))
+
+    def lower_bound_bytes(self) -> float:
+        """The least that this worker has to send in a round: 2 S (P - 1) / P, times 4 bytes."""
+        workers = self.link.num_workers
+        entries = sum(sum(variable.block_sizes) for variable in self.variables)
+        return 2 * entries * (workers - 1) / workers * 4 * self.num_columns
+
+    def gather(self) -> list[np.ndarray] | None:
+        """Whole parameters, on the chief alone: float32[entries, columns] each."""
+        wholes = []
+        for variable in self.variables:
+            shape = (variable.skew.home_size, self.num_columns)
+            mine = variable.home.numpy()
+            if not self.link.chief:
+                self.link.pass_on(mine, shape, self.link.worker, 0)
+                self.ledger.add("checkpoint", mine.nbytes)
+                continue
+            others = range(1, self.link.num_workers)
+            homes = [mine, *(self.link.pass_on(None, shape, w, 0) for w in others)]
+            wholes.append(variable.whole_of(homes))
+        return wholes if self.link.chief else None
+
+    def set_homes(self, wholes: Sequence[np.ndarray]) -> None:
+        """Cuts this worker's home shards out of whole parameters; sends nothing.
+
+        Args:
+            wholes: float32[entries, columns] each.
+        """
+        for variable, whole in zip(self.variables, wholes, strict=True):
+            variable.home.assign(variable.home_of(whole, self.link.worker))
+
+    def scatter(self, wholes: Sequence[np.ndarray] | None) -> None:
+        """Sends each worker its home shards of what the chief holds; called by all workers.
+
+        Args:
+            wholes: float32[entries, columns] each, on the chief; None elsewhere.
+        """
+        for i, variable in enumerate(self.variables):
+            shape = (variable.skew.home_size, self.num_columns)
+            if not self.link.chief:
+                variable.home.assign(self.link.pass_on(None, shape, 0, self.link.worker))
+                continue
+            for worker in range(1, self.link.num_workers):
+                shard = variable.home_of(wholes[i], worker)
+                self.link.pass_on(shard, shape, 0, worker)
+                self.ledger.add("checkpoint", shard.nbytes)
+            variable.home.assign(variable.home_of(wholes[i], 0))

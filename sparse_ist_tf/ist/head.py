@@ -1,0 +1,286 @@
+"""The head: an MLP on features, its parameters by name, and subnets as classifiers of their own."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+
+from sparse_ist_tf.ist.partition import Partition
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterSpec:
+    """One parameter of the head, and along which hidden layers its axes are partitioned.
+
+    Args:
+        name: such as "dense_0/kernel".
+        shape: of the whole parameter; a vector or a matrix.
+        layers: per axis the hidden layer whose neurons it runs over, None where it belongs to all
+            subnets.
+
+    Example:
+        >>> from sparse_ist_tf.ist.head import HeadSpec
+        >>> HeadSpec(8, (6,), 3).parameters()[0].layers
+        (None, 0)
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    layers: tuple[int | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadSpec:
+    """The shape of a head.
+
+    Args:
+        feature_dim: inputs.
+        hidden: neurons of each hidden layer, at least one layer.
+        num_classes: outputs.
+
+    Example:
+        >>> from sparse_ist_tf.ist.head import HeadSpec
+        >>> HeadSpec(192, (1000, 1000), 10).num_parameters
+        1204010
+    """
+
+    feature_dim: int
+    hidden: tuple[int, ...]
+    num_classes: int
+
+    def parameters(self) -> list[ParameterSpec]:
+        """Kernels and biases in the order of the layers."""
+        sizes = (self.feature_dim, *self.hidden, self.num_classes)
+        axes = (None, *range(len(self.hidden)), None)
+        specs = []
+        for i in range(len(sizes) - 1):
+            kernel, bias = f"dense_{i}/kernel", f"dense_{i}/bias"
+            specs.append(ParameterSpec(kernel, (sizes[i], sizes[i + 1]), (axes[i], axes[i + 1])))
+            specs.append(ParameterSpec(bias, (sizes[i + 1],), (axes[i + 1],)))
+        return specs
+
+    @property
+    def num_parameters(self) -> int:
+        """Entries of all parameters."""
+        return sum(int(np.prod(spec.shape)) for spec in self.parameters())
+
+
+def init_parameter(spec: ParameterSpec, seed: int, position: int) -> np.ndarray:
+    """The initial value of a parameter: He-normal kernels, zero biases.
+
+    Source: "Delving Deep into Rectifiers" (He et al., 2015), equation 10.
+
+    Args:
+        spec: which.
+        seed: at least 0.
+        position: of the parameter in the head; its stream of random numbers.
+
+    Returns:
+        float32 of spec.shape, a function of the arguments alone.
+
+    Example:
+        >>> from sparse_ist_tf.ist.head import HeadSpec, init_parameter
+        >>> init_parameter(HeadSpec(8, (6,), 3).parameters()[0], seed=0, position=0).shape
+        (8, 6)
+    """
+    if len(spec.shape) == 1:
+        return np.zeros(spec.shape, np.float32)
+    rng = np.random.default_rng((seed, 202, position))
+    deviation = np.sqrt(2.0 / spec.shape[0])
+    return (rng.standard_normal(spec.shape, np.float32) * deviation).astype(np.float32)
+
+
+def init_parameters(spec: HeadSpec, seed: int) -> dict[str, np.ndarray]:
+    """Initial values of a whole head.
+
+    Args:
+        spec: the head's shape.
+        seed: at least 0.
+
+    Returns:
+        float32 arrays by name.
+
+    Example:
+        >>> from sparse_ist_tf.ist.head import HeadSpec, init_parameters
+        >>> sorted(init_parameters(HeadSpec(8, (6,), 3), seed=0))
+        ['dense_0/bias', 'dense_0/kernel', 'dense_1/bias', 'dense_1/kernel']
+    """
+    specs = enumerate(spec.parameters())
+    return {part.name: init_parameter(part, seed, i) for i, part in specs}
+
+
+def extract(
+    parameters: Mapping[str, np.ndarray],
+    spec: HeadSpec,
+    partition: Partition,
+    subnet: int,
+    scale_inputs: bool = True,
+) -> dict[str, np.ndarray]:
+    """One subnet as a standalone MLP, with the scaling of its inputs folded into the kernels.
+
+    Args:
+        parameters: the merged head.
+        spec: the head's shape.
+        partition: of the round to cut by.
+        subnet: which.
+        scale_inputs: as in training.
+
+    Returns:
+        float32 arrays by name; a kernel behind a hidden layer is multiplied by (layer width /
+        subnet width).
+
+    Example:
+        >>> from sparse_ist_tf.ist.head import HeadSpec, extract, init_parameters
+        >>> from sparse_ist_tf.ist.partition import make_partition
+        >>> spec = HeadSpec(8, (6,), 3)
+        >>> partition = make_partition(0, 0, (6,), 2)
+        >>> extract(init_parameters(spec, 0), spec, partition, 1)["dense_0/kernel"].shape
+        (8, 3)
+    """
+    scales = partition.scales(subnet)
+    out = {}
+    for part in spec.parameters():
+        value = np.asarray(parameters[part.name])
+        for axis, layer in enumerate(part.layers):
+            if layer is not None:
+                value = np.take(value, partition.indices[layer][subnet], axis=axis)
+        if scale_inputs and len(part.shape) == 2 and part.layers[0] is not None:
+            value = value * np.float32(scales[part.layers[0]])
+        out[part.name] = value
+    return out
+
+
+def logits(parameters: Mapping[str, np.ndarray], features: np.ndarray) -> np.ndarray:
+    """The outputs of a head or an extracted subnet.
+
+    Args:
+        parameters: arrays by name.
+        features: float32[n, feature_dim].
+
+    Returns:
+        float32[n, num_classes].
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.ist.head import HeadSpec, init_parameters, logits
+        >>> logits(init_parameters(HeadSpec(8, (6,), 3), 0), np.zeros((2, 8), "float32")).shape
+        (2, 3)
+    """
+    x, layers = features, len(parameters) // 2
+    for i in range(layers):
+        x = x @ parameters[f"dense_{i}/kernel"] + parameters[f"dense_{i}/bias"]
+        if i < layers - 1:
+            x = np.maximum(x, 0)
+    return x
+
+
+def probabilities(parameters: Mapping[str, np.ndarray], features: np.ndarray) -> np.ndarray:
+    """Softmax of logits().
+
+    Args:
+        parameters: arrays by name.
+        features: float32[n, feature_dim].
+
+    Returns:
+        float32[n, num_classes]; rows add up to 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.ist.head import HeadSpec, init_parameters, probabilities
+        >>> head = init_parameters(HeadSpec(8, (6,), 3), 0)
+        >>> float(probabilities(head, np.zeros((1, 8), "float32")).sum().round(3))
+        1.0
+    """
+    x = logits(parameters, features)
+    x = np.exp(x - x.max(axis=1, keepdims=True))
+    return x / x.sum(axis=1, keepdims=True)
+
+
+def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """The share of rows whose largest output is the label's.
+
+    Args:
+        outputs: [n, num_classes], logits or probabilities.
+        labels: int[n].
+
+    Returns:
+        In [0, 1].
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.ist.head import accuracy
+        >>> accuracy(np.eye(4)[[0, 1, 2, 2]], np.arange(4))
+        0.75
+    """
+    return float(np.mean(outputs.argmax(axis=1) == labels))
+
+
+def table_of_accuracies(
+    parameters: Mapping[str, np.ndarray],
+    spec: HeadSpec,
+    partition: Partition | None,
+    features: np.ndarray,
+    labels: np.ndarray,
+    scale_inputs: bool = True,
+) -> dict:
+    """Accuracy of the merged head, of every subnet alone, and of the first 1, 2, ... together.
+
+    Args:
+        parameters: the merged head.
+        spec: its shape.
+        partition: of the last round; None for a head that has no subnets.
+        features: float32[n, feature_dim].
+        labels: int[n].
+        scale_inputs: as in training.
+
+    Returns:
+        {"merged": float, "subnets": [float, ...], "ensembles": [float, ...]}; an ensemble is the
+        mean of its subnets' probabilities.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.ist.head import HeadSpec, init_parameters, table_of_accuracies
+        >>> from sparse_ist_tf.ist.partition import make_partition
+        >>> spec = HeadSpec(8, (6,), 3)
+        >>> table = table_of_accuracies(init_parameters(spec, 0), spec,
+        ...                             make_partition(0, 0, (6,), 2),
+        ...                             np.zeros((2, 8), "float32"), np.zeros(2, int))
+        >>> len(table["subnets"])
+        2
+    """
+    out = {"merged": accuracy(logits(parameters, features), labels), "subnets": [], "ensembles": []}
+    total = 0.0
+    for subnet in range(partition.num_subnets if partition else 0):
+        cut = extract(parameters, spec, partition, subnet, scale_inputs)
+        part = probabilities(cut, features)
+        total = total + part
+        out["subnets"].append(accuracy(part, labels))
+        out["ensembles"].append(accuracy(total, labels))
+    return out
+
+
+def build_model(parameters: Mapping[str, np.ndarray], name: str = "head") -> keras.Model:
+    """A plain Keras model with a head's parameters.
+
+    Args:
+        parameters: arrays by name, of the merged head or of an extracted subnet.
+        name: of the model.
+
+    Returns:
+        A Sequential of Dense layers: float32[b, feature_dim] to logits float32[b, num_classes].
+
+    Example:
+        >>> from sparse_ist_tf.ist.head import HeadSpec, build_model, init_parameters
+        >>> build_model(init_parameters(HeadSpec(8, (6,), 3), 0)).output_shape
+        (None, 3)
+    """
+    count = len(parameters) // 2
+    kernels: Sequence[np.ndarray] = [parameters[f"dense_{i}/kernel"] for i in range(count)]
+    model = keras.Sequential([keras.Input((kernels[0].shape[0],))], name=name)
+    for i, kernel in enumerate(kernels):
+        activation = "relu" if i < count - 1 else None
+        layer = keras.layers.Dense(kernel.shape[1], activation=activation, name=f"dense_{i}")
+        model.add(layer)
+        layer.set_weights([kernel, parameters[f"dense_{i}/bias"]])
+    return model

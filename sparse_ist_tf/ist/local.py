@@ -1,0 +1,209 @@
+"""The local steps of one subnet: a pure function of weights, moments and batches."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from sparse_ist_tf.errors import RequestError
+
+
+class SlotOptimizer:
+    """A Keras optimizer as a pure function over weights and moments.
+
+    Args:
+        config: {"class_name": ..., "config": ...} as keras.optimizers.serialize gives it.
+        shapes: of the weights.
+
+    Raises:
+        RequestError: if a moment hasn't the shape of its weight.
+
+    Example:
+        >>> import keras
+        >>> from sparse_ist_tf.ist.local import SlotOptimizer
+        >>> config = keras.optimizers.serialize(keras.optimizers.Adam())
+        >>> SlotOptimizer(config, [(3, 2), (2,)]).num_slots
+        2
+    """
+
+    def __init__(self, config: dict, shapes: Sequence[tuple[int, ...]]):
+        with tf.init_scope():
+            self.weights = [
+                keras.Variable(np.zeros(shape, np.float32), name=f"weight{i}")
+                for i, shape in enumerate(shapes)
+            ]
+            config = {**config, "config": {**config["config"], "learning_rate": 1e-3}}
+            self.optimizer = keras.optimizers.deserialize(config)
+            self.optimizer.build(self.weights)
+        # TensorFlow's own versions assign to tf.Variables, which a stateless scope has none of.
+        self.optimizer.assign = lambda variable, value: variable.assign(value)
+        self.optimizer.assign_add = lambda variable, value: variable.assign(variable + value)
+        self.optimizer.assign_sub = lambda variable, value: variable.assign(variable - value)
+        order = {id(weight): i for i, weight in enumerate(self.weights)}
+        self.optimizer._get_variable_index = lambda variable: order[id(variable)]
+        name = self.optimizer.name
+        # variables: iterations, learning rate, then the moments in an order of Keras' own
+        self.places: list[list[int]] = [[] for _ in shapes]
+        for place, variable in enumerate(self.optimizer.variables[2:]):
+            match = re.search(r"weight(\d+)_", variable.path)
+            owner = int(match.group(1)) if match else None
+            if owner is None or tuple(variable.shape) != tuple(shapes[owner]):
+                raise RequestError(
+                    f"optimizer.name={name!r}: its variable {variable.path} has not the shape of "
+                    "a weight, so it can't travel with the neurons; adam, adamw, sgd or lion can"
+                )
+            self.places[owner].append(place)
+        counts = {len(places) for places in self.places}
+        if len(counts) != 1:
+            raise RequestError(f"optimizer.name={name!r}: keeps unlike moments for its weights")
+        self.num_slots = counts.pop()
+
+    def apply(self, step, rate, grads, weights, slots):
+        """One update.
+
+        Args:
+            step: int32, updates before this one.
+            rate: float32, the learning rate.
+            grads: a tensor per weight.
+            weights: a tensor per weight.
+            slots: slots[weight], num_slots tensors each.
+
+        Returns:
+            (weights, slots).
+        """
+        flat = [None] * sum(len(places) for places in self.places)
+        for places, moments in zip(self.places, slots, strict=True):
+            for place, moment in zip(places, moments, strict=True):
+                flat[place] = moment
+        optimizer, decay = self.optimizer, self.optimizer.weight_decay
+        state = zip(
+            optimizer.variables,
+            [tf.cast(step, optimizer.iterations.dtype), tf.cast(rate, tf.float32), *flat],
+            strict=True,
+        )
+        state = [*state, *zip(self.weights, weights, strict=True)]
+        with keras.StatelessScope(state_mapping=state) as scope:
+            for weight, grad in zip(self.weights, optimizer._clip_gradients(grads), strict=True):
+                if decay:
+                    weight.assign(weight - weight * decay * rate)
+                optimizer.update_step(grad, weight, rate)
+        now = scope.get_current_value
+        slots = [[now(optimizer.variables[2 + i]) for i in places] for places in self.places]
+        return [now(weight) for weight in self.weights], slots
+
+
+def forward(weights: Sequence[tf.Tensor], features: tf.Tensor, scales: Sequence[float]):
+    """The logits of a subnet whose inputs from hidden layers are scaled.
+
+    Args:
+        weights: kernel, bias, kernel, bias, ...
+        features: float32[b, feature_dim].
+        scales: layer width over subnet width, for each hidden layer.
+
+    Returns:
+        float32[b, num_classes].
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from sparse_ist_tf.ist.local import forward
+        >>> weights = [tf.ones((2, 3)), tf.zeros(3), tf.ones((3, 1)), tf.zeros(1)]
+        >>> float(forward(weights, tf.ones((1, 2)), scales=[2.0])[0, 0])
+        12.0
+    """
+    x, layers = features, len(weights) // 2
+    for i in range(layers):
+        x = tf.nn.bias_add(tf.matmul(x, weights[2 * i]), weights[2 * i + 1])
+        if i < layers - 1:
+            x = tf.nn.relu(x)
+            if scales[i] != 1.0:
+                x = x * scales[i]
+    return x
+
+
+def loss_and_gradients(weights, features, labels, scales, label_smoothing: float = 0.0):
+    """Cross-entropy of a batch.
+
+    Args:
+        weights: kernel, bias, kernel, bias, ...
+        features: float32[b, feature_dim].
+        labels: int32[b].
+        scales: as forward.
+        label_smoothing: in [0, 1).
+
+    Returns:
+        (mean loss, number of right answers, gradients).
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from sparse_ist_tf.ist.local import loss_and_gradients
+        >>> weights = [tf.ones((2, 3)), tf.zeros(3)]
+        >>> loss, _, _ = loss_and_gradients(weights, tf.ones((1, 2)), tf.constant([0]), [])
+        >>> round(float(loss), 4)
+        1.0986
+    """
+    with tf.GradientTape() as tape:
+        tape.watch(weights)
+        logits = forward(weights, features, scales)
+        if label_smoothing:
+            count = logits.shape[-1]
+            truth = tf.one_hot(labels, count) * (1 - label_smoothing) + label_smoothing / count
+            losses = tf.nn.softmax_cross_entropy_with_logits(truth, logits)
+        else:
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        loss = tf.reduce_mean(losses)
+    right = tf.reduce_sum(tf.cast(tf.argmax(logits, -1, tf.int32) == labels, tf.int32))
+    return loss, right, tape.gradient(loss, weights)
+
+
+def make_local_steps(
+    optimizer: SlotOptimizer, scales: Sequence[float], label_smoothing: float = 0.0
+) -> Callable:
+    """The function that trains one subnet for some steps.
+
+    Args:
+        optimizer: for the subnet's shapes.
+        scales: as forward.
+        label_smoothing: in [0, 1).
+
+    Returns:
+        f(weights, slots, features, labels, rows int32[steps, b], rates float32[steps],
+        first_step int32) -> (weights, slots, losses float32[steps], right int32).
+
+    Example:
+        See sparse_ist_tf/ist/rounds.py.
+    """
+    count = len(optimizer.weights)
+
+    def local_steps(weights, slots, features, labels, rows, rates, first_step):
+        steps = tf.shape(rows)[0]
+        losses = tf.TensorArray(tf.float32, size=steps)
+        state = tf.nest.flatten([weights, slots])
+
+        def body(i, losses, right, *state):
+            weights, slots = _unflatten(state, count, optimizer.num_slots)
+            batch = rows[i]
+            loss, hits, grads = loss_and_gradients(
+                weights,
+                tf.gather(features, batch),
+                tf.gather(labels, batch),
+                scales,
+                label_smoothing,
+            )
+            weights, slots = optimizer.apply(first_step + i, rates[i], grads, weights, slots)
+            return (i + 1, losses.write(i, loss), right + hits, *tf.nest.flatten([weights, slots]))
+
+        out = tf.while_loop(
+            lambda i, *_: i < steps, body, (0, losses, 0, *state), parallel_iterations=1
+        )
+        weights, slots = _unflatten(out[3:], count, optimizer.num_slots)
+        return weights, slots, out[1].stack(), out[2]
+
+    return local_steps
+
+
+def _unflatten(flat, count: int, num_slots: int):
+    weights, rest = list(flat[:count]), list(flat[count:])
+    slots = [rest[i * num_slots : (i + 1) * num_slots] for i in range(count)]
+    return weights, slots

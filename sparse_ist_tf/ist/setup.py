@@ -1,0 +1,203 @@
+"""From a configuration to the parts of a run, and from a state to its accuracies."""
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+from ml_collections import ConfigDict
+
+from sparse_ist_tf.config import learning_rate_schedule
+from sparse_ist_tf.encoder.features import MaskOptions
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.inputs import datasets
+from sparse_ist_tf.ist.head import HeadSpec, accuracy, logits, table_of_accuracies
+from sparse_ist_tf.ist.partition import make_partition
+from sparse_ist_tf.ist.rounds import IstTrainer, Trainer, TrainerOptions
+from sparse_ist_tf.ist.synchronous import SynchronousTrainer
+
+CENTRALIZED = "centralized"  # what the baseline's arrays are filed under in a run's state
+_CLASSES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lion": "Lion", "rmsprop": "RMSprop"}
+
+
+def load_splits(config: ConfigDict) -> dict[str, datasets.Split]:
+    """The data set of a configuration.
+
+    Args:
+        config: valid.
+
+    Returns:
+        {"train": ..., "test": ...}.
+
+    Raises:
+        RequestError: if it isn't there or can't be used.
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config
+        >>> from sparse_ist_tf.ist.setup import load_splits
+        >>> load_splits(get_config())["test"].size
+        360
+    """
+    return datasets.load(
+        config.dataset.name,
+        data_dir=config.dataset.data_dir or None,
+        split_seed=config.dataset.split_seed,
+        on_bad_image=config.dataset.on_bad_image,
+    )
+
+
+def mask_options(config: ConfigDict) -> MaskOptions:
+    """The masks of a configuration.
+
+    Args:
+        config: valid.
+
+    Returns:
+        Their options, with the run's seed.
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config
+        >>> from sparse_ist_tf.ist.setup import mask_options
+        >>> mask_options(get_config()).ratio
+        0.5
+    """
+    masks = config.masks
+    return MaskOptions(masks.kind, masks.ratio, masks.pattern, config.seed)
+
+
+def optimizer_config(config: ConfigDict) -> dict:
+    """The optimizer of a configuration, as keras.optimizers.serialize gives it.
+
+    Args:
+        config: valid.
+
+    Returns:
+        A dictionary.
+
+    Raises:
+        RequestError: if Keras refuses config.optimizer.kwargs.
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config
+        >>> from sparse_ist_tf.ist.setup import optimizer_config
+        >>> optimizer_config(get_config())["class_name"]
+        'Adam'
+    """
+    make = getattr(keras.optimizers, _CLASSES[config.optimizer.name])
+    kwargs = config.optimizer.kwargs.to_dict()
+    if "learning_rate" in kwargs:
+        raise RequestError("optimizer.kwargs has learning_rate: must be given as learning_rate")
+    try:
+        return keras.optimizers.serialize(make(**kwargs))
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"optimizer.kwargs={kwargs}: {error}") from None
+
+
+def make_trainer(config, spec, link, features, labels, ledger, steps: int) -> Trainer:
+    """The trainer of config.ist.algorithm.
+
+    Args:
+        config: valid.
+        spec: the head's shape.
+        link: to the other workers.
+        features: float32[n, feature_dim].
+        labels: int32[n].
+        ledger: where bytes are counted.
+        steps: of the whole run, for the schedule.
+
+    Returns:
+        A trainer at step 0.
+
+    Raises:
+        RequestError: if the optimizer's moments can't travel.
+
+    Example:
+        See sparse_ist_tf/ist/training.py.
+    """
+    ist = config.ist
+    count = 1 if ist.algorithm == "centralized" else ist.num_subnets
+    options = TrainerOptions(
+        num_subnets=count,
+        capacities=tuple(ist.capacities) if ist.algorithm == "ist" else (),
+        local_steps=ist.local_steps,
+        moments=ist.moments if ist.algorithm == "ist" else "carry",
+        scale_inputs=ist.scale_inputs,
+        batch_size=config.batch_size,
+        label_smoothing=config.label_smoothing,
+        optimizer=optimizer_config(config),
+        learning_rate=learning_rate_schedule(config, steps),
+        seed=config.seed,
+    )
+    shards = datasets.shard_indices(
+        labels,
+        count,
+        kind=config.dataset.shards,
+        alpha=config.dataset.dirichlet_alpha,
+        seed=config.seed,
+    )
+    parts = (spec, options, link, features, labels, shards, ledger)
+    if ist.algorithm == "data_parallel":
+        return SynchronousTrainer(*parts, average="gradients")
+    if ist.algorithm == "local_sgd":
+        return SynchronousTrainer(*parts, average="states")
+    return IstTrainer(*parts)
+
+
+def parameters_of(state: Mapping[str, np.ndarray], of: str = "") -> dict[str, np.ndarray]:
+    """The parameters of a head in a run's state, without the moments.
+
+    Args:
+        state: as a checkpoint has it.
+        of: "" for the merged head, "centralized" for the baseline.
+
+    Returns:
+        Arrays by name; none where the state has no such head.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.ist.setup import parameters_of
+        >>> list(parameters_of({"dense_0/bias": np.ones(3), "dense_0/bias/moment_0": np.ones(3)}))
+        ['dense_0/bias']
+    """
+    mark = f"{of}/" if of else "dense_"
+    return {
+        name.removeprefix(f"{of}/"): value
+        for name, value in state.items()
+        if name.startswith(mark) and "/moment_" not in name
+    }
+
+
+def accuracies(
+    config: ConfigDict,
+    spec: HeadSpec,
+    state: Mapping[str, np.ndarray],
+    rounds: int,
+    features: np.ndarray,
+    labels: np.ndarray,
+) -> dict:
+    """Every accuracy of a state: merged head, subnets of its last round, ensembles, baseline.
+
+    Args:
+        config: valid.
+        spec: the head's shape.
+        state: as a checkpoint has it.
+        rounds: done.
+        features: float32[n, feature_dim].
+        labels: int[n].
+
+    Returns:
+        As table_of_accuracies, and "centralized", None where there is no baseline.
+
+    Example:
+        See sparse_ist_tf/ist/training.py.
+    """
+    ist, partition = config.ist, None
+    if ist.algorithm == "ist" and ist.num_subnets > 1:
+        partition = make_partition(
+            config.seed, rounds - 1, tuple(spec.hidden), ist.num_subnets, tuple(ist.capacities)
+        )
+    table = table_of_accuracies(
+        parameters_of(state), spec, partition, features, labels, ist.scale_inputs
+    )
+    central = parameters_of(state, CENTRALIZED)
+    table["centralized"] = accuracy(logits(central, features), labels) if central else None
+    return table

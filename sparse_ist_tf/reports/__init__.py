@@ -1,0 +1,1 @@
+"""The ledger of bytes, metrics, progress and figures: used by every room."""

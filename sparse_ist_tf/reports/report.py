@@ -1,0 +1,152 @@
+"""The table that a run ends with, and report.md with its figures."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sparse_ist_tf.reports.files import write_atomically
+from sparse_ist_tf.reports.ledger import human_bytes
+
+
+def accuracy_rows(results: Mapping) -> list[tuple[str, str]]:
+    """Rows of the accuracy table.
+
+    Args:
+        results: of a finished run, as results.json has it.
+
+    Returns:
+        (what, percent) pairs.
+
+    Example:
+        >>> from sparse_ist_tf.reports.report import accuracy_rows
+        >>> accuracy_rows({"accuracy": {"merged": 0.5, "subnets": [], "ensembles": []}})
+        [('merged head', '50.00 %')]
+    """
+    table = results["accuracy"]
+    percent = "{:.2f} %".format
+    rows = [("merged head", percent(100 * table["merged"]))]
+    if results.get("best_accuracy") is not None:
+        rows.append(("merged head, best evaluation", percent(100 * results["best_accuracy"])))
+    for i, value in enumerate(table["subnets"]):
+        rows.append((f"subnet {i} alone", percent(100 * value)))
+    for i, value in enumerate(table["ensembles"]):
+        rows.append((f"ensemble of {i + 1} subnet{'s' * (i > 0)}", percent(100 * value)))
+    if results.get("centralized_accuracy") is not None:
+        value = percent(100 * results["centralized_accuracy"])
+        rows.append(("centralised head, same steps as a worker", value))
+    return rows
+
+
+def bytes_rows(results: Mapping) -> list[tuple[str, str, str]]:
+    """Rows of the table of bytes that a worker sent for training.
+
+    Args:
+        results: of a finished run, as results.json has it.
+
+    Returns:
+        (what, bytes for people, exact bytes) triples.
+
+    Example:
+        >>> from sparse_ist_tf.reports.report import bytes_rows
+        >>> bytes_rows({"bytes": {"weights": 1000}, "training_bytes": 1000, "algorithm": "ist",
+        ...             "synchronous_bytes": {}})[0]
+        ('ist: weights', '1.00 kB', '1,000')
+    """
+    rows = [(f"{results['algorithm']}: {k}", v) for k, v in results["bytes"].items()]
+    rows.append((f"{results['algorithm']}: training in all", results["training_bytes"]))
+    for name, count in results["synchronous_bytes"].items():
+        rows.append((f"{name} would have sent", count))
+    return [(what, human_bytes(count), f"{count:,}") for what, count in rows]
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns for a terminal: the first to the left, the others to the right.
+
+    Args:
+        rows: of equal length.
+
+    Returns:
+        Lines.
+
+    Example:
+        >>> from sparse_ist_tf.reports.report import format_table
+        >>> print(format_table([("a", "1"), ("bb", "22")]))
+          a    1
+          bb  22
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  " + "  ".join(cells))
+    return "\n".join(lines)
+
+
+def summary(results: Mapping) -> str:
+    """What train prints at the end.
+
+    Args:
+        results: of a finished run, as results.json has it.
+
+    Returns:
+        Lines of text.
+
+    Example:
+        >>> from sparse_ist_tf.reports.report import summary
+        >>> print(summary({"accuracy": {"merged": 0.5, "subnets": [], "ensembles": []},
+        ...                "bytes": {}, "training_bytes": 0, "algorithm": "centralized",
+        ...                "synchronous_bytes": {}, "num_workers": 1, "test_size": 8}))
+        Test accuracy (8 images)
+          merged head  50.00 %
+        Bytes sent per worker: none, there was one worker
+    """
+    lines = [f"Test accuracy ({results['test_size']:,} images)"]
+    lines.append(format_table(accuracy_rows(results)))
+    if results["num_workers"] == 1:
+        lines.append("Bytes sent per worker: none, there was one worker")
+    else:
+        lines.append(f"Bytes sent per worker ({results['num_workers']} workers)")
+        lines.append(format_table(bytes_rows(results)))
+    return "\n".join(lines)
+
+
+def write_report(folder: Path, config: Mapping, results: Mapping, metrics: Sequence[Mapping]):
+    """Writes report.md and its figures.
+
+    Args:
+        folder: the run directory.
+        config: as config.json has it.
+        results: as results.json has it.
+        metrics: the records of metrics.jsonl.
+
+    Raises:
+        RunError: if a file can't be written.
+
+    Example:
+        See tests/reports/test_report.py.
+    """
+    from sparse_ist_tf.reports.figures import training_figure
+
+    write_atomically(folder / "training.png", training_figure(metrics, results))
+    lines = [
+        f"# {config['dataset']['name']}, {config['masks']['kind']} masks at "
+        f"{config['masks']['ratio']}, {results['algorithm']}",
+        "",
+        f"{results['steps']:,} steps of {config['batch_size']} examples per subnet, "
+        f"{results['num_subnets']} subnets on {results['num_workers']} workers, encoder "
+        f"`{config['encoder']['weights']}`, seed {config['seed']}.",
+        "",
+        f"| accuracy on {results['test_size']:,} test images | |",
+        "|---|---:|",
+        *(f"| {what} | {value} |" for what, value in accuracy_rows(results)),
+        "",
+        "![loss, accuracy and bytes over the steps](training.png)",
+        "",
+        "| bytes that a worker sent | | exactly |",
+        "|---|---:|---:|",
+        *(f"| {what} | {short} | {exact} |" for what, short, exact in bytes_rows(results)),
+        "",
+        "![what is visible of some test images](masks.png)",
+        "",
+    ]
+    write_atomically(folder / "report.md", "\n".join(lines))

@@ -1,0 +1,259 @@
+"""The run directory: configuration, metrics, checkpoints and results, each written atomically."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.reports.files import remove_leftovers, write_atomically
+
+KEPT_CHECKPOINTS = 2
+# Keys that change where or how fast, not what; a run may go on with others.
+FREE_KEYS = (
+    "cluster.peer_timeout_s",
+    "checkpoint_every_epochs",
+    "checkpoint_every_rounds",
+    "dataset.data_dir",
+    "features.cache_dir",
+)
+
+
+class RunDirectory:
+    """What a run leaves behind; only the chief writes.
+
+    Args:
+        path: of the directory.
+
+    Example:
+        >>> from sparse_ist_tf.reports.run_directory import RunDirectory
+        >>> RunDirectory("/tmp/example_run").checkpoint() is None
+        True
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def check(self, config: Mapping) -> None:
+        """Makes sure that the directory holds no run of another configuration.
+
+        Args:
+            config: plain dictionaries, lists and tuples.
+
+        Raises:
+            RequestError: naming the key that differs.
+        """
+        if not (self.path / "config.json").exists():
+            return
+        key = _first_difference(self.config(), json.loads(json.dumps(config)))
+        if key:
+            raise RequestError(
+                f"--workdir={self.path}: holds a run with another {key}; give another folder, or "
+                "remove it"
+            )
+
+    @contextlib.contextmanager
+    def opened(self, config: Mapping, patience_s: float = 15.0) -> Iterator[None]:
+        """Holds the directory, so that no other process works in it, and writes config.json.
+
+        Args:
+            config: as check.
+            patience_s: how long to wait for a process that is just ending, in seconds.
+
+        Raises:
+            RequestError: as check, or if another process works there.
+            RunError: if it can't be written.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "a")  # noqa: SIM115
+        with lock:
+            deadline = time.monotonic() + patience_s
+            while not _locked(lock):
+                if time.monotonic() > deadline:
+                    raise RequestError(f"--workdir={self.path}: another process is at work there")
+                time.sleep(0.2)
+            self.check(config)
+            remove_leftovers(self.path)
+            text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+            self._write("config.json", text)
+            yield
+
+    def _write(self, name: str, data: bytes | str) -> None:
+        with writing(self.path / name):
+            write_atomically(self.path / name, data)
+
+    def config(self) -> dict:
+        """The run's configuration.
+
+        Raises:
+            RequestError: if there is none.
+            RunError: if it is damaged.
+        """
+        file = self.path / "config.json"
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise RequestError(f"{self.path}: is no run directory, it has no config.json") from None
+        except ValueError:
+            raise RunError(f"{file} is damaged") from None
+
+    def save_checkpoint(
+        self, state: Mapping[str, np.ndarray], progress: Mapping, phase: str = "round"
+    ) -> None:
+        """Keeps a state, and drops all but the newest two.
+
+        Args:
+            state: whole arrays by name.
+            progress: plain values; "round" numbers the file.
+            phase: what is trained; each has checkpoints of its own.
+
+        Raises:
+            RunError: if it can't be written; the older ones stay.
+        """
+        metadata = {"progress": json.dumps(progress), "sha256": _digest(state)}
+        name = f"checkpoints/{phase}_{progress['round']:08d}.safetensors"
+        self._write(name, save(dict(state), metadata=metadata))
+        for old in self._checkpoints(phase)[:-KEPT_CHECKPOINTS]:
+            old.unlink(missing_ok=True)
+
+    def _checkpoints(self, phase: str) -> list[Path]:
+        return sorted(self.path.glob(f"checkpoints/{phase}_*.safetensors"))
+
+    def checkpoint(self, phase: str = "round") -> tuple[dict[str, np.ndarray], dict] | None:
+        """The newest checkpoint that is whole.
+
+        Args:
+            phase: as save_checkpoint.
+
+        Returns:
+            (state, progress), or None.
+        """
+        for path in reversed(self._checkpoints(phase)):
+            try:
+                with safe_open(path, "np") as file:
+                    metadata = file.metadata()
+                    state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                if metadata["sha256"] == _digest(state):
+                    return state, json.loads(metadata["progress"])
+            except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+                pass
+            print(f"warning: {path} is damaged and not used", flush=True)
+        return None
+
+    def append_metrics(self, record: Mapping) -> None:
+        """Adds a line to metrics.jsonl.
+
+        Raises:
+            RunError: if it can't be written.
+        """
+        path = self.path / "metrics.jsonl"
+        with writing(path), open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def metrics(self) -> list[dict]:
+        """The records of metrics.jsonl, a torn last line left out."""
+        records = []
+        try:
+            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return records
+        for line in lines:
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
+
+    def rewind_metrics(self, step: int) -> list[dict]:
+        """Drops the records behind a step, which a resumed run will write again.
+
+        Args:
+            step: of the checkpoint.
+
+        Returns:
+            The records that stay.
+        """
+        kept = [record for record in self.metrics() if record["step"] <= step]
+        self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        return kept
+
+    def save_results(self, results: Mapping) -> None:
+        """Writes results.json, which marks the run as finished."""
+        self._write("results.json", json.dumps(results, indent=2) + "\n")
+
+    def results(self) -> dict | None:
+        """The results of a finished run, else None.
+
+        Raises:
+            RunError: if they are damaged.
+        """
+        try:
+            return json.loads((self.path / "results.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError:
+            raise RunError(f"{self.path / 'results.json'} is damaged") from None
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError into one line that names the file.
+
+    Args:
+        path: of the file that is written.
+
+    Raises:
+        RunError: in place of the OSError.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from sparse_ist_tf.reports.run_directory import writing
+        >>> with writing(Path("/tmp/example.txt")):
+        ...     pass
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} can't be written: {error.strerror or error}") from None
+
+
+def _locked(file) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _digest(state: Mapping[str, np.ndarray]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(state):
+        array = np.ascontiguousarray(state[name])
+        total.update(repr((name, array.dtype.str, array.shape)).encode())
+        total.update(array.data)
+    return total.hexdigest()
+
+
+def _first_difference(old, new, prefix: str = "") -> str | None:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            name = f"{prefix}.{key}" if prefix else key
+            if name in FREE_KEYS:
+                continue
+            if key not in old or key not in new:
+                return name
+            found = _first_difference(old[key], new[key], name)
+            if found:
+                return found
+        return None
+    return None if old == new else f"{prefix} ({old!r}, not {new!r})"

@@ -1,0 +1,135 @@
+"""Trains a head on the features of masked images, by default by IST on two local workers.
+
+    python -m sparse_ist_tf.train
+    python -m sparse_ist_tf.train --config=configs/aid.py --config.masks.ratio=0.75 --num_workers=4
+
+With TF_CONFIG set the process joins that cluster as one worker; without it, num_workers processes
+are started here. The same command goes on from the last checkpoint of its run directory.
+"""
+
+import hashlib
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from sparse_ist_tf import config as default_config
+from sparse_ist_tf.commands import quiet, run
+from sparse_ist_tf.config import validate
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.ist.cluster import Cluster, read_tf_config
+from sparse_ist_tf.ist.launch import follow_launcher, run_local_workers
+from sparse_ist_tf.reports.report import summary
+from sparse_ist_tf.reports.run_directory import FREE_KEYS, RunDirectory
+
+FLAGS = flags.FLAGS
+
+
+def default_workdir(config) -> str:
+    """Where a run goes if --workdir doesn't say: named by its data set and configuration.
+
+    Args:
+        config: valid.
+
+    Returns:
+        A path below runs/; the same configuration gives the same path, so it is resumed.
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config
+        >>> from sparse_ist_tf.train import default_workdir
+        >>> default_workdir(get_config()).startswith("runs/digits-")
+        True
+    """
+    values = config.to_dict()
+    for key in FREE_KEYS:
+        *above, last = key.split(".")
+        here = values
+        for part in above:
+            here = here[part]
+        del here[last]
+    text = json.dumps(values, sort_keys=True)
+    name = Path(config.dataset.name.removeprefix("folder:")).resolve().name or "images"
+    name = re.sub(r"[^\w.-]", "_", name)
+    return f"runs/{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def default_num_workers(config) -> int:
+    """How many local workers --num_workers stands for where it isn't given.
+
+    Args:
+        config: any.
+
+    Returns:
+        2, or 1 where a single worker has all to do.
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config
+        >>> from sparse_ist_tf.train import default_num_workers
+        >>> default_num_workers(get_config())
+        2
+    """
+    alone = config.ist.algorithm == "centralized" or config.ist.num_subnets == 1
+    return 1 if alone else 2
+
+
+def main(_) -> int:
+    """Starts local workers, or is one.
+
+    Returns:
+        The exit status.
+    """
+    follow_launcher(os.environ)
+    config, cluster = FLAGS.config, read_tf_config(os.environ)
+    if cluster is not None:
+        num_workers = cluster.num_workers
+        if FLAGS.num_workers not in (None, num_workers):
+            raise RequestError(
+                f"--num_workers={FLAGS.num_workers}: TF_CONFIG has {num_workers} workers"
+            )
+    else:
+        num_workers = FLAGS.num_workers
+    validate(config, default_num_workers(config) if num_workers is None else num_workers)
+    num_workers = num_workers or default_num_workers(config)
+    directory = RunDirectory(FLAGS.workdir or default_workdir(config))
+    if cluster is None:
+        directory.check(config.to_dict())
+        if results := directory.results():
+            print(f"{directory.path} is finished.")
+            return _show(directory, results)
+        if num_workers > 1:
+            command = [sys.executable, "-m", "sparse_ist_tf.train", *sys.argv[1:]]
+            status = run_local_workers(command, num_workers)
+            return status or _show(directory, directory.results())
+    with quiet():
+        from sparse_ist_tf.ist.training import train_and_evaluate
+    cluster = cluster or Cluster(0, ())
+    results = train_and_evaluate(config, directory.path, cluster)
+    launched = cluster.num_workers > 1 and os.environ.get("SPARSE_IST_LIFELINE")
+    return 0 if launched or results is None else _show(directory, results)
+
+
+def _show(directory: RunDirectory, results: dict) -> int:
+    print(summary(results))
+    print(f"Run directory: {directory.path} (report.md, head.keras, masks.png, tensorboard/)")
+    print(f"Next: python -m sparse_ist_tf.evaluate --run={directory.path}")
+    return 0
+
+
+def define_flags() -> None:
+    """Defines the command's flags."""
+    config_flags.DEFINE_config_file(
+        "config",
+        str(Path(default_config.__file__)),
+        "Configuration file; the embedded default where not given.",
+        lock_config=True,
+    )
+    flags.DEFINE_string("workdir", None, "Run directory; runs/NAME-DIGEST where not given.")
+    flags.DEFINE_integer("num_workers", None, "Local worker processes; 2 where not given.")
+
+
+if __name__ == "__main__":
+    run(main, define_flags)

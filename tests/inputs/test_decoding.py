@@ -1,0 +1,110 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.inputs.decoding import decode_file, decode_image, image_errors, readable
+
+ROWS, COLUMNS = np.mgrid[:40, :50]
+PIXELS = np.stack([COLUMNS * 5, ROWS * 6, (ROWS + COLUMNS) * 2], axis=-1).astype(np.uint8)
+COLOUR = Image.fromarray(PIXELS)
+
+
+def encoded(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, format=kind, **options)
+    return file.getvalue()
+
+
+CASES = {
+    "rgb jpeg": (encoded(COLOUR, "JPEG", quality=98), 8),
+    "cmyk jpeg": (encoded(COLOUR.convert("CMYK"), "JPEG", quality=98), 8),
+    "grey jpeg": (encoded(COLOUR.convert("L"), "JPEG", quality=98), 8),
+    "rgb png": (encoded(COLOUR, "PNG"), 0),
+    "rgba png": (encoded(COLOUR.convert("RGBA"), "PNG"), 0),
+    "grey png": (encoded(COLOUR.convert("L"), "PNG"), 0),
+    "grey and alpha png": (encoded(COLOUR.convert("LA"), "PNG"), 0),
+    "palette png": (encoded(COLOUR.quantize(16), "PNG"), 0),
+    "one bit png": (encoded(COLOUR.convert("1"), "PNG"), 0),
+    "rgb bmp": (encoded(COLOUR, "BMP"), 0),
+    "rgba bmp": (encoded(COLOUR.convert("RGBA"), "BMP"), 0),
+    "palette bmp": (encoded(COLOUR.quantize(16), "BMP"), 0),
+    "animated gif": (
+        encoded(COLOUR, "GIF", save_all=True, append_images=[COLOUR.transpose(0)]),
+        0,
+    ),
+    "webp": (encoded(COLOUR, "WEBP", lossless=True), 0),
+    "rgba webp": (encoded(COLOUR.convert("RGBA"), "WEBP", lossless=True), 0),
+    "grey bmp": (encoded(COLOUR.convert("L"), "BMP"), 0),
+    "cmyk tiff": (encoded(COLOUR.convert("CMYK"), "TIFF"), 0),
+    "rgb tiff": (encoded(COLOUR, "TIFF"), 0),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_format_becomes_rgb(case):
+    data, tolerance = CASES[case]
+    image = decode_image(data, case).numpy()
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert image.dtype == np.uint8
+    assert image.shape == (40, 50, 3)
+    assert abs(image.astype(int) - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_keep_their_high_byte(kind):
+    deep = Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257)
+    image = decode_image(encoded(deep, kind), "deep").numpy()
+    np.testing.assert_array_equal(image, np.repeat(PIXELS[..., :1], 3, axis=-1))
+
+
+BROKEN = {
+    "empty": b"",
+    "noise": b"no image at all",
+    "cut.jpg": CASES["rgb jpeg"][0][:700],
+    "cut.png": CASES["rgb png"][0][:60],
+    "cut.tif": CASES["rgb tiff"][0][:700],
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_images_are_named_in_one_line(case):
+    data = tf.data.Dataset.from_tensor_slices([CASES["rgb png"][0], BROKEN[case]])
+    names = tf.data.Dataset.from_tensor_slices(["good", f"Bärenfoto/{case}"])
+    images = tf.data.Dataset.zip(data, names).map(decode_image, num_parallel_calls=2)
+    says = f"^Bärenfoto/{case}: can't be read as an image"
+    with pytest.raises(RunError, match=says) as caught, image_errors():
+        list(images)
+    assert "\n" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    assert "BytesIO" not in str(caught.value)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(RunError, match=r"gone\.png: .*No such file"), image_errors():
+        decode_file(str(tmp_path / "gone.png"))
+
+
+def test_files_decode_like_their_bytes(tmp_path):
+    for case in ("rgb jpeg", "webp", "rgb tiff"):
+        (tmp_path / "x").write_bytes(CASES[case][0])
+        image = decode_file(str(tmp_path / "x"))
+        np.testing.assert_array_equal(image, decode_image(CASES[case][0], "x"))
+
+
+def test_other_errors_pass():
+    with pytest.raises(tf.errors.InvalidArgumentError), image_errors():
+        tf.constant([1, 2]) + tf.constant([1, 2, 3])
+    with pytest.raises(ZeroDivisionError), image_errors():
+        1 / 0  # noqa: B018
+
+
+def test_readable_tells_which():
+    cases = [CASES["rgb png"][0], *BROKEN.values(), CASES["rgb tiff"][0]]
+    stream = tf.data.Dataset.from_tensor_slices((cases, [str(i) for i in range(7)]))
+    good = readable(stream, lambda element: decode_image(*element))
+    assert good.tolist() == [True, *[False] * 5, True]
+    assert readable(stream.take(0), lambda element: decode_image(*element)).tolist() == []

@@ -1,0 +1,73 @@
+"""Heads and subnets."""
+
+import keras
+import numpy as np
+import pytest
+
+from sparse_ist_tf.ist.head import (
+    HeadSpec,
+    build_model,
+    extract,
+    init_parameters,
+    logits,
+    table_of_accuracies,
+)
+from sparse_ist_tf.ist.local import forward
+from sparse_ist_tf.ist.partition import make_partition
+
+SPEC = HeadSpec(6, (9, 8), 4)
+FEATURES = np.random.default_rng(0).normal(size=(32, 6)).astype(np.float32)
+
+
+def test_the_default_head_has_the_paper_s_size():
+    # 768 * 1000 + 1000 + 1000 * 1000 + 1000 + 1000 * 45 + 45
+    assert HeadSpec(768, (1000, 1000), 45).num_parameters == 1_815_045
+
+
+def test_initial_weights_are_he_normal_and_seeded():
+    head = init_parameters(HeadSpec(400, (500,), 3), seed=1)
+    assert head["dense_0/kernel"].std() == pytest.approx(np.sqrt(2 / 400), rel=0.02)
+    assert not head["dense_0/bias"].any()
+    again = init_parameters(HeadSpec(400, (500,), 3), seed=1)
+    other = init_parameters(HeadSpec(400, (500,), 3), seed=2)
+    assert np.array_equal(head["dense_1/kernel"], again["dense_1/kernel"])
+    assert not np.array_equal(head["dense_1/kernel"], other["dense_1/kernel"])
+
+
+def test_an_extracted_subnet_is_the_scaled_subnet_of_training():
+    head = init_parameters(SPEC, 0)
+    head = {k: v + 0.1 for k, v in head.items()}
+    partition = make_partition(0, 2, SPEC.hidden, 3)
+    for subnet in range(3):
+        a, b = (partition.indices[layer][subnet] for layer in (0, 1))
+        weights = [
+            head["dense_0/kernel"][:, a],
+            head["dense_0/bias"][a],
+            head["dense_1/kernel"][np.ix_(a, b)],
+            head["dense_1/bias"][b],
+            head["dense_2/kernel"][b],
+            head["dense_2/bias"],
+        ]
+        scales = [9 / len(a), 8 / len(b)]
+        trained = forward(weights, FEATURES, scales).numpy()
+        cut = extract(head, SPEC, partition, subnet)
+        np.testing.assert_allclose(logits(cut, FEATURES), trained, rtol=1e-5, atol=1e-5)
+
+
+def test_the_keras_model_is_the_same_head(tmp_path):
+    head = init_parameters(SPEC, 0)
+    model = build_model(head)
+    model.save(tmp_path / "head.keras")
+    loaded = keras.saving.load_model(tmp_path / "head.keras")
+    want = logits(head, FEATURES)
+    np.testing.assert_allclose(np.asarray(loaded(FEATURES)), want, rtol=1e-5, atol=1e-5)
+    assert [layer.name for layer in loaded.layers] == ["dense_0", "dense_1", "dense_2"]
+
+
+def test_the_table_counts_subnets_and_ensembles():
+    head = init_parameters(SPEC, 0)
+    labels = logits(head, FEATURES).argmax(1)
+    table = table_of_accuracies(head, SPEC, make_partition(0, 0, SPEC.hidden, 2), FEATURES, labels)
+    assert table["merged"] == 1.0
+    assert len(table["subnets"]) == len(table["ensembles"]) == 2
+    assert table["subnets"][0] == table["ensembles"][0]

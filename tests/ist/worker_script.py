@@ -1,0 +1,94 @@
+"""One worker of test_rounds.py: trains small heads and leaves what it saw in a file."""
+
+import json
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from sparse_ist_tf.ist.cluster import Cluster, make_strategy, read_tf_config
+from sparse_ist_tf.ist.exchange import Link
+from sparse_ist_tf.ist.head import HeadSpec
+from sparse_ist_tf.ist.rounds import IstTrainer, TrainerOptions
+from sparse_ist_tf.ist.synchronous import SynchronousTrainer
+from sparse_ist_tf.reports.ledger import Ledger
+
+SPEC = HeadSpec(16, (64, 48), 5)
+ROUNDS, LOCAL_STEPS, SUBNETS = 10, 5, 4
+
+
+def data():
+    """Features and labels that a head can learn."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(400, 16)).astype(np.float32)
+    return features, (features @ rng.normal(size=(16, 5))).argmax(1).astype(np.int32)
+
+
+class CountingLink(Link):
+    """Counts the bytes of the tensors that go into collectives, apart from the ledger."""
+
+    sent = 0
+
+    def all_to_all(self, chunks, key):
+        def count(size):
+            self.sent += 4 * int(size) * (self.num_workers - 1) // self.num_workers
+            return np.int32(0)
+
+        with tf.control_dependencies([tf.numpy_function(count, [tf.size(chunks)], tf.int32)]):
+            return super().all_to_all(tf.identity(chunks), key)
+
+
+def make(kind, link, ledger):
+    """One of the trainers under test."""
+    features, labels = data()
+    moments = "reset" if kind == "reset" else "carry"
+    capacities = (4.0, 2.0, 1.0, 1.0) if kind == "capacities" else ()
+    options = TrainerOptions(
+        num_subnets=SUBNETS, local_steps=LOCAL_STEPS, moments=moments, capacities=capacities
+    )
+    parts = (SPEC, options, link, features, labels, [np.arange(400)] * SUBNETS, ledger)
+    if kind in ("gradients", "states"):
+        return SynchronousTrainer(*parts, average=kind)
+    return IstTrainer(*parts)
+
+
+def main(folder, kinds):
+    """Runs every kind of trainer and stores its merged head."""
+    import os
+
+    tf.config.experimental.enable_op_determinism()
+    cluster = read_tf_config(os.environ) or Cluster(0, ())
+    strategy = make_strategy(cluster, 60.0)
+    link = CountingLink(strategy, cluster.worker, cluster.num_workers, 120.0)
+    link.check_order()
+    facts = {}
+    for kind in kinds.split(","):
+        ledger = Ledger()
+        trainer = make(kind, link, ledger)
+        if kind == "resumed":
+            with np.load(f"{folder}/../half.npz") as half:
+                state = dict(half) if link.chief else None
+            trainer.restore(state, ROUNDS // 2, ROUNDS // 2 * LOCAL_STEPS)
+        before, counted = link.sent, ledger.training
+        while trainer.round < ROUNDS:
+            record = trainer.run_round()
+            if kind == "carry" and trainer.round == ROUNDS // 2:
+                state = trainer.gather()
+                if link.chief:
+                    np.savez(f"{folder}/half.npz", **state)
+        facts[kind] = {
+            "loss": record["loss"],
+            "sent": link.sent - before,
+            "ledger": ledger.training - counted,
+        }
+        if isinstance(trainer, IstTrainer):
+            facts[kind]["bound"] = ROUNDS * trainer.exchange.lower_bound_bytes()
+        state = trainer.gather()
+        if link.chief:
+            np.savez(f"{folder}/{kind}.npz", **state)
+    with open(f"{folder}/facts_{cluster.worker}.json", "w", encoding="utf-8") as file:
+        json.dump(facts, file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
