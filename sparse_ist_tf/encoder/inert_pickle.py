@@ -39,6 +39,9 @@ _NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
 _TEXTS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING")
 _BYTES = ("BINBYTES", "SHORT_BINBYTES")
 _MAX_COPIES = 1_000_000  # items copied from one container to another, in a whole pickle
+_MAX_LENGTH = 2**48  # of an axis or stride: a number that no file can back, and no int64 overflows
+_DAMAGES = (ValueError, TypeError, LookupError, AttributeError, struct.error)
+_DAMAGES += (OverflowError, MemoryError, RecursionError)  # lengths that no file backs
 _MARK = object()
 
 
@@ -123,8 +126,8 @@ def read_pickle(stream: BinaryIO) -> Any:
         return machine.result
     except RequestError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, struct.error) as error:
-        raise RequestError(f"damaged pickle: {error}") from None
+    except _DAMAGES as error:
+        raise RequestError(f"damaged pickle: {error or type(error).__name__}") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +204,8 @@ class _Machine:
     def name(self, module, name):
         text = f"{module}.{name}"
         if text not in _NAMES:
-            raise RequestError(f"refused: the pickle names {text}, which is no part of a tensor")
+            shown = repr(text[:80])[1:-1]  # without control characters
+            raise RequestError(f"refused: the pickle names {shown}, which is no part of a tensor")
         self.stack.append(_Name(text))
 
     def extend(self, values):
@@ -212,6 +216,9 @@ class _Machine:
     def update(self, values):
         if not isinstance(self.stack[-1], dict) or len(values) % 2:
             raise ValueError("items for something that is no dictionary")
+        if not all(isinstance(key, str | int) for key in values[::2]):
+            # Not a tuple: hashing a deeply nested one overflows the interpreter's own stack.
+            raise ValueError("a key that is neither a text nor a number")
         self.stack[-1].update(zip(values[::2], values[1::2], strict=True))
 
     def set_state(self, state):
@@ -226,7 +233,7 @@ class _Machine:
         if not isinstance(arguments, tuple):
             raise ValueError("arguments that are no tuple")
         if what == "collections.OrderedDict":
-            return dict(*map(self.counted, arguments))
+            return _dictionary(*map(self.counted, arguments))
         if what == "argparse.Namespace" and not arguments:
             return _Namespace()
         if what == "torch.Size":
@@ -247,6 +254,13 @@ class _Machine:
         (self.result,) = self.pop(1)
         if self.stack:
             raise ValueError("values are left on the stack")
+
+
+def _dictionary(pairs=()):
+    pairs = list(pairs.items() if isinstance(pairs, dict) else pairs)
+    if not all(isinstance(p, tuple | list) and isinstance(p[0], str | int) for p in pairs):
+        raise ValueError("a dictionary of something that is no pairs")
+    return dict(pairs)
 
 
 class _Namespace(dict):
@@ -271,6 +285,8 @@ def _tensor(storage, offset, shape, strides):
         raise ValueError("a tensor without a storage or of too many axes")
     if not all(map(_is_count, (offset, *shape, *strides))):
         raise ValueError("a tensor without a place, shape or strides")
+    if max((offset, *shape, *strides)) > _MAX_LENGTH:
+        raise ValueError("a tensor larger than its storage")
     last, numbers = offset, 1
     for length, stride in zip(shape, strides, strict=True):
         last, numbers = last + (length - 1) * stride, numbers * length
