@@ -3,11 +3,10 @@
 python -m sparse_ist_tf.evaluate --run=runs/aid
 """
 
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from sparse_ist_tf.commands import run
+from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.reports.report import accuracy_rows, format_table
 from sparse_ist_tf.reports.run_directory import RunDirectory
@@ -22,11 +21,12 @@ def evaluate(path: str) -> dict:
         path: the run directory.
 
     Returns:
-        {"accuracy": as results.json has it, "head_keras": accuracy of head.keras,
-        "test_size": int}.
+        {"accuracy": and "centralized_accuracy": as results.json has them, "head_keras": accuracy
+        of head.keras, "test_size": int}.
 
     Raises:
-        RequestError: if there is no finished run.
+        RequestError: if there is no finished run, or its data is gone.
+        RunError: if a file is damaged.
 
     Example:
         >>> from sparse_ist_tf.evaluate import evaluate
@@ -38,16 +38,15 @@ def evaluate(path: str) -> dict:
     found = directory.checkpoint()
     if results is None or found is None:
         raise RequestError(f"{path}: the run is not finished; train with its command goes on")
-    import keras
-    import tensorflow as tf
+    with quiet():
+        import tensorflow as tf
 
-    from sparse_ist_tf.encoder.features import shared_features
-    from sparse_ist_tf.encoder.weights import load_encoder
-    from sparse_ist_tf.ist.exchange import Link
-    from sparse_ist_tf.ist.head import HeadSpec, accuracy, table_of_accuracies
-    from sparse_ist_tf.ist.partition import make_partition
-    from sparse_ist_tf.ist.setup import load_splits, mask_options, parameters_of
-    from sparse_ist_tf.reports.ledger import Ledger
+        from sparse_ist_tf.encoder.features import shared_features
+        from sparse_ist_tf.encoder.weights import load_encoder
+        from sparse_ist_tf.ist.exchange import Link
+        from sparse_ist_tf.ist.head import HeadSpec, accuracy
+        from sparse_ist_tf.ist.setup import accuracies, load_splits, mask_options
+        from sparse_ist_tf.reports.ledger import Ledger
 
     test = load_splits(config)["test"]
     features = shared_features(
@@ -61,23 +60,12 @@ def evaluate(path: str) -> dict:
         batch_size=config.encoder.batch_size,
     )
     spec = HeadSpec(features.shape[1], tuple(config.head.hidden), test.num_classes)
-    partition = None
-    if config.ist.algorithm == "ist" and config.ist.num_subnets > 1:
-        partition = make_partition(
-            config.seed,
-            found[1]["round"] - 1,
-            spec.hidden,
-            config.ist.num_subnets,
-            tuple(config.ist.capacities),
-        )
-    parameters = parameters_of(found[0])
-    table = table_of_accuracies(
-        parameters, spec, partition, features, test.labels, config.ist.scale_inputs
-    )
-    model = keras.saving.load_model(directory.path / "head.keras")
-    outputs = np.asarray(model(features))
+    state, progress = found
+    table = accuracies(config, spec, state, progress["round"], features, test.labels)
+    outputs = directory.head()(features).numpy()
     return {
-        "accuracy": table,
+        "accuracy": {k: v for k, v in table.items() if k != "centralized"},
+        "centralized_accuracy": table["centralized"],
         "head_keras": accuracy(outputs, test.labels),
         "test_size": test.size,
     }
@@ -91,22 +79,25 @@ def main(_) -> int:
     """
     if not FLAGS.run:
         raise RequestError("--run is missing: the run directory, such as --run=runs/aid")
-    stored = RunDirectory(FLAGS.run).results()
-    again = evaluate(FLAGS.run)
+    again, stored = evaluate(FLAGS.run), RunDirectory(FLAGS.run).results()
+    keys = ("accuracy", "centralized_accuracy")
+    before = accuracy_rows({key: stored[key] for key in keys})
     rows = [("", "again", "stored")]
-    for (what, value), (_, before) in zip(
-        accuracy_rows(again), accuracy_rows({"accuracy": stored["accuracy"]}), strict=True
-    ):
-        rows.append((what, value, before))
+    for (what, value), (_, old) in zip(accuracy_rows(again), before, strict=True):
+        rows.append((what, value, old))
     merged = f"{100 * stored['accuracy']['merged']:.2f} %"
     rows.append(("head.keras", f"{100 * again['head_keras']:.2f} %", merged))
     print(f"Test accuracy ({again['test_size']:,} images)")
     print(format_table(rows))
-    same = again["accuracy"] == stored["accuracy"]
+    same = all(again[key] == stored[key] for key in keys)
     print("The same as stored." if same else "NOT the same as stored.")
     return 0 if same else 1
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """Defines the command's flags."""
     flags.DEFINE_string("run", None, "Run directory of a finished training.")
-    run(main)
+
+
+if __name__ == "__main__":
+    run(main, define_flags)

@@ -11,8 +11,6 @@ import json
 import os
 import re
 import socket
-import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 
@@ -165,19 +163,17 @@ def _expand_ranges(text: str) -> list[str]:
 def make_strategy(cluster: Cluster, peer_timeout_s: float):
     """A MultiWorkerMirroredStrategy; gives up if a peer can't be reached in time.
 
-    TensorFlow itself would wait for a missing peer for an hour and not say which. Of several GPUs
-    this worker takes one: the subnets are its unit of parallel work.
+    Of several GPUs this worker takes one: the subnets are its unit of parallel work.
 
     Args:
         cluster: this process's place; TensorFlow reads its TF_CONFIG again.
         peer_timeout_s: seconds.
 
     Returns:
-        The strategy. If a peer stays unreachable the process ends with status 1 and a line that
-        names it: nothing else interrupts TensorFlow's wait.
+        The strategy.
 
     Raises:
-        RunError: if this worker's own port is taken.
+        RunError: if a peer stays unreachable, or this worker's own port is taken.
 
     Example:
         >>> from sparse_ist_tf.ist.cluster import Cluster, make_strategy
@@ -193,31 +189,53 @@ def make_strategy(cluster: Cluster, peer_timeout_s: float):
             tf.config.set_visible_devices(gpus, "GPU")
             tf.config.experimental.set_memory_growth(gpus, True)
     if cluster.num_workers > 1:
-        threading.Thread(target=_watch_peers, args=(cluster, peer_timeout_s), daemon=True).start()
-    try:
+        meet_peers(cluster, peer_timeout_s)
+    with lost_peers(cluster):
         return tf.distribute.MultiWorkerMirroredStrategy()
-    except tf.errors.OpError as error:
-        if cluster.num_workers > 1 and "gRPC server" in str(error):
-            if os.environ.get(LIFELINE):
-                raise SystemExit(PORT_TAKEN) from None
-            raise RunError(
-                f"worker {cluster.worker} can't listen at {cluster.addresses[cluster.worker]}: "
-                "another process does, or it isn't this machine's"
-            ) from None
-        with lost_peers(cluster):
-            raise
 
 
-def _watch_peers(cluster: Cluster, peer_timeout_s: float) -> None:
-    missing = unreachable(cluster.peers(), time.monotonic() + peer_timeout_s)
+def meet_peers(cluster: Cluster, peer_timeout_s: float) -> None:
+    """Waits until every peer listens at its port, as this worker does meanwhile.
+
+    TensorFlow itself would wait for a missing peer for an hour, deaf to signals and to Python's
+    threads, and not say which it is.
+
+    Args:
+        cluster: this process's place.
+        peer_timeout_s: seconds.
+
+    Raises:
+        RunError: naming the peers that can't be reached, or this worker's port if it is taken.
+
+    Example:
+        >>> from sparse_ist_tf.ist.cluster import Cluster, meet_peers
+        >>> meet_peers(Cluster(0, ("127.0.0.1:0",)), 1.0)
+    """
+    address = cluster.addresses[cluster.worker]
+    try:
+        listener = _listen(int(address.rsplit(":", 1)[1]))
+    except OSError as error:
+        if os.environ.get(LIFELINE):
+            raise SystemExit(PORT_TAKEN) from None
+        raise RunError(
+            f"worker {cluster.worker} can't listen at {address}: {error.strerror or error}"
+        ) from None
+    with listener:
+        missing = unreachable(cluster.peers(), time.monotonic() + peer_timeout_s)
     if missing:
-        print(
-            f"error: worker {cluster.worker} can't reach {_names(missing)} within "
-            f"cluster.peer_timeout_s={peer_timeout_s:g} s",
-            file=sys.stderr,
-            flush=True,
+        raise RunError(
+            f"worker {cluster.worker} can't reach {_names(missing)} within "
+            f"cluster.peer_timeout_s={peer_timeout_s:g} s"
         )
-        os._exit(1)
+
+
+def _listen(port: int) -> socket.socket:
+    """A socket at a port of all interfaces, as TensorFlow's server will have it."""
+    if socket.has_dualstack_ipv6():
+        with contextlib.suppress(OSError):  # a machine without IPv6 addresses
+            family = socket.AF_INET6
+            return socket.create_server(("", port), family=family, dualstack_ipv6=True)
+    return socket.create_server(("", port))
 
 
 def unreachable(addresses: Mapping[int, str], deadline: float) -> dict[int, str]:

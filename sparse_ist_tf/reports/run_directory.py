@@ -185,6 +185,21 @@ class RunDirectory:
         self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
         return kept
 
+    def head(self):
+        """The merged head, head.keras as a Keras model.
+
+        Raises:
+            RunError: if it is missing or damaged.
+        """
+        import keras
+
+        path = self.path / "head.keras"
+        try:
+            return keras.saving.load_model(path)
+        except Exception as error:  # Keras' readers raise whatever a damaged archive makes them
+            reason = str(error).splitlines()[0]
+            raise RunError(f"{path} is missing or damaged: {reason}") from None
+
     def save_results(self, results: Mapping) -> None:
         """Writes results.json, which marks the run as finished."""
         self._write("results.json", json.dumps(results, indent=2) + "\n")

@@ -1,0 +1,99 @@
+"""The tables and figures of a run."""
+
+import io
+import re
+
+import numpy as np
+from PIL import Image
+
+from sparse_ist_tf.reports.figures import training_figure
+from sparse_ist_tf.reports.metrics import ScalarLog
+from sparse_ist_tf.reports.report import accuracy_rows, bytes_rows, summary, write_report
+
+RESULTS = {
+    "algorithm": "ist",
+    "num_subnets": 2,
+    "num_workers": 2,
+    "steps": 40,
+    "test_size": 1000,
+    "accuracy": {"merged": 0.9, "subnets": [0.8, 0.7], "ensembles": [0.8, 0.85]},
+    "best_accuracy": 0.91,
+    "centralized_accuracy": 0.89,
+    "bytes": {"weights": 1_000_000, "moments": 2_000_000},
+    "training_bytes": 3_000_000,
+    "synchronous_bytes": {"data_parallel": 90_000_000, "local_sgd": 9_000_000},
+}
+METRICS = [
+    {
+        "step": step,
+        "loss": 2 / step,
+        "train_accuracy": step / 50,
+        "test_accuracy": step / 60,
+        "training_bytes": step * 1000,
+        "centralized_accuracy": None,
+    }
+    for step in (20, 40)
+]
+
+
+def test_every_accuracy_has_its_row():
+    rows = dict(accuracy_rows(RESULTS))
+    assert rows["merged head"] == "90.00 %"
+    assert rows["merged head, best evaluation"] == "91.00 %"
+    assert rows["subnet 1 alone"] == "70.00 %"
+    assert rows["ensemble of 1 subnet"] == "80.00 %"
+    assert rows["ensemble of 2 subnets"] == "85.00 %"
+    assert rows["centralised head, same steps as a worker"] == "89.00 %"
+
+
+def test_bytes_are_exact_and_readable():
+    rows = {what: (short, exact) for what, short, exact in bytes_rows(RESULTS)}
+    assert rows["ist: training in all"] == ("3 MB", "3,000,000")
+    assert rows["data_parallel would have sent"] == ("90 MB", "90,000,000")
+    text = summary(RESULTS)
+    assert "Bytes sent per worker (2 workers)" in text
+    assert len({len(line) for line in text.splitlines()[1:8]}) == 1, "columns line up"
+
+
+def test_the_report_holds_tables_and_figures(tmp_path):
+    config = {
+        "dataset": {"name": "digits"},
+        "masks": {"kind": "fixed", "ratio": 0.5},
+        "batch_size": 64,
+        "encoder": {"weights": "packaged:vit_micro"},
+        "seed": 3,
+    }
+    write_report(tmp_path, config, RESULTS, METRICS)
+    text = (tmp_path / "report.md").read_text()
+    assert "| merged head | 90.00 % |" in text
+    assert "seed 3" in text
+    for name in re.findall(r"\((\w+\.png)\)", text):
+        assert name in ("training.png", "masks.png")
+    assert (tmp_path / "training.png").exists()
+
+
+def test_the_figure_is_a_picture_without_a_baseline_too():
+    for results in (RESULTS, {}):
+        image = np.asarray(Image.open(io.BytesIO(training_figure(METRICS, results))).convert("L"))
+        assert image.shape[1] > 3 * image.shape[0] * 0.9
+        assert (image < 128).mean() > 0.005
+
+
+def test_tensorboard_reads_each_step_once(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = ScalarLog(tmp_path)
+    for record in METRICS:
+        log.add(record)
+    log = ScalarLog(tmp_path)  # resumed from the first evaluation
+    log.restart(METRICS[:1])
+    log.add(METRICS[1])
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert set(events.Tags()["tensors"]) == {
+        "loss",
+        "train_accuracy",
+        "test_accuracy",
+        "training_bytes",
+    }
+    assert [event.step for event in events.Tensors("loss")] == [20, 40]

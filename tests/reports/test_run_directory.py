@@ -1,0 +1,121 @@
+"""The run directory survives what happens to it."""
+
+import multiprocessing
+
+import numpy as np
+import pytest
+
+from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.reports import run_directory
+from sparse_ist_tf.reports.run_directory import RunDirectory
+
+CONFIG = {"seed": 0, "masks": {"ratio": 0.5}, "dataset": {"data_dir": "a"}}
+
+
+def _state(value):
+    return {"dense_0/kernel": np.full((3, 2), value, np.float32)}
+
+
+def test_the_newest_two_checkpoints_are_kept(tmp_path):
+    directory = RunDirectory(tmp_path)
+    assert directory.checkpoint() is None
+    for number in (1, 2, 10):
+        directory.save_checkpoint(_state(number), {"round": number, "step": 20 * number})
+    assert len(list(tmp_path.glob("checkpoints/*"))) == 2
+    state, progress = directory.checkpoint()
+    assert progress == {"round": 10, "step": 200}
+    assert np.array_equal(state["dense_0/kernel"], _state(10)["dense_0/kernel"])
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys, damage):
+    directory = RunDirectory(tmp_path)
+    for number in (1, 2):
+        directory.save_checkpoint(_state(number), {"round": number, "step": number})
+    newest = sorted(tmp_path.glob("checkpoints/*"))[-1]
+    data = newest.read_bytes()
+    changed = {"cut": data[:-4], "flip": data[:-1] + b"\x01", "empty": b""}[damage]
+    newest.write_bytes(changed)
+    _, progress = directory.checkpoint()
+    assert progress["round"] == 1
+    assert f"{newest} is damaged and not used" in capsys.readouterr().out
+
+
+def test_another_configuration_is_refused_and_named(tmp_path):
+    directory = RunDirectory(tmp_path)
+    with directory.opened(CONFIG):
+        pass
+    with pytest.raises(RequestError, match=r"another masks\.ratio \(0\.5, not 0\.75\)"):
+        directory.check({**CONFIG, "masks": {"ratio": 0.75}})
+    directory.check({**CONFIG, "dataset": {"data_dir": "b"}})  # changes where, not what
+    assert directory.config() == CONFIG
+
+
+def _hold(path, ready, done):
+    with RunDirectory(path).opened(CONFIG):
+        ready.set()
+        done.wait(30)
+
+
+def test_two_processes_cannot_work_in_one_directory(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, ready, done))
+    other.start()
+    try:
+        assert ready.wait(60)
+        directory = RunDirectory(tmp_path)
+        with (
+            pytest.raises(RequestError, match="another process is at work"),
+            directory.opened(CONFIG, patience_s=0.3),
+        ):
+            pass
+    finally:
+        done.set()
+        other.join()
+    with RunDirectory(tmp_path).opened(CONFIG, patience_s=0.0):
+        pass
+
+
+def test_metrics_are_rewound_to_the_checkpoint(tmp_path):
+    directory = RunDirectory(tmp_path)
+    for step in (20, 40, 60):
+        directory.append_metrics({"step": step})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 8')  # torn by a kill
+    assert [record["step"] for record in directory.metrics()] == [20, 40, 60]
+    assert directory.rewind_metrics(40) == [{"step": 20}, {"step": 40}]
+    assert [record["step"] for record in directory.metrics()] == [20, 40]
+
+
+def test_damaged_files_are_named(tmp_path):
+    directory = RunDirectory(tmp_path)
+    with pytest.raises(RequestError, match="is no run directory"):
+        directory.config()
+    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "results.json").write_text("[1,")
+    (tmp_path / "head.keras").write_bytes(b"PK")
+    for call in (directory.config, directory.results, directory.head):
+        with pytest.raises(RunError, match="damaged"):
+            call()
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
+    directory = RunDirectory(tmp_path)
+    directory.save_checkpoint(_state(1), {"round": 1, "step": 1})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_directory, "write_atomically", full)
+    with pytest.raises(RunError, match="can't be written: No space left on device"):
+        directory.save_checkpoint(_state(2), {"round": 2, "step": 2})
+    _, progress = directory.checkpoint()
+    assert progress["round"] == 1
+
+
+def test_a_directory_below_a_file_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    directory = RunDirectory(tmp_path / "file" / "run")
+    with pytest.raises(RunError, match="can't be written"), directory.opened(CONFIG):
+        pass
