@@ -90,5 +90,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    define_flags()
-    run(main)
+    run(main, define_flags)

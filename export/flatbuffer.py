@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import flatbuffers
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
+from sparse_ist_tf.export.litert import schema
 
 from sparse_ist_tf.errors import RequestError
 

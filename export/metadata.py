@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 
 import flatbuffers
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 from sparse_ist_tf.export import flatbuffer
+from sparse_ist_tf.export.litert import schema
 
 from sparse_ist_tf.errors import RequestError
 

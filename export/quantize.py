@@ -13,8 +13,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 from sparse_ist_tf.export import flatbuffer
+from sparse_ist_tf.export.litert import Interpreter, OpResolverType, schema
 
 from sparse_ist_tf.errors import RunError
 
@@ -121,8 +121,6 @@ def calibrate(content: bytes, samples: Callable[[], Iterable[Mapping[str, np.nda
     Raises:
         RunError: if there are no samples, or a value is not finite.
     """
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
     interpreter = Interpreter(
         model_content=content,
         num_threads=1,

@@ -6,7 +6,8 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
-from sparse_ist_tf.export.flatbuffer import parse
+from sparse_ist_tf.export import flatbuffer
+from sparse_ist_tf.export.litert import Interpreter, OpResolverType, load_delegate
 
 from sparse_ist_tf.errors import RequestError, RunError
 
@@ -81,9 +82,7 @@ def ports(content: bytes, name: str = "model") -> tuple[list[Port], Port]:
     Raises:
         RequestError: if it is damaged, or has no signature with one output.
     """
-    from sparse_ist_tf.export import flatbuffer
-
-    model = parse(content, name)
+    model = flatbuffer.parse(content, name)
     graph = model.subgraphs[0]
     definitions = model.signatureDefs or []
     if len(definitions) != 1 or len(definitions[0].outputs) != 1:
@@ -135,8 +134,6 @@ class LiteRT:
         reference: bool = False,
         delegate: str = "",
     ):
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType, load_delegate
-
         self.inputs, self.output = ports(content, name)
         kind = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
         try:
