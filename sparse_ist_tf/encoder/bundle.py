@@ -160,24 +160,32 @@ def make_encoder(
         96
     """
     try:
+        # Before the model is made: a damaged file may claim one that no memory holds.
+        wanted = weight_shapes(config, most_blocks=len(tensors))
+        problems = [
+            listed(what, names)
+            for what, names in (
+                ("missing", [key for key in wanted if key not in tensors]),
+                ("unexpected", [key for key in tensors if key not in wanted]),
+                (
+                    "misshapen",
+                    [
+                        f"{key} is {tensors[key].shape}, not {shape}"
+                        for key, shape in wanted.items()
+                        if key in tensors and tensors[key].shape != shape
+                    ],
+                ),
+            )
+            if names
+        ]
+        if problems:
+            raise RequestError("; ".join(problems))
         model = ViT(**config, dtype=dtype)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except RequestError:
+        raise
+    except (TypeError, ValueError, KeyError, ArithmeticError) as error:
         raise RequestError(f"no encoder can be made of {config}: {error}") from None
     variables = stored_variables(model)
-    problems = [
-        listed(what, names)
-        for what, names in (
-            ("missing", [key for key in variables if key not in tensors]),
-            ("unexpected", [key for key in tensors if key not in variables]),
-        )
-        if names
-    ]
-    for key in variables.keys() & tensors.keys():
-        shape, wanted = tensors[key].shape, tuple(variables[key].shape)
-        if shape != wanted:
-            problems.append(f"{key} is {shape}, not {wanted}")
-    if problems:
-        raise RequestError("; ".join(problems))
     digest = hashlib.sha256(json.dumps(architecture(model), sort_keys=True).encode())
     for key in sorted(variables):
         value = np.ascontiguousarray(tensors[key], "<f4")
@@ -186,6 +194,68 @@ def make_encoder(
         digest.update(f"\n{key} {value.shape}\n".encode() + value.tobytes())
         variables[key].assign(value)
     return Encoder(model, preprocessing or Preprocessing(), digest.hexdigest(), name, tuple(notes))
+
+
+def weight_shapes(config: dict, most_blocks: int = 1000) -> dict[str, tuple[int, ...]]:
+    """The shapes of stored_variables, found without making the model.
+
+    Args:
+        config: arguments of ViT.
+        most_blocks: that the model may have.
+
+    Returns:
+        Path to shape.
+
+    Raises:
+        ValueError: if a size is not a positive whole number, or far from any model's.
+        KeyError: if one is missing.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.bundle import weight_shapes
+        >>> from sparse_ist_tf.encoder.presets import PRESETS
+        >>> weight_shapes(PRESETS["vit_pico"])["block_3/fc1/kernel"]
+        (96, 288)
+    """
+    limits = {"image_size": 2**14, "patch_size": 2**14, "width": 2**20, "num_heads": 2**20}
+    for name, most in (limits | {"depth": most_blocks}).items():
+        value = config[name]
+        if not isinstance(value, int) or not 1 <= value <= most:
+            raise ValueError(f"{name}={value!r}: must be a whole number from 1 to {most}")
+    extra, ratio, epsilon = (
+        config.get(name, default)
+        for name, default in (("extra_tokens", 0), ("mlp_ratio", 4.0), ("epsilon", 1e-6))
+    )
+    if not isinstance(extra, int) or not 0 <= extra <= 2**14:
+        raise ValueError(f"extra_tokens={extra!r}: must be a whole number of at least 0")
+    for name, value in (("mlp_ratio", ratio), ("epsilon", epsilon)):
+        if not isinstance(value, int | float) or not 0 < value < 2**10:
+            raise ValueError(f"{name}={value!r}: must be a number above 0")
+    patch, width = config["patch_size"], config["width"]
+    hidden, num_patches = round(width * ratio), (config["image_size"] // patch) ** 2
+    if num_patches > 2**16:
+        raise ValueError(f"{num_patches} patches of {patch} px: more than any model's")
+    inner = hidden * (2 if config.get("activation") == "swiglu" else 1)
+
+    def dense(name, inputs, outputs):
+        return {f"{name}/kernel": (inputs, outputs), f"{name}/bias": (outputs,)}
+
+    def norm(name):
+        return {f"{name}/scale": (width,), f"{name}/offset": (width,)}
+
+    shapes = {}
+    if config.get("positions", "sincos") == "learned":
+        shapes["position_table"] = (num_patches, width)
+    if config.get("class_token", True):
+        shapes["cls_token"] = (1, 1, width)
+    if extra:
+        shapes["extra_tokens"] = (1, extra, width)
+    shapes |= dense("embed", 3 * patch**2, width)
+    for i in range(config["depth"]):
+        block = f"block_{i}"
+        shapes |= norm(f"{block}/norm1") | dense(f"{block}/qkv", width, 3 * width)
+        shapes |= dense(f"{block}/proj", width, width) | norm(f"{block}/norm2")
+        shapes |= dense(f"{block}/fc1", width, inner) | dense(f"{block}/fc2", hidden, width)
+    return shapes | (norm("norm_pre") if config.get("pre_norm") else {}) | norm("norm")
 
 
 def resized(

@@ -1,7 +1,6 @@
 """Files of weights, read whole and checked, whoever wrote them."""
 
 import dataclasses
-import json
 import os
 import zipfile
 import zlib
@@ -12,7 +11,12 @@ import ml_dtypes  # noqa: F401  numpy knows bfloat16 by it
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from sparse_ist_tf.encoder.keras_files import check_unfolded, read_keras, read_weights_h5
+from sparse_ist_tf.encoder.keras_files import (
+    check_unfolded,
+    parse_json,
+    read_keras,
+    read_weights_h5,
+)
 from sparse_ist_tf.encoder.model_configs import settings_of_config
 from sparse_ist_tf.encoder.naming import is_flax
 from sparse_ist_tf.encoder.torch_files import read_torch
@@ -98,10 +102,10 @@ def _read_safetensors(path):
     metadata, tensors = _open_safetensors(path)
     try:
         if metadata.get("format") == FORMAT:
-            settings = {key: json.loads(metadata[key]) for key in ("mean", "std")}
-            return Checkpoint(tensors, json.loads(metadata["config"]), settings)
+            settings = {key: parse_json(metadata[key]) for key in ("mean", "std")}
+            return Checkpoint(tensors, parse_json(metadata["config"]), settings)
         if EXPORTED in metadata:
-            return Checkpoint(tensors, None, dict(json.loads(metadata[EXPORTED])))
+            return Checkpoint(tensors, None, dict(parse_json(metadata[EXPORTED])))
     except (KeyError, TypeError, ValueError) as error:
         raise RequestError(f"{path}: damaged metadata: {error!r}") from None
     return Checkpoint(tensors, None, _config_beside(path))
@@ -118,7 +122,7 @@ def _open_safetensors(path):
 
 def _read_shards(index):
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        names = sorted(set(parse_json(index.read_text("utf-8"))["weight_map"].values()))
         if any(Path(name).name != name for name in names):
             raise ValueError("a shard in another folder")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -135,7 +139,7 @@ def _config_beside(path):
         if not beside.is_file():
             return None
         try:
-            read = json.loads(beside.read_text("utf-8"))
+            read = parse_json(beside.read_text("utf-8"))
         except (UnicodeDecodeError, ValueError) as error:
             raise RequestError(f"{beside}: no JSON: {error}") from None
         if not isinstance(read, dict):

@@ -8,6 +8,7 @@ import re
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -42,6 +43,29 @@ def check_unfolded(size: int, stored: int, path: str | Path) -> None:
         raise RequestError(f"{path}: {stored} bytes that unfold to {size}: no weights do that")
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Parses JSON that may be anything.
+
+    Args:
+        text: of a file or its metadata.
+
+    Returns:
+        What it says.
+
+    Raises:
+        ValueError: if it is no JSON, or nested as no configuration is.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.keras_files import parse_json
+        >>> parse_json("[1, 2]")
+        [1, 2]
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_keras(path: str | Path) -> tuple[dict, dict[str, np.ndarray], dict]:
     """Reads a .keras file of a ViT.
 
@@ -64,14 +88,14 @@ def read_keras(path: str | Path) -> tuple[dict, dict[str, np.ndarray], dict]:
             members = {info.filename: info for info in archive.infolist()}
             total = sum(info.file_size for info in members.values())
             check_unfolded(total, os.path.getsize(path), path)
-            model = json.loads(archive.read("config.json"))
+            model = parse_json(archive.read("config.json"))
             if not isinstance(model, dict) or model.get("registered_name") != _CLASS:
                 name = model.get("class_name") if isinstance(model, dict) else None
                 raise RequestError(f"{path}: a Keras model of class {name}, not {_CLASS}")
             config = {k: v for k, v in model["config"].items() if k not in _NOT_ARCHITECTURE}
             preprocessing = {}
             if PREPROCESSING_MEMBER in members:
-                preprocessing = json.loads(archive.read(PREPROCESSING_MEMBER))
+                preprocessing = parse_json(archive.read(PREPROCESSING_MEMBER))
             stored = io.BytesIO(archive.read("model.weights.h5"))
     except RequestError:
         raise
