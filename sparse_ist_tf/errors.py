@@ -1,4 +1,6 @@
-"""The two ways in which a command ends badly."""
+"""The two ways in which a command ends badly, and what it says without ending."""
+
+import sys
 
 
 class RequestError(ValueError):
@@ -19,3 +21,16 @@ class RunError(RuntimeError):
         >>> issubclass(RunError, RuntimeError)
         True
     """
+
+
+def warn(text: str) -> None:
+    """Prints what the user should know of work that goes on, as one line on stderr.
+
+    Args:
+        text: what happened, to what.
+
+    Example:
+        >>> from sparse_ist_tf.errors import warn
+        >>> warn("photos/train: left out 1 of 300 images")
+    """
+    print(f"warning: {' '.join(text.split())}", file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from sparse_ist_tf.errors import RunError, warn
 from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.inputs.masks import num_visible, positions, select_patches
 from sparse_ist_tf.reports.files import replacing
@@ -221,13 +222,12 @@ def save_features(path: Path, key: str, features: np.ndarray) -> None:
         file.write(data)
 
 
-def load_features(path: Path, key: str, warn: bool = True) -> np.ndarray | None:
-    """Features from the cache.
+def load_features(path: Path, key: str) -> np.ndarray | None:
+    """Features from the cache; a file that is there and not used is named on stderr.
 
     Args:
         path: of the file.
         key: from cache_key.
-        warn: say on stderr why a file is not used.
 
     Returns:
         float32[n, d]; None if there is no file, or one that is damaged or made by another key.
@@ -248,8 +248,7 @@ def load_features(path: Path, key: str, warn: bool = True) -> np.ndarray | None:
         return None
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    if warn:
-        print(f"warning: {path} is damaged and not used", file=sys.stderr, flush=True)
+    warn(f"{path} is damaged and not used")
     return None
 
 
@@ -287,7 +286,7 @@ def shared_features(
         float32[split.size, feature_dim].
 
     Raises:
-        RunError: if an image can't be read.
+        RunError: if an image can't be read, or a feature is not finite.
 
     Example:
         See sparse_ist_tf/ist/training.py.
@@ -295,7 +294,7 @@ def shared_features(
     keep = masks.kind != "random"
     key = cache_key(encoder, split, masks, dtype)
     path = cache_path(cache_dir, key)
-    cached = load_features(path, key, warn=link.chief) if keep else None
+    cached = load_features(path, key) if keep else None
     mine = np.array([[cached is not None]], np.float32)
     ledger.add("features", mine.nbytes * (link.num_workers - 1))
     if link.all_gather(mine).all():
@@ -321,6 +320,8 @@ def shared_features(
     share = np.pad(share, [(0, per_worker - len(share)), (0, 0)])
     ledger.add("features", share.nbytes * (link.num_workers - 1))
     features = link.all_gather(share).reshape(-1, share.shape[1])[: split.size]
+    if not np.isfinite(features).all():
+        raise RunError(f"{split.name}: not all features are finite: are the encoder's weights?")
     if keep:
         _keep(path, key, features, link, ledger)
     return features
@@ -334,8 +335,7 @@ def _keep(path, key, features, link, ledger) -> None:
             save_features(path, key, features)
         except OSError as error:
             reason = error.strerror or error
-            text = f"warning: {path.parent}: features are not cached: {reason}"
-            print(text, file=sys.stderr, flush=True)
+            warn(f"{path.parent}: features are not cached: {reason}")
 
     if link.chief:
         save()

@@ -3,9 +3,8 @@
 import dataclasses
 
 import numpy as np
-from absl import logging
 
-from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.errors import RequestError, warn
 from sparse_ist_tf.inputs.decoding import image_errors, readable
 from sparse_ist_tf.inputs.folder import load_folder, stratified_split
 from sparse_ist_tf.inputs.shards import shard_indices
@@ -102,9 +101,7 @@ def _without_bad_images(split: Split) -> Split:
             next(iter(split.dataset(8, start=int(bad[0]), stop=int(bad[0]) + 1)))
     except Exception as error:  # for its name and its reason
         first = str(error)
-    logging.warning(
-        "%s: left out %d of %d images; the first: %s", split.name, len(bad), split.size, first
-    )
+    warn(f"{split.name}: left out {len(bad)} of {split.size} images; the first: {first}")
     return dataclasses.replace(
         split,
         source=split.source.take(rows),

@@ -144,6 +144,7 @@ class _Group:
         self.processes: list[subprocess.Popen] = []
         self.pumps: list[list[threading.Thread]] = []
         self.errors: list[list[str]] = []  # lines that begin with "error: ", by worker
+        self.warnings: set[bytes] = set()  # lines that begin with "warning: ", from any worker
         self.ended: queue.Queue[int] = queue.Queue()
         self.handlers: dict = {}
         self.stopping = False
@@ -267,6 +268,11 @@ class _Group:
         if line.startswith(b"error: "):
             self.errors[worker].append(line.decode(errors="replace"))
         elif not _NOISE.match(line) and not self.stopping:
+            if line.startswith(b"warning: "):
+                if line in self.warnings:  # all workers read the same data
+                    return
+                self.warnings.add(line)
+                prefix = b""
             try:
                 sink.buffer.write(prefix + line + end)
                 sink.flush()

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.errors import RequestError, RunError, warn
 from sparse_ist_tf.reports.files import remove_leftovers, write_atomically
 
 KEPT_CHECKPOINTS = 2
@@ -145,7 +145,7 @@ class RunDirectory:
                     return state, json.loads(metadata["progress"])
             except (SafetensorError, OSError, ValueError, KeyError, TypeError):
                 pass
-            print(f"warning: {path} is damaged and not used", flush=True)
+            warn(f"{path} is damaged and not used")
         return None
 
     def append_metrics(self, record: Mapping) -> None:

@@ -68,6 +68,12 @@ def test_output_passes_through_with_the_workers_number():
     assert sorted(err.splitlines()) == ["[worker 1] an error", "an error"]
 
 
+def test_a_warning_of_all_workers_is_said_once():
+    process = _launch("print('warning: left out 1 of 9 images', file=sys.stderr)", 3)
+    _, err = process.communicate(timeout=60)
+    assert err == "warning: left out 1 of 9 images\n"
+
+
 def test_when_one_fails_the_others_are_stopped_and_the_reason_is_said_once():
     script = """
         if worker == 1:

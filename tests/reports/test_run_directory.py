@@ -38,7 +38,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys, damage):
     newest.write_bytes(changed)
     _, progress = directory.checkpoint()
     assert progress["round"] == 1
-    assert f"{newest} is damaged and not used" in capsys.readouterr().out
+    assert f"{newest} is damaged and not used" in capsys.readouterr().err
 
 
 def test_another_configuration_is_refused_and_named(tmp_path):

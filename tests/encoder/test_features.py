@@ -1,0 +1,168 @@
+"""Features: hidden pixels don't matter, nor do batches or workers; the cache is never trusted."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sparse_ist_tf.encoder.features import (
+    MaskOptions,
+    cache_key,
+    cache_path,
+    encode_split,
+    load_features,
+    make_encode,
+    save_features,
+    shared_features,
+)
+from sparse_ist_tf.encoder.weights import load_encoder
+from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.inputs import datasets
+from sparse_ist_tf.ist.exchange import Link
+from sparse_ist_tf.reports.ledger import Ledger
+
+MASKS = MaskOptions("fixed", 0.5)
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder("random:vit_pico")
+
+
+@pytest.fixture(scope="module")
+def test_split():
+    return datasets.load("digits")["test"]
+
+
+def _shared(encoder, split, cache_dir, masks=MASKS, epoch=0):
+    link = Link(tf.distribute.get_strategy(), 0, 1)
+    options = {"cache_dir": str(cache_dir), "epoch": epoch, "progress": False}
+    return shared_features(encoder, split, masks, link, Ledger(), **options)
+
+
+def test_hidden_pixels_change_nothing(encoder):
+    encode = make_encode(encoder)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (8, 64, 64, 3), np.uint8)
+    places = MASKS.positions(np.arange(8), encoder.num_patches)
+    visible = np.zeros((8, 64), bool)
+    np.put_along_axis(visible, places, True, axis=1)
+    pixels = visible.reshape(8, 8, 8).repeat(8, axis=1).repeat(8, axis=2)[..., None]
+    other = np.where(pixels, images, rng.integers(0, 256, images.shape, np.uint8))
+    assert (other != images).mean() > 0.4
+    assert np.array_equal(encode(images, places), encode(other, places))
+    changed = np.where(pixels, other ^ 1, other)
+    assert not np.allclose(encode(images, places), encode(changed, places))
+
+
+def test_a_gradient_stops_at_hidden_pixels(encoder):
+    from sparse_ist_tf.inputs.masks import select_patches
+
+    images = tf.random.stateless_uniform((2, 64, 64, 3), (0, 1))
+    places = MASKS.positions(np.arange(2), encoder.num_patches)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        patches = select_patches(images, places, 8)
+        total = tf.reduce_sum(encoder.model({"patches": patches, "positions": places}) ** 2)
+    gradient = tape.gradient(total, images).numpy()
+    per_patch = np.abs(gradient).reshape(2, 8, 8, 8, 8, 3).sum(axis=(2, 4, 5)).reshape(2, 64)
+    visible = np.zeros((2, 64), bool)
+    np.put_along_axis(visible, places, True, axis=1)
+    assert (per_patch[~visible] == 0).all()
+    assert (per_patch[visible] > 0).all()
+
+
+def test_batches_and_shares_change_nothing(encoder, test_split):
+    whole = encode_split(encoder, test_split, MASKS, progress=False)
+    assert whole.shape == (360, 96)
+    for start, stop in ((0, 64), (64, 360), (128, 130)):
+        part = encode_split(encoder, test_split, MASKS, start=start, stop=stop, progress=False)
+        assert np.array_equal(part, whole[start:stop])
+    small = encode_split(encoder, test_split, MASKS, stop=20, batch_size=7, progress=False)
+    np.testing.assert_allclose(small, whole[:20], atol=1e-5)
+
+
+def test_bfloat16_is_near(encoder, test_split):
+    low = load_encoder("random:vit_pico", dtype="bfloat16")
+    a = encode_split(encoder, test_split, MASKS, stop=64, progress=False)
+    b = encode_split(low, test_split, MASKS, stop=64, progress=False)
+    assert b.dtype == np.float32
+    assert 0 < np.abs(a - b).mean() < 0.05
+
+
+def test_a_second_run_encodes_nothing(encoder, test_split, tmp_path, monkeypatch):
+    first = _shared(encoder, test_split, tmp_path)
+    monkeypatch.setattr("sparse_ist_tf.encoder.features.encode_split", None)
+    assert np.array_equal(_shared(encoder, test_split, tmp_path), first)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_random_masks_are_encoded_every_epoch_and_not_kept(encoder, test_split, tmp_path):
+    masks = MaskOptions("random", 0.5)
+    first, second = (_shared(encoder, test_split, tmp_path, masks, epoch) for epoch in (0, 1))
+    assert not np.allclose(first, second)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "header", "empty"])
+def test_a_damaged_cache_is_not_used(encoder, test_split, tmp_path, capsys, damage):
+    first = _shared(encoder, test_split, tmp_path)
+    (file,) = tmp_path.iterdir()
+    data = file.read_bytes()
+    changed = {
+        "flip": data[:-1] + bytes([data[-1] ^ 1]),
+        "cut": data[: len(data) // 2],
+        "header": b"{" + data,
+        "empty": b"",
+    }[damage]
+    file.write_bytes(changed)
+    assert np.array_equal(_shared(encoder, test_split, tmp_path), first)
+    assert f"{file} is damaged and not used" in capsys.readouterr().err
+    assert file.read_bytes() == data, "and it is whole again"
+
+
+def test_a_cache_made_by_another_key_is_not_used(tmp_path):
+    save_features(tmp_path / "f", "one", np.ones((2, 3), np.float32))
+    assert load_features(tmp_path / "f", "one").shape == (2, 3)
+    assert load_features(tmp_path / "f", "two") is None
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(encoder, test_split, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    _shared(encoder, test_split, tmp_path / "file" / "cache")
+    assert "features are not cached" in capsys.readouterr().err
+
+
+def test_the_key_holds_what_features_depend_on(encoder, test_split):
+    base = cache_key(encoder, test_split, MASKS)
+    train = datasets.load("digits")["train"]
+    others = [
+        cache_key(load_encoder("random:vit_pico", seed=1), test_split, MASKS),
+        cache_key(encoder, train, MASKS),
+        cache_key(encoder, datasets.load("digits", split_seed=1)["test"], MASKS),
+        cache_key(encoder, test_split, MASKS, "bfloat16"),
+        *(
+            cache_key(encoder, test_split, dataclasses.replace(MASKS, **change))
+            for change in ({"kind": "shared"}, {"ratio": 0.25}, {"seed": 1})
+        ),
+    ]
+    assert len({base, *others}) == 1 + len(others)
+    assert cache_key(load_encoder("random:vit_pico"), test_split, MASKS) == base
+    # Where nothing is hidden, no seed matters.
+    whole = [cache_key(encoder, test_split, MaskOptions("fixed", 0.0, seed=s)) for s in (0, 1)]
+    assert whole[0] == whole[1]
+
+
+def test_the_cache_is_below_the_users_cache_directory(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_path("", "k").parent == tmp_path / "sparse_ist_tf" / "features"
+    assert cache_path("here", "k").parent.name == "here"
+
+
+def test_features_that_are_not_finite_are_refused(test_split, tmp_path):
+    broken = load_encoder("random:vit_pico")
+    broken.model.norm.scale.assign(np.full(96, np.nan))
+    with pytest.raises(RunError, match="digits/test: not all features are finite"):
+        _shared(broken, test_split, tmp_path)
+    assert not list(tmp_path.iterdir())

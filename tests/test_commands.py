@@ -1,0 +1,75 @@
+"""How commands end: their status, and one line."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sparse_ist_tf.commands import quiet, say
+from sparse_ist_tf.errors import RequestError, RunError, warn
+
+SCRIPT = """
+import sys
+from absl import flags
+from sparse_ist_tf.commands import run
+from sparse_ist_tf.errors import RequestError, RunError
+
+def main(_):
+    {body}
+
+run(main, lambda: flags.DEFINE_integer("count", 1, "A number."))
+"""
+
+
+def _run(body, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(body=body), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "line"),
+    [
+        ("pass", 0, ""),
+        ("return 3", 3, ""),
+        ("raise RequestError('key=1: must\\n be 2')", 2, "error: key=1: must be 2\n"),
+        ("raise RunError('it broke')", 1, "error: it broke\n"),
+        ("raise OSError(28, 'No space left', 'f')", 1, "error: [Errno 28] No space left: 'f'\n"),
+        ("raise KeyboardInterrupt", 130, ""),
+    ],
+)
+def test_the_ways_to_end(body, status, line):
+    done = _run(body)
+    assert (done.returncode, done.stderr) == (status, line)
+
+
+def test_a_bug_keeps_its_traceback():
+    done = _run("1 / 0")
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("argument", ["--count=two", "--cuont=2", "stray"])
+def test_wrong_flags_are_one_line(argument):
+    done = _run("pass", argument)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert argument.split("=")[0].strip("-") in done.stderr
+
+
+def test_what_is_said_is_one_line(capsys):
+    assert say(RunError("a\n  b")) == 1
+    assert say(RequestError("c")) == 2
+    warn("d\ne")
+    assert capsys.readouterr().err == "error: a b\nerror: c\nwarning: d e\n"
+
+
+def test_quiet_keeps_libraries_off_stderr(capfd):
+    with quiet():
+        subprocess.run([sys.executable, "-c", "import os; os.write(2, b'chatter')"], check=True)
+    sys.stderr.write("heard\n")
+    assert capfd.readouterr().err == "heard\n"

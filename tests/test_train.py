@@ -1,0 +1,364 @@
+"""The train command as its user meets it: real processes, killed, resumed, measured again."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+# Small enough for a test: 10 rounds, all parts of a run.
+SMALL = (
+    "--config.encoder.weights=random:vit_pico",
+    "--config.head.hidden=(96, 64)",
+    "--config.total_epochs=0",
+    "--config.total_steps=100",
+    "--config.ist.local_steps=10",
+    "--config.eval_every_rounds=2",
+    "--config.checkpoint_every_rounds=2",
+)
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory):
+    """One cache of features for all runs of this file."""
+    return tmp_path_factory.mktemp("caches")
+
+
+def _environment(caches, **more):
+    environment = {k: v for k, v in os.environ.items() if k not in ("TF_CONFIG", "COLUMNS")}
+    return environment | {"XDG_CACHE_HOME": str(caches), "TF_DETERMINISTIC_OPS": "1"} | more
+
+
+def _command(*arguments, module="train"):
+    return [sys.executable, "-m", f"sparse_ist_tf.{module}", *map(str, arguments)]
+
+
+def _run(caches, *arguments, module="train", cwd=None, **more):
+    return subprocess.run(
+        _command(*arguments, module=module),
+        env=_environment(caches, **more),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def _weights(workdir):
+    state = load_file(sorted(Path(workdir).glob("checkpoints/*"))[-1])
+    return {name: value for name, value in state.items() if "moment" not in name}
+
+
+def _metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(caches, tmp_path_factory):
+    """(workdir, what the command printed) of a run of two workers."""
+    workdir = tmp_path_factory.mktemp("runs") / "digits"
+    done = _run(caches, f"--workdir={workdir}", *SMALL)
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def test_a_run_leaves_everything_that_is_promised(finished):
+    workdir, _ = finished
+    names = {path.name for path in workdir.iterdir() if not path.name.startswith(".")}
+    assert names == {
+        "config.json",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints",
+        "head.keras",
+        "masks.png",
+        "training.png",
+        "results.json",
+        "report.md",
+    }
+    assert not list(workdir.rglob("*tmp*"))
+    records = _metrics(workdir)
+    assert [record["step"] for record in records] == [20, 40, 60, 80, 100]
+    assert records[-1]["loss"] < records[0]["loss"]
+    assert Image.open(workdir / "masks.png").size[0] > 500
+
+
+def test_it_prints_bars_a_table_and_what_to_do_next(finished):
+    workdir, done = finished
+    bars = done.stderr.replace("\r", "\n")
+    assert re.search(r"encoding digits/train: 100%.* images/s", bars)
+    assert re.search(r"rounds: 100%.*loss [\d.]+, accuracy [\d.]+, test [\d.]+, sent [\d.]+", bars)
+    for words in (
+        "Test accuracy (360 images)",
+        "merged head",
+        "subnet 3 alone",
+        "ensemble of 4 subnets",
+        "centralised head, same steps as a worker",
+        "Bytes sent per worker (2 workers)",
+        "data_parallel would have sent",
+        "local_sgd would have sent",
+        f"Run directory: {workdir}",
+        f"python -m sparse_ist_tf.evaluate --run={workdir}",
+    ):
+        assert words in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "tensorflow" not in done.stderr.lower(), "no library's chatter"
+
+
+def test_a_finished_run_is_not_run_again(finished, caches):
+    workdir, done = finished
+    start = time.monotonic()
+    again = _run(caches, f"--workdir={workdir}", *SMALL)
+    assert again.returncode == 0
+    assert again.stdout == f"{workdir} is finished.\n{done.stdout}"
+    assert time.monotonic() - start < 60
+
+
+def test_evaluate_recomputes_every_accuracy(finished, caches):
+    workdir, _ = finished
+    done = _run(caches, f"--run={workdir}", module="evaluate")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("The same as stored.\n")
+    for line in done.stdout.splitlines()[2:-1]:
+        again, stored = re.findall(r"([\d.]+) %", line)
+        assert again == stored
+    assert "centralised head" in done.stdout
+
+
+def test_the_merged_head_is_a_plain_keras_model(finished):
+    import keras
+
+    workdir, _ = finished
+    model = keras.saving.load_model(workdir / "head.keras")
+    weights = _weights(workdir)
+    assert [layer.name for layer in model.layers] == ["dense_0", "dense_1", "dense_2"]
+    for layer in model.layers:
+        kernel, bias = layer.get_weights()
+        assert np.array_equal(kernel, weights[f"{layer.name}/kernel"])
+        assert np.array_equal(bias, weights[f"{layer.name}/bias"])
+
+
+@pytest.mark.parametrize("num_workers", [1, 4])
+def test_the_number_of_workers_changes_nothing_but_the_bytes(
+    finished, caches, tmp_path, num_workers
+):
+    workdir, _ = finished
+    run = tmp_path / "run"
+    done = _run(caches, f"--workdir={run}", f"--num_workers={num_workers}", *SMALL)
+    assert done.returncode == 0, done.stderr
+    one, other = (json.loads((p / "results.json").read_text()) for p in (workdir, run))
+    assert abs(one["accuracy"]["merged"] - other["accuracy"]["merged"]) <= 0.003
+    for name, value in _weights(workdir).items():
+        np.testing.assert_allclose(_weights(run)[name], value, rtol=0, atol=1e-5, err_msg=name)
+    sent = other["training_bytes"]
+    assert sent == 0 if num_workers == 1 else 0 < sent < one["training_bytes"]
+
+
+def _kill_after_checkpoint(process, workdir, victim):
+    """Waits for the first checkpoint, then ends one worker or all processes as kill -9 does."""
+    deadline = time.monotonic() + 200
+    while not list(workdir.glob("checkpoints/*.safetensors")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    if victim == "all":
+        for pid in (process.pid, *map(int, children)):
+            os.kill(pid, signal.SIGKILL)
+    else:
+        os.kill(int(children[victim]), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("victim", "num_workers"), [(1, 2), ("all", 1)])
+def test_killed_and_started_again_it_ends_with_the_same_weights(
+    finished, caches, tmp_path, victim, num_workers
+):
+    undisturbed, _ = finished
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(
+        _command(f"--workdir={workdir}", *SMALL),
+        env=_environment(caches),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _kill_after_checkpoint(process, workdir, victim)
+    _, err = process.communicate(timeout=100)
+    if victim != "all":
+        assert process.returncode == 1
+        assert "error: worker 1 was ended by SIGKILL" in err
+    assert not (workdir / "results.json").exists()
+    done = _run(caches, f"--workdir={workdir}", f"--num_workers={num_workers}", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"goes on from step \d+ of 100", done.stdout)
+    for name, value in _weights(undisturbed).items():
+        np.testing.assert_allclose(_weights(workdir)[name], value, rtol=0, atol=1e-5, err_msg=name)
+    one, other = (json.loads((p / "results.json").read_text()) for p in (undisturbed, workdir))
+    assert other["accuracy"] == one["accuracy"]
+    assert other["centralized_accuracy"] == one["centralized_accuracy"]
+    assert [record["step"] for record in _metrics(workdir)] == [20, 40, 60, 80, 100]
+
+
+@pytest.mark.parametrize("algorithm", ["data_parallel", "local_sgd", "centralized"])
+def test_the_baselines_run_under_the_same_command(caches, tmp_path, algorithm):
+    done = _run(
+        caches, f"--workdir={tmp_path / 'run'}", *SMALL, f"--config.ist.algorithm={algorithm}"
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["algorithm"] == algorithm
+    assert results["accuracy"]["subnets"] == []
+    if algorithm != "centralized":
+        # As estimated, and the losses with it.
+        estimate = results["synchronous_bytes"][algorithm]
+        assert estimate < results["training_bytes"] < 1.001 * estimate
+
+
+def test_random_masks_and_non_iid_shards(caches, tmp_path):
+    done = _run(
+        caches,
+        f"--workdir={tmp_path / 'run'}",
+        *SMALL,
+        "--config.masks.kind=random",
+        "--config.dataset.shards=dirichlet",
+        "--config.ist.capacities=(4, 2, 1, 1)",
+        "--config.ist.moments=reset",
+        "--config.optimizer.name=sgd",
+        "--config.optimizer.kwargs={'momentum': 0.9}",
+        "--config.total_steps=60",
+        "--num_workers=1",
+    )
+    assert done.returncode == 0, done.stderr
+    again = _run(caches, f"--run={tmp_path / 'run'}", module="evaluate")
+    assert again.returncode == 0, again.stdout + again.stderr
+
+
+def _refused(done, status, *words):
+    assert done.returncode == status, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config.masks.ratio=1"], ["masks.ratio=1", "[0, 1)"]),
+        (["--config.masks.ratoi=0.5"], ["ratoi", "masks has kind"]),
+        (["--config=missing.py"], ["missing.py"]),
+        (["--wrokdir=x"], ["wrokdir"]),
+        (["runs/x"], ["runs/x"]),
+        (["--num_workers=5"], ["ist.num_subnets=4", "num_workers=5"]),
+        (["--num_workers=0"], ["num_workers=0"]),
+        (["--config.head.hidden=(100, 3)"], ["head.hidden=(100, 3)"]),
+        (["--config.encoder.weights=packaged:vit_huge"], ["packaged:vit_huge", "vit_micro"]),
+        (["--config.dataset.name=folder:nowhere"], ["nowhere"]),
+        (["--config.optimizer.kwargs={'beta': 1}"], ["optimizer.kwargs", "beta"]),
+    ],
+)
+def test_a_bad_request_is_one_line_and_status_2(caches, tmp_path, arguments, words):
+    done = _run(caches, *arguments, cwd=tmp_path)
+    _refused(done, 2, *words)
+    assert not list(tmp_path.glob("runs/*/results.json"))
+
+
+def test_another_configuration_in_the_run_directory_is_refused(finished, caches):
+    workdir, _ = finished
+    done = _run(caches, f"--workdir={workdir}", *SMALL, "--config.seed=7")
+    _refused(done, 2, str(workdir), "another seed (0, not 7)")
+
+
+def _pictures(folder, classes, count=12):
+    rng = np.random.default_rng(0)
+    for label in range(classes):
+        (folder / f"class_{label}").mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 128, (20, 30, 3), np.uint8)
+            pixels[..., label % 3] += 100
+            Image.fromarray(pixels).save(folder / f"class_{label}" / f"{i}.png")
+
+
+def test_an_empty_folder_and_one_class_are_refused(caches, tmp_path):
+    (tmp_path / "empty").mkdir()
+    _pictures(tmp_path / "one", 1)
+    for name in ("empty", "one"):
+        done = _run(
+            caches,
+            f"--workdir={tmp_path / 'run'}",
+            *SMALL,
+            f"--config.dataset.name=folder:{tmp_path / name}",
+            "--num_workers=2",
+        )
+        _refused(done, 2, str(tmp_path / name))
+
+
+def test_an_unreadable_image_is_named_or_skipped(caches, tmp_path):
+    _pictures(tmp_path / "photos", 3)
+    bad = tmp_path / "photos" / "class_1" / "0.png"
+    bad.write_bytes(bad.read_bytes()[:300])
+    arguments = (
+        f"--workdir={tmp_path / 'run'}",
+        *SMALL,
+        f"--config.dataset.name=folder:{tmp_path / 'photos'}",
+        "--config.batch_size=8",
+    )
+    done = _run(caches, *arguments)
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert str(bad) in errors[0]
+    done = _run(
+        caches, *arguments, "--config.dataset.on_bad_image=skip", f"--workdir={tmp_path / 'r2'}"
+    )
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if "warning: " in line]
+    assert len(warnings) == 1
+    assert re.search(r"left out 1 of \d+ images; the first: .*class_1/0\.png", warnings[0])
+
+
+def test_a_damaged_cache_is_encoded_again(finished, caches, tmp_path):
+    workdir, _ = finished
+    files = list(caches.rglob("*.features"))
+    assert files
+    for file in files:
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    done = _run(caches, f"--workdir={tmp_path / 'run'}", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "is damaged and not used" in done.stderr
+    for name, value in _weights(workdir).items():
+        np.testing.assert_allclose(_weights(tmp_path / "run")[name], value, rtol=0, atol=1e-5)
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(caches, tmp_path):
+    """A real file system without space: a tmpfs of 1 MB, where this process may mount one."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        workdir = place / "run"
+        arguments = (f"--workdir={workdir}", *SMALL, "--config.centralized_baseline=False")
+        first = _run(caches, *arguments, "--config.head.hidden=(256, 256)")
+        assert first.returncode == 1
+        errors = [line for line in first.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert "No space left on device" in errors[0]
+        assert not list(workdir.rglob("*tmp*"))
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
