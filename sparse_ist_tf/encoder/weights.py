@@ -36,11 +36,12 @@ from sparse_ist_tf.encoder.positions import big_vision_positions
 from sparse_ist_tf.encoder.presets import PRESETS, create_encoder
 from sparse_ist_tf.encoder.vit import ACTIVATIONS, POOLS, ViT
 from sparse_ist_tf.errors import RequestError, RunError
-from sparse_ist_tf.reports.run_directory import write_atomically
+from sparse_ist_tf.reports.files import write_atomically
 
 DTYPES = ("float32", "bfloat16")
 PACKAGED = Path(__file__).parent / "packaged"
 SOURCES = "packaged:NAME, random:PRESET, hf:OWNER/MODEL, keras_hub:PRESET or a path"
+_MOST_TEXT = 2000  # characters of an error
 _PREPROCESSING = ("mean", "std", "crop_fraction", "interpolation")
 
 
@@ -122,7 +123,8 @@ def load_encoder(
             config, tensors, preprocessing, name=weights, dtype=dtype, notes=tuple(notes)
         )
     except (RequestError, TypeError, ValueError) as error:
-        raise RequestError(f"encoder.weights={weights!r}: {error}") from None
+        text = "".join(c if c.isprintable() else " " for c in str(error))  # names may be damaged
+        raise RequestError(f"encoder.weights={weights!r}: {text[:_MOST_TEXT]}") from None
 
 
 def _check(name, value, allowed):
@@ -228,7 +230,7 @@ def save_encoder(
     metadata = dict(extra_metadata or {})
     metadata |= {"format": FORMAT, "config": json.dumps(architecture(model))}
     metadata |= {"mean": json.dumps(list(mean)), "std": json.dumps(list(std))}
-    write_atomically(Path(path), save(arrays, metadata=metadata))
+    _write(path, save(arrays, metadata=metadata))
 
 
 def export_to_timm(encoder: Encoder, path: str | os.PathLike) -> str:
@@ -260,7 +262,7 @@ def export_to_timm(encoder: Encoder, path: str | os.PathLike) -> str:
     stated = ("num_heads", "activation", "epsilon", "pool", "positions")
     settings = {name: config[name] for name in stated} | _preprocessing_of(encoder)
     metadata = {"format": "pt", EXPORTED: json.dumps(settings)}
-    write_atomically(Path(path), save(tensors, metadata=metadata))
+    _write(path, save(tensors, metadata=metadata))
     text = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     if config["activation"] == "swiglu":
         text += ", mlp_layer=timm.layers.SwiGLUPacked"
@@ -301,8 +303,15 @@ def export_to_keras(encoder: Encoder, path: str | os.PathLike) -> str:
     except OSError as error:
         raise RunError(f"{path} can't be written: {error.strerror or error}") from None
     settings = json.dumps(_preprocessing_of(encoder))
-    write_atomically(Path(path), add_member(content, PREPROCESSING_MEMBER, settings))
+    _write(path, add_member(content, PREPROCESSING_MEMBER, settings))
     return f'keras.models.load_model("{path}")'
+
+
+def _write(path, content):
+    try:
+        write_atomically(Path(path), content)
+    except OSError as error:
+        raise RunError(f"{path} can't be written: {error.strerror or error}") from None
 
 
 def _preprocessing_of(encoder):
