@@ -381,7 +381,7 @@ def test_command_main_to_keras_and_back(tmp_path, capsys):
         (["--to=timm", "random:vit_pico", "{}/a.bin"], 2, "must end with .safetensors"),
         (["--to=keras", "random:vit_pico", "{}/a.safetensors"], 2, "must end with .keras"),
         (["--to=timm", "{}/none.pth", "{}/a.safetensors"], 2, "no such file"),
-        (["--to=timm", "random:vit_pico", "{}/no/a.safetensors"], 1, "can't be written: Not a dir"),
+        (["--to=timm", "random:vit_pico", "{}/no/a.safetensors"], 1, "can't be written"),
         (["--to=timm", "random:vit_pico", "{}/a.safetensors", "--image_size=70"], 2, "70"),
         (["--to=timm", "random:vit_pico", "{}/a.safetensors", "--image_size=x"], 2, "image_size"),
         (["--to=timm", "random:vit_pico", "{}/a.safetensors", "--pool=max"], 2, "--pool"),
@@ -404,7 +404,7 @@ def test_export_to_an_unwritable_place_is_a_run_error(tmp_path):
     encoder = load_encoder("random:vit_pico")
     (tmp_path / "file").write_text("")
     for export, suffix in ((export_to_timm, "safetensors"), (export_to_keras, "keras")):
-        with pytest.raises(RunError, match=rf"e\.{suffix} can't be written: Not a directory"):
+        with pytest.raises(RunError, match=rf"e\.{suffix} can't be written: "):
             export(encoder, tmp_path / f"file/e.{suffix}")
-    with pytest.raises(RunError, match="can't be written: Not a directory"):
+    with pytest.raises(RunError, match="can't be written: "):
         save_encoder(tmp_path / "file/e.safetensors", encoder.model)
