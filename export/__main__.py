@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from sparse_ist_tf.commands import run
+from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
 
 FLAGS = flags.FLAGS
@@ -29,10 +29,11 @@ def main(_) -> int:
     for name in ("run", "target"):
         if not getattr(FLAGS, name):
             raise RequestError(f"--{name} is missing")
-    from sparse_ist_tf.export import targets
-    from sparse_ist_tf.export.compress import Compression
-    from sparse_ist_tf.export.pipeline import Exporter, Options
-    from sparse_ist_tf.export.runs import FinishedRun
+    with quiet():
+        from sparse_ist_tf.export import targets
+        from sparse_ist_tf.export.compress import Compression
+        from sparse_ist_tf.export.pipeline import Exporter, Options
+        from sparse_ist_tf.export.runs import FinishedRun
 
     if FLAGS.target_table:
         targets.add_rows(FLAGS.target_table)
@@ -49,6 +50,7 @@ def main(_) -> int:
         numbers=target.numbers if FLAGS.quantize == ["all"] else tuple(FLAGS.quantize),
         calibration=FLAGS.calibration,
         bound=FLAGS.bound,
+        micro_images=FLAGS.micro_images,
         compression=Compression(
             qat=FLAGS.qat, prune=FLAGS.prune, cluster=FLAGS.cluster, epochs=FLAGS.epochs
         ),
@@ -85,6 +87,7 @@ def define_flags() -> None:
     flags.DEFINE_string("prune", "", "2:4, or a share of zeros such as 0.8, for heads.")
     flags.DEFINE_integer("cluster", 0, "Distinct values of each kernel of heads; 0 for any.")
     flags.DEFINE_integer("epochs", 3, "Of each fine-tuning.")
+    flags.DEFINE_integer("micro_images", 64, "Test images that TFLite Micro runs too.")
     flags.DEFINE_integer("flash", None, "Bytes of flash that a microcontroller has.")
     flags.DEFINE_integer("sram", None, "Bytes of memory that its arena may take.")
 

@@ -76,7 +76,10 @@ def _pad(op: Op) -> str:
 
 
 def _softmax(op: Op) -> str:
-    count = int(np.prod(op.inputs[0][0]))
+    shape = op.inputs[0][0]
+    if max(shape[:-1], default=1) > 1:
+        return "has more than one row, only vectors are taken"
+    count = shape[-1]
     return "" if count <= SOFTMAX_ELEMENTS else f"has {count} elements, at most 16,000 are taken"
 
 

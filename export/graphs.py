@@ -3,7 +3,7 @@
 A form is a way to write the same network. `matmul` is for phones and microcontrollers: tokens are
 rows, matrix products are FULLY_CONNECTED and BATCH_MATMUL. `conv` is for the Edge TPU, whose
 compiler has neither for rows of tokens nor GATHER nor TRANSPOSE: products are 1x1 convolutions,
-attention is a product and a mean, heads are unrolled only at the softmax.
+attention is a product and a mean, and softmax, which it takes of vectors alone, is unrolled.
 """
 
 import dataclasses
@@ -345,8 +345,10 @@ class _Maps(_Rows):
         scores = self.dense(products, Affine(belongs, np.zeros(heads)))
         weights = []
         for head in range(heads):
-            score = tf.reshape(scores[..., head : head + 1], [1, 1, rows, tokens])
-            weights.append(tf.reshape(tf.nn.softmax(score), [1, rows, tokens, 1]))
+            score = tf.reshape(scores[..., head : head + 1], [1, rows * tokens])
+            parts = [tf.nn.softmax(row) for row in tf.split(score, rows, axis=1)]
+            score = tf.concat(parts, axis=1) if rows > 1 else parts[0]
+            weights.append(tf.reshape(score, [1, rows, tokens, 1]))
         weights = tf.concat(weights, axis=3) if heads > 1 else weights[0]
         spread = self.dense(weights, Affine(belongs.T, np.zeros(width)))
         mixed = tf.reduce_mean(spread * value, axis=2)

@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 from sparse_ist_tf.export import edge_tpu, flatbuffer, metadata, micro
 from sparse_ist_tf.export.runtimes import LiteRT
-from sparse_ist_tf.export.targets import Target, check, problem
+from sparse_ist_tf.export.targets import Target, check, problem, unmapped
 
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.reports.report import format_table
-
-MICRO_IMAGES = 64
 
 
 @dataclasses.dataclass
@@ -41,7 +39,9 @@ class Result:
         flash: bytes that a microcontroller stores, for its targets.
         micro_difference: largest step between LiteRT's reference kernels and TFLite Micro.
         micro_agreement: share of the same answers.
-        micro_images: how many images that was seen on.
+        micro_accuracy: in TFLite Micro, on the images that it ran.
+        micro_float_accuracy: of the Keras model on those.
+        micro_images: how many they were.
 
     Example:
         >>> from sparse_ist_tf.export.verify import Result
@@ -69,6 +69,8 @@ class Result:
     flash: int | None = None
     micro_difference: int | None = None
     micro_agreement: float | None = None
+    micro_accuracy: float | None = None
+    micro_float_accuracy: float | None = None
     micro_images: int = 0
 
     @property
@@ -85,9 +87,19 @@ class Result:
         """For JSON."""
         return {**dataclasses.asdict(self), "good": self.good}
 
+    @classmethod
+    def from_dict(cls, values: Mapping) -> "Result":
+        """What as_dict() was of."""
+        values = {key: value for key, value in values.items() if key != "good"}
+        if values["mapping"]:
+            values["mapping"] = edge_tpu.Mapping(**values["mapping"])
+        return cls(**values)
+
 
 def peak_bytes(content: bytes) -> int:
     """Most bytes of computed tensors that are alive at once: a lower bound of any arena.
+
+    What is computed of constants alone, such as float16 weights as float32, counts as a weight.
 
     Args:
         content: a .tflite file.
@@ -103,9 +115,13 @@ def peak_bytes(content: bytes) -> int:
     """
     model = flatbuffer.parse(content)
     graph = model.subgraphs[0]
+    fixed = {i for i, t in enumerate(graph.tensors) if flatbuffer.constant(model, t) is not None}
+    for operator in graph.operators:
+        if all(int(i) in fixed for i in operator.inputs if i >= 0):
+            fixed |= {int(i) for i in operator.outputs}
     size = {}
     for index, tensor in enumerate(graph.tensors):
-        if flatbuffer.constant(model, tensor) is None:
+        if index not in fixed:
             item = np.dtype(flatbuffer.dtype_of(tensor)).itemsize
             size[index] = item * int(np.prod(flatbuffer.shape_of(tensor)))
     last = {int(i): len(graph.operators) for i in graph.outputs}
@@ -137,6 +153,7 @@ def verify(
     labels: np.ndarray,
     to_logits: Callable[[np.ndarray], np.ndarray] = lambda outputs: outputs,
     bound: float = 1.5,
+    micro_images: int = 64,
     progress: bool = True,
 ) -> tuple[Result, np.ndarray]:
     """Checks a file against its target's conditions and against the Keras model.
@@ -152,6 +169,7 @@ def verify(
         labels: int[n].
         to_logits: what makes logits of the file's outputs, for an encoder the head.
         bound: points of accuracy that may be lost.
+        micro_images: how many, spread over the split, TFLite Micro runs too, for its targets.
         progress: show a bar.
 
     Returns:
@@ -186,10 +204,18 @@ def verify(
     result.latency["all threads"] = LiteRT(content, name, threads=None).latency(first, repeats)
     if target.partial:
         result.mapping = edge_tpu.mapping(content, lambda op: problem(op, target))
-        if result.mapping.decided_by == "table":
-            result.notes.append("edgetpu_compiler is not installed: the published table decides")
+        result.notes += [
+            f"{u.operator} x{u.count} {u.reason}: on the host" for u in unmapped(content, target)
+        ]
     if target.interpreter == "micro" and result.good:
-        _measure_micro(result, content, target, examples)
+        rows = np.linspace(0, len(labels) - 1, min(micro_images, len(labels))).round().astype(int)
+        _measure_micro(result, content, examples, rows, to_logits, reference, labels)
+        _check_budget(result, target)
+        lost = 100 * (result.micro_float_accuracy - result.micro_accuracy)
+        if len(rows) == len(labels) and lost > bound:
+            result.problems.append(
+                f"loses {lost:.2f} points of accuracy in TFLite Micro, at most {bound} may be"
+            )
     if (
         result.good
         and target.flash
@@ -212,9 +238,10 @@ def _compare(result, found, reference, labels):
     result.largest_difference = float(difference.max())
 
 
-def _measure_micro(result, content, target, examples):
+def _measure_micro(result, content, examples, rows, to_logits, reference, labels):
     bare = metadata.strip(content)
-    some = [example for _, example in zip(range(MICRO_IMAGES), examples(), strict=False)]
+    wanted = set(rows.tolist())
+    some = [example for row, example in enumerate(examples()) if row in wanted]
     done = micro.run(bare, some)
     kernels = LiteRT(bare, result.name, reference=True)
     expected = np.array([kernels.run_raw(example) for example in some])
@@ -222,7 +249,13 @@ def _measure_micro(result, content, target, examples):
     result.micro_images, result.micro_difference = len(some), int(steps.max())
     same = done.outputs.argmax(axis=1) == expected.argmax(axis=1)
     result.micro_agreement = float(np.mean(same))
+    labels, found = np.asarray(labels)[rows], to_logits(kernels.output.decode(done.outputs))
+    result.micro_accuracy = float(np.mean(found.argmax(axis=1) == labels))
+    result.micro_float_accuracy = float(np.mean(reference[rows].argmax(axis=1) == labels))
     result.flash, result.arena = len(bare), micro.needed_arena(bare, some[0])
+
+
+def _check_budget(result, target):
     for what, need, limit in (
         ("flash", result.flash, target.flash),
         ("sram", result.arena, target.sram),
@@ -280,7 +313,8 @@ def table(results: Sequence[Result]) -> str:
             lines.append(
                 f"  {r.name}: flash {r.flash:,}, arena {r.arena:,} bytes; TFLite Micro equals "
                 f"LiteRT's reference kernels {equal} on {r.micro_images} images, "
-                f"{100 * r.micro_agreement:.1f} % same answers"
+                f"{100 * r.micro_agreement:.1f} % same answers, accuracy there "
+                f"{100 * r.micro_accuracy:.2f} % (float {100 * r.micro_float_accuracy:.2f} %)"
             )
         lines += [f"  {r.name}: {note}" for note in r.notes]
         lines += [f"  {r.name}: FAILED: {line}" for line in r.problems]
