@@ -362,3 +362,24 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(caches, tmp_path)
         assert not list(workdir.rglob("*tmp*"))
     finally:
         subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(("name", "accuracy"), [("aid", 0.5), ("cifar10", 0.5)])
+def test_real_images_are_learned(caches, tmp_path, name, accuracy):
+    """The main job on AID and CIFAR-10 with the packaged encoder, briefly."""
+    done = _run(
+        caches,
+        f"--workdir={tmp_path / 'run'}",
+        f"--config=configs/{name}.py",
+        "--config.total_epochs=0",
+        "--config.total_steps=300",
+        "--config.head.hidden=(256, 256)",
+        "--config.centralized_baseline=False",
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["test_size"] == {"aid": 1500, "cifar10": 10_000}[name]
+    assert results["accuracy"]["merged"] > accuracy
+    assert results["accuracy"]["ensembles"][3] > max(results["accuracy"]["subnets"])

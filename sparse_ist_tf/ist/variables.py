@@ -82,18 +82,17 @@ class Skew:
         Returns:
             (places in the home shard, places in the flat block), both int32[n], in one order.
         """
-        rows, columns = self.axes(partition, subnet)
-        width, workers = len(columns), self.num_workers
+        rows, columns = (axis.astype(np.int32) for axis in self.axes(partition, subnet))
+        width, workers = np.int32(len(columns)), self.num_workers
+        places = np.arange(max(len(rows), len(columns)), dtype=np.int32)
         in_home, in_block = [], []
         for residue in range(workers):
-            r = np.flatnonzero(rows % workers == residue)
-            c = np.flatnonzero(columns % workers == (home - residue) % workers)
-            in_home.append(np.add.outer(rows[r] * self.stride, columns[c] // workers).ravel())
+            r = places[: len(rows)][rows % workers == residue]
+            c = places[: len(columns)][columns % workers == (home - residue) % workers]
+            row_starts = rows[r] * np.int32(self.stride)
+            in_home.append(np.add.outer(row_starts, columns[c] // np.int32(workers)).ravel())
             in_block.append(np.add.outer(r * width, c).ravel())
-        return (
-            np.concatenate(in_home).astype(np.int32),
-            np.concatenate(in_block).astype(np.int32),
-        )
+        return np.concatenate(in_home), np.concatenate(in_block)
 
 
 def per_worker_variable(shape: tuple[int, ...], name: str) -> tf.Variable:

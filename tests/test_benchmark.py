@@ -1,0 +1,85 @@
+"""The benchmark's counts of work, against the graphs that do it, and the command itself."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sparse_ist_tf.benchmark import _trainer, best_time, encoder_flops, subnet_flops
+from sparse_ist_tf.encoder.presets import create_encoder
+from sparse_ist_tf.ist.exchange import Link
+from sparse_ist_tf.ist.local import loss_and_gradients
+
+
+def _flops_of(graph):
+    """FLOP of all matrix products in a graph of static shapes."""
+    total = 0
+    for op in graph.get_operations():
+        if op.type in ("MatMul", "BatchMatMulV2"):
+            inner = op.inputs[0].shape[-1]
+            turned = op.get_attr("transpose_a") if op.type == "MatMul" else op.get_attr("adj_x")
+            inner = op.inputs[0].shape[-2] if turned else inner
+            total += 2 * int(np.prod(op.outputs[0].shape)) * int(inner)
+    return total
+
+
+@pytest.mark.parametrize("visible", [16, 64])
+def test_the_encoders_work_is_that_of_its_graph(visible):
+    model = create_encoder("vit_pico")
+    inputs = {
+        "patches": tf.TensorSpec((1, visible, 192), tf.float32),
+        "positions": tf.TensorSpec((1, visible), tf.int32),
+    }
+    graph = tf.function(model).get_concrete_function(inputs).graph
+    assert encoder_flops(model, visible) == _flops_of(graph)
+
+
+def test_a_steps_work_is_that_of_its_graph():
+    trainer = _trainer(2, 20, Link(tf.distribute.get_strategy(), 0, 1))
+    total = 0
+    for shapes in trainer.shapes.values():
+        weights = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
+        batch = tf.TensorSpec((64, 192), tf.float32), tf.TensorSpec((64,), tf.int32)
+        step = tf.function(lambda w, x, y: loss_and_gradients(w, x, y, [2.0, 2.0]))
+        total += _flops_of(step.get_concrete_function(weights, *batch).graph)
+    assert subnet_flops(trainer) == total
+
+
+def test_best_time_is_the_shortest():
+    calls = iter([0, 0, 3, 1, 2])
+    import time
+
+    start = time.perf_counter()
+    best = best_time(lambda: time.sleep(0.02 * next(calls)), repetitions=3)
+    assert 0.02 <= best < 0.04 < time.perf_counter() - start
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"), [("--only=speed", "encode, train, exchange"), ("--batch_size=0", "1")]
+)
+def test_a_bad_request_is_one_line(argument, words):
+    done = subprocess.run(
+        [sys.executable, "-m", "sparse_ist_tf.benchmark", argument],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert words in done.stderr
+
+
+def test_the_exchange_is_measured_between_real_workers():
+    done = subprocess.run(
+        [sys.executable, "-m", "sparse_ist_tf.benchmark", "--only=exchange", "--num_workers=2"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    sent, of_bound = done.stdout.splitlines()[-1].split()[1:4:2]
+    assert float(sent) == pytest.approx(2.73, abs=0.02)
+    assert 1 <= float(of_bound) < 1.25
