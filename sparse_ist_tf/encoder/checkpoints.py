@@ -2,8 +2,8 @@
 
 import dataclasses
 import os
+import tokenize
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from sparse_ist_tf.encoder.keras_files import (
+    ZIP_DAMAGES,
     check_unfolded,
     parse_json,
     read_keras,
@@ -25,6 +26,9 @@ from sparse_ist_tf.errors import RequestError
 FORMAT = "sparse_ist_tf.encoder/1"  # of our own safetensors files
 EXPORTED = "sparse_ist_tf"  # the metadata of what we export to timm
 SUFFIXES = (".safetensors", ".npz", ".weights.h5", ".keras", ".pth", ".pt", ".bin")
+
+_HEADER_DAMAGES = (ValueError, TypeError, SyntaxError, OverflowError, tokenize.TokenError)
+_HEADER_DAMAGES += (RecursionError, MemoryError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +167,7 @@ def _read_npz(path):
                 name = info.filename.removesuffix(".npy")
                 with archive.open(info) as file:
                     tensors[name] = _read_npy(file, info.file_size, f"{path}: {name}")
-    except (zipfile.BadZipFile, NotImplementedError, zlib.error, EOFError, RuntimeError) as error:
+    except ZIP_DAMAGES as error:
         raise RequestError(f"{path}: damaged, or no .npz file: {error}") from None
     # Flax's gelu is the tanh approximation, and big_vision scales pixels to [-1, 1].
     half = (0.5, 0.5, 0.5)
@@ -193,5 +197,5 @@ def _read_npy(file, size, name):
         return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
     except RequestError:
         raise
-    except (ValueError, TypeError, SyntaxError, OverflowError) as error:
+    except _HEADER_DAMAGES as error:
         raise RequestError(f"{name}: damaged: {error}") from None

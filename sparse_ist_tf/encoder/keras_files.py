@@ -17,6 +17,8 @@ from sparse_ist_tf.encoder.presets import PRESETS
 from sparse_ist_tf.encoder.vit import sincos_positions
 from sparse_ist_tf.errors import RequestError
 
+# What zipfile raises for damaged files.
+ZIP_DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 PREPROCESSING_MEMBER = "preprocessing.json"  # of our own .keras files, which Keras ignores
 _CLASS = "sparse_ist_tf>ViT"
 _SOON = 2**30  # bytes that a file may always unfold to
@@ -99,9 +101,7 @@ def read_keras(path: str | Path) -> tuple[dict, dict[str, np.ndarray], dict]:
             stored = io.BytesIO(archive.read("model.weights.h5"))
     except RequestError:
         raise
-    except (zipfile.BadZipFile, KeyError, ValueError, AttributeError, EOFError) as error:
-        raise RequestError(f"{path}: damaged, or no .keras file: {error}") from None
-    except (NotImplementedError, RuntimeError, zlib.error) as error:
+    except (*ZIP_DAMAGES, KeyError, ValueError, AttributeError) as error:
         raise RequestError(f"{path}: damaged, or no .keras file: {error}") from None
     tensors = _read_h5(stored, len(stored.getvalue()), path)
     if config.get("positions") == "sincos":

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sparse_ist_tf.encoder.inert_pickle import Storage, Tensor, read_pickle
+from sparse_ist_tf.encoder.keras_files import ZIP_DAMAGES
 from sparse_ist_tf.errors import RequestError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -70,7 +71,7 @@ def _read_zip(file, path):
                 return archive.read(f"{root}data/{storage.key}")
 
             return _state_dict(content, read, path)
-    except (zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError) as error:
+    except (*ZIP_DAMAGES, KeyError) as error:
         raise RequestError(f"{path}: damaged or cut short: {error}") from None
 
 

@@ -72,3 +72,75 @@ def torch_bytes(tensors, member="", extra=b"", *, legacy=False, compress=False, 
 def write_torch():
     """The function torch_bytes."""
     return torch_bytes
+
+
+def patches_of(images, patch_size):
+    """Cuts images into patches as the ViT takes them.
+
+    Args:
+        images: float32[b, 3, side, side], as torch has them.
+        patch_size: in pixels.
+
+    Returns:
+        float32[b, n, 3 * patch_size**2], row-major, channels last in each.
+    """
+    b, _, side, _ = images.shape
+    grid = side // patch_size
+    cut = images.reshape(b, 3, grid, patch_size, grid, patch_size).transpose(0, 2, 4, 3, 5, 1)
+    return np.ascontiguousarray(cut.reshape(b, grid * grid, -1))
+
+
+def random_case(side, patch_size, ratio=0.0, batch=2, seed=0):
+    """Random images and the visible positions of each.
+
+    Returns:
+        (images float32[b, 3, side, side], positions int32[b, v], the ViT's inputs).
+    """
+    rng = np.random.default_rng(seed)
+    images = rng.standard_normal((batch, 3, side, side)).astype(np.float32)
+    count = (side // patch_size) ** 2
+    visible = round(count * (1 - ratio))
+    places = np.stack([rng.permutation(count)[:visible] for _ in range(batch)]).astype(np.int32)
+    if ratio == 0:
+        places = np.tile(np.arange(count, dtype=np.int32), (batch, 1))
+    patches = np.take_along_axis(patches_of(images, patch_size), places[..., None], axis=1)
+    return images, places, {"patches": patches, "positions": places}
+
+
+@pytest.fixture(scope="session")
+def make_case():
+    """The function random_case."""
+    return random_case
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch, with what torchvision's wheel misses beside a CPU build of it."""
+    torch = pytest.importorskip("torch", reason="needs PyTorch: the extra 'references'")
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        # Where torchvision came with it, it is defined already.
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
+    yield torch
+    del library
+
+
+@pytest.fixture(scope="session")
+def randomise(torch):
+    """A function that gives every weight of a torch module a value that matters."""
+
+    def randomise(module, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, value in module.named_parameters():
+                noise = torch.randn(value.shape, generator=generator)
+                if value.ndim > 1 and "token" not in name and "pos" not in name:
+                    value.copy_(noise * (1.5 / value[0].numel() ** 0.5))
+                elif value.ndim == 1 and name.endswith(("weight", "gamma", "lambda1")):
+                    value.copy_(1 + 0.3 * noise)
+                else:
+                    value.copy_(0.3 * noise)
+        return module.eval()
+
+    return randomise
