@@ -129,7 +129,7 @@ def validate(config: ConfigDict, num_workers: int) -> None:
         >>> from sparse_ist_tf.config import get_config, validate
         >>> validate(get_config(), num_workers=2)
     """
-    _check_keys(config, get_config())
+    check_keys(config, get_config())
     for key, allowed in _CHOICES.items():
         _check(config, key, lambda v, a=allowed: v in a, f"one of {', '.join(allowed)}")
     for key in _AT_LEAST_ONE:
@@ -196,7 +196,23 @@ def _check(config, key, allowed, text):
         raise RequestError(f"{key}={value!r}: must be {text}")
 
 
-def _check_keys(config, default, prefix=""):
+def check_keys(config: ConfigDict, default: ConfigDict, prefix: str = "") -> None:
+    """Makes sure that a configuration has the keys and types of values of the default.
+
+    What is in optimizer.kwargs is left to Keras.
+
+    Args:
+        config: any.
+        default: a complete configuration.
+        prefix: in front of keys in messages.
+
+    Raises:
+        RequestError: naming the key that is unknown, missing, or of another type.
+
+    Example:
+        >>> from sparse_ist_tf.config import check_keys, get_config
+        >>> check_keys(get_config(), get_config())
+    """
     for key, value in config.items():
         name = prefix + key
         if key not in default:
@@ -205,7 +221,7 @@ def _check_keys(config, default, prefix=""):
         if isinstance(default[key], ConfigDict) and name != "optimizer.kwargs":
             if not isinstance(value, ConfigDict):
                 raise RequestError(f"{name}={value!r}: must be a dictionary")
-            _check_keys(value, default[key], f"{name}.")
+            check_keys(value, default[key], f"{name}.")
         elif not _like(value, default[key]):
             kind = type(default[key]).__name__
             raise RequestError(f"{name}={value!r}: must be of type {kind}")

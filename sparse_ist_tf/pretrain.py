@@ -13,54 +13,10 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sparse_ist_tf.commands import run
+from sparse_ist_tf import pretrain_config
+from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
-
-OBJECTIVES = ("supervised", "mae")
-OPTIMIZERS = ("adamw", "muon")
-SCHEDULES = ("cosine", "trapezoid")
-DTYPES = ("float32", "bfloat16")
-
-
-def validate(config: ConfigDict) -> None:
-    """Checks a configuration of pre-training before any work is done.
-
-    Args:
-        config: as in configs/pretrain_vit_micro.py.
-
-    Raises:
-        RequestError: naming the key, its value and what is allowed.
-
-    Example:
-        >>> from configs.pretrain_vit_micro import get_config  # doctest: +SKIP
-        >>> validate(get_config())  # doctest: +SKIP
-    """
-    choices = (
-        ("objective", config.objective, OBJECTIVES),
-        ("optimizer.name", config.optimizer.name, OPTIMIZERS),
-        ("schedule", config.schedule, SCHEDULES),
-        ("dtype", config.dtype, DTYPES),
-    )
-    for key, value, allowed in choices:
-        if value not in allowed:
-            raise RequestError(f"{key}={value!r}: must be one of {', '.join(allowed)}")
-    for key in ("mask_ratios", "eval_mask_ratios"):
-        for ratio in config[key]:
-            if not 0 <= ratio < 1:
-                raise RequestError(f"{key} has {ratio}: must be in [0, 1)")
-    odds = config.mask_probabilities
-    if len(odds) != len(config.mask_ratios) or abs(sum(odds) - 1) > 1e-6 or min(odds) < 0:
-        raise RequestError(
-            f"mask_probabilities={tuple(odds)}: must be one share per mask_ratios, adding up to 1"
-        )
-    if config.objective == "mae" and 0 in config.mask_ratios:
-        raise RequestError("mask_ratios has 0: must be above 0 for objective='mae'")
-    for key in ("batch_size", "total_steps", "log_every", "eval_every", "checkpoint_every"):
-        if config[key] < 1:
-            raise RequestError(f"{key}={config[key]}: must be at least 1")
-    for key in ("distillation", "label_smoothing"):
-        if not 0 <= config[key] <= 1:
-            raise RequestError(f"{key}={config[key]}: must be in [0, 1]")
+from sparse_ist_tf.pretrain_config import validate
 
 
 def decoded_images(split, image_size: int, cache_dir: str | Path) -> np.ndarray:
@@ -107,7 +63,7 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> dict:
     """Pre-trains, or goes on, and writes the encoder.
 
     Args:
-        config: as in configs/pretrain_vit_micro.py.
+        config: as sparse_ist_tf.pretrain_config makes it.
         workdir: the run directory.
 
     Returns:
@@ -121,10 +77,11 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> dict:
         See tests/test_pretrain.py.
     """
     validate(config)
-    from sparse_ist_tf.encoder.presets import PRESETS
-    from sparse_ist_tf.encoder.pretraining import Images, Pretraining
-    from sparse_ist_tf.encoder.weights import save_encoder
-    from sparse_ist_tf.inputs import datasets
+    with quiet():
+        from sparse_ist_tf.encoder.presets import PRESETS
+        from sparse_ist_tf.encoder.pretraining import Images, Pretraining
+        from sparse_ist_tf.encoder.weights import save_encoder
+        from sparse_ist_tf.inputs import datasets
 
     if config.preset not in PRESETS:
         raise RequestError(f"preset={config.preset!r}: must be one of {', '.join(PRESETS)}")
@@ -160,14 +117,17 @@ def _show(record: dict) -> None:
 
 
 def _main(_):
-    if flags.FLAGS.config is None:
-        raise RequestError("--config is missing: such as --config=configs/pretrain_vit_micro.py")
     pretrain(flags.FLAGS.config, flags.FLAGS.workdir)
 
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    config_flags.DEFINE_config_file("config", None, "Configuration file.", lock_config=True)
+    config_flags.DEFINE_config_file(
+        "config",
+        str(Path(pretrain_config.__file__)),
+        "Configuration file; that of vit_micro where not given.",
+        lock_config=True,
+    )
     flags.DEFINE_string("workdir", "runs/pretrain", "Run directory.")
 
 

@@ -1,13 +1,17 @@
 """The pretrain command on real digits."""
 
+import importlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from configs.pretrain_vit_micro import get_config
 from sparse_ist_tf.encoder.weights import load_encoder
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
-from sparse_ist_tf.pretrain import decoded_images, pretrain, validate
+from sparse_ist_tf.pretrain import decoded_images, pretrain
+from sparse_ist_tf.pretrain_config import get_config, validate
 
 
 def _config(tmp_path):
@@ -60,3 +64,27 @@ def test_bad_settings_are_named(key, value, words):
     config[key] = value
     with pytest.raises(RequestError, match=words):
         validate(config)
+
+
+@pytest.mark.parametrize("name", ["pretrain_vit_micro", "pretrain_vit_pico"])
+def test_every_file_in_configs_is_valid(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    validate(config)
+    assert config.preset == name.removeprefix("pretrain_")
+
+
+def test_a_bad_request_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "sparse_ist_tf.pretrain", f"--workdir={tmp_path / 'run'}"]
+    for arguments, words in (
+        ([], "tiny-imagenet"),
+        (["--config.preset=vit_giga"], "preset='vit_giga'"),
+        (["--config.objective=gan"], "objective='gan'"),
+        (["--config.mask_ratio=0.5"], "mask_ratio"),
+    ):
+        done = subprocess.run(
+            [*command, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=100
+        )
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert words in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -232,7 +232,7 @@ class Pretraining:
     Batches, masks and rates are functions of (seed, step); augmentation is drawn anew on resuming.
 
     Args:
-        config: as in configs/pretrain_vit_micro.py.
+        config: as sparse_ist_tf.pretrain_config makes it.
         images: the data.
         workdir: the run directory; checkpoint.safetensors, metrics.jsonl and encoder.safetensors.
 
