@@ -94,7 +94,19 @@ def encoder_flops(model, num_visible: int) -> float:
 
 
 def bench_encode(preset: str, batch_size: int, peak: float) -> None:
-    """Prints images/s at mask ratios 0, 0.5 and 0.75."""
+    """Prints images/s at mask ratios 0, 0.5 and 0.75.
+
+    Args:
+        preset: of the encoder.
+        batch_size: images.
+        peak: FLOP/s, from matmul_peak.
+
+    Example:
+        >>> from sparse_ist_tf.benchmark import bench_encode
+        >>> bench_encode("vit_pico", 8, peak=1e11)  # doctest: +ELLIPSIS
+        Encoding, vit_pico, float32, batches of 8
+        ...
+    """
     from sparse_ist_tf.encoder.features import make_encode
     from sparse_ist_tf.encoder.weights import load_encoder
     from sparse_ist_tf.inputs.masks import fixed_positions, num_visible
@@ -185,7 +197,14 @@ def subnet_flops(trainer) -> float:
 
 
 def bench_train(peak: float) -> None:
-    """Prints examples/s for 1, 2 and 4 subnets on one worker."""
+    """Prints examples/s for 1, 2 and 4 subnets on one worker.
+
+    Args:
+        peak: FLOP/s, from matmul_peak.
+
+    Example:
+        See `python -m sparse_ist_tf.benchmark --only=train`.
+    """
     import tensorflow as tf
 
     from sparse_ist_tf.ist.exchange import Link
@@ -209,7 +228,11 @@ def bench_train(peak: float) -> None:
 
 
 def bench_exchange_worker() -> None:
-    """One worker's part of the measurement of the exchange; the chief prints."""
+    """One worker's part of the measurement of the exchange; the chief prints.
+
+    Example:
+        See `python -m sparse_ist_tf.benchmark --only=exchange`.
+    """
     with quiet():
         import tensorflow  # noqa: F401
     from sparse_ist_tf.ist.cluster import make_strategy, read_tf_config

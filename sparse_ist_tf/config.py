@@ -83,7 +83,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 64
     # How long each subnet trains: exactly one of the three is above 0.
     config.total_steps = 0
-    config.total_epochs = 20.0
+    config.total_epochs = 40.0
     config.total_examples = 0
     # How often the merged head is tested and the run's state kept: one of each pair is above 0.
     config.eval_every_rounds = 5
@@ -258,7 +258,7 @@ def total_steps(config: ConfigDict, num_examples: int) -> int:
     Example:
         >>> from sparse_ist_tf.config import get_config, total_steps
         >>> total_steps(get_config(), 1437)
-        450
+        899
     """
     if config.total_steps:
         return int(config.total_steps)

@@ -49,7 +49,7 @@ def bytes_rows(results: Mapping) -> list[tuple[str, str, str]]:
         >>> from sparse_ist_tf.reports.report import bytes_rows
         >>> bytes_rows({"bytes": {"weights": 1000}, "training_bytes": 1000, "algorithm": "ist",
         ...             "synchronous_bytes": {}})[0]
-        ('ist: weights', '1.00 kB', '1,000')
+        ('ist: weights', '1 kB', '1,000')
     """
     rows = [(f"{results['algorithm']}: {k}", v) for k, v in results["bytes"].items()]
     rows.append((f"{results['algorithm']}: training in all", results["training_bytes"]))
@@ -69,9 +69,8 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
     Example:
         >>> from sparse_ist_tf.reports.report import format_table
-        >>> print(format_table([("a", "1"), ("bb", "22")]))
-          a    1
-          bb  22
+        >>> format_table([("a", "1"), ("bb", "22")]).splitlines()
+        ['  a    1', '  bb  22']
     """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
