@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sparse_ist_tf.encoder.vit import ACTIVATIONS, Block, LayerNorm, ViT, sincos_positions
+from sparse_ist_tf.inputs.masks import visible_from_positions
 
 SMALL = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "num_heads": 2}
 VARIANTS = [
@@ -122,6 +123,34 @@ def test_tokens_come_in_the_order_cls_extra_patches():
     np.testing.assert_allclose(tokens[:, :3], backwards[:, :3], atol=1e-5)
     np.testing.assert_allclose(tokens[:, 3:], backwards[:, :2:-1], atol=1e-5)
     np.testing.assert_array_equal(tokens[:, 0], encode(model, patches, places))
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 0.75])
+def test_masks_mean_what_they_mean_in_mae(ratio):
+    """MAE's random_masking, transcribed: ids, token order, CLS in front, and the mask's polarity.
+
+    Source: github.com/facebookresearch/mae, models_mae.py, random_masking and forward_encoder.
+    """
+    model = make()
+    patches, _ = some_inputs()
+    noise = np.random.default_rng(0).random((3, 16))
+    len_keep = int(16 * (1 - ratio))
+    ids_shuffle = np.argsort(noise, axis=1)
+    ids_restore = np.argsort(ids_shuffle, axis=1)
+    ids_keep = ids_shuffle[:, :len_keep]
+    mask = np.ones((3, 16))  # 0 is keep, 1 is remove
+    mask[:, :len_keep] = 0
+    mask = np.take_along_axis(mask, ids_restore, axis=1)
+    np.testing.assert_array_equal(np.asarray(visible_from_positions(ids_keep, 16)), mask == 0)
+
+    # All patches get their positions, then those of ids_keep stay, then CLS goes in front.
+    x = np.asarray(model.embed(patches)) + np.asarray(model.position_table)
+    x = np.take_along_axis(x, ids_keep[..., None], axis=1)
+    x = np.concatenate([np.tile(np.asarray(model.cls_token), (3, 1, 1)), x], axis=1)
+    for block in model.blocks:
+        x = block(x)
+    tokens = model.tokens(chosen(patches, ids_keep.astype(np.int32)))
+    np.testing.assert_allclose(tokens, model.norm(x), rtol=0, atol=1e-5)
 
 
 def test_pools():
