@@ -245,6 +245,10 @@ class FinishedRun:
         """Features of the test images by the Keras encoder."""
         return self.images.features("test")
 
+    @functools.cached_property
+    def _encode(self):
+        return make_encode(self.encoder)
+
     def calibration(self, count: int) -> list[dict[str, np.ndarray]]:
         """Training images, with their features, for ranges of integers.
 
@@ -255,12 +259,11 @@ class FinishedRun:
             As Images.examples yields them, with a "feature" float32[feature_dim].
         """
         examples = self.images.drawn(count)
-        encode = make_encode(self.encoder)
         for start in range(0, len(examples), 32):
             part = examples[start : start + 32]
             images = np.stack([example["image"] for example in part])
             places = np.stack([example["positions"] for example in part])
-            for example, feature in zip(part, encode(images, places).numpy(), strict=True):
+            for example, feature in zip(part, self._encode(images, places).numpy(), strict=True):
                 example["feature"] = feature
         return examples
 

@@ -1,5 +1,6 @@
 """Running .tflite files where they will run: LiteRT here, TFLite Micro in micro.py."""
 
+import ctypes
 import dataclasses
 import os
 import time
@@ -137,6 +138,8 @@ class LiteRT:
         self.inputs, self.output = ports(content, name)
         kind = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
         try:
+            if delegate:
+                ctypes.CDLL(delegate)  # load_delegate prints a trace where it isn't there
             delegates = [load_delegate(delegate)] if delegate else None
         except (ValueError, OSError) as error:
             raise RequestError(f"delegate={delegate!r}: can't be loaded: {error}") from None

@@ -244,11 +244,16 @@ def add_rows(path: str | Path) -> None:
     except (OSError, ValueError, TypeError) as error:
         raise RequestError(f"target_table={str(path)!r}: can't be read: {error}") from None
     for name, row in rows:
+        if not isinstance(row, dict):
+            raise RequestError(f'{path}: {name}: must be a row such as {{"like": "micro"}}')
         like = find_target(row.get("like", ""))
         changes = {key: value for key, value in row.items() if key != "like"}
         for key, value in changes.items():
             if key not in allowed:
                 raise RequestError(f"{path}: {name}.{key}: must be one of {', '.join(allowed)}")
+            kind = type(getattr(like, key)) if key not in ("numbers", "operators") else list
+            if type(value) is not kind:
+                raise RequestError(f"{path}: {name}.{key}={value!r}: must be a {kind.__name__}")
             if key == "numbers" and not (value and set(value) <= set(NUMBERS)):
                 raise RequestError(f"{path}: {name}.numbers={value}: must be of {NUMBERS}")
         if "numbers" in changes:

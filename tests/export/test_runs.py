@@ -1,0 +1,59 @@
+"""A finished run as export sees it."""
+
+import shutil
+
+import numpy as np
+import pytest
+from sparse_ist_tf.export.runs import FinishedRun, stratified
+
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.inputs.masks import select_patches
+from sparse_ist_tf.ist.head import accuracy, logits
+from sparse_ist_tf.reports.run_directory import RunDirectory
+
+
+def test_calibration_rows_are_stratified_and_the_same_each_time():
+    labels = np.repeat([0, 1, 2, 3], [500, 300, 40, 2])
+    rows = stratified(labels, 62)
+    assert np.bincount(labels[rows]).tolist() == [20, 20, 20, 2]
+    assert np.array_equal(rows, stratified(labels, 62))
+    assert not np.array_equal(rows, stratified(labels, 62, seed=1))
+    assert stratified(labels, 10_000).tolist() == list(range(842))
+
+
+def test_a_run_gives_what_its_training_measured(finished, run_path):
+    results = RunDirectory(run_path).results()["accuracy"]
+    labels = finished.images.splits["test"].labels
+    assert accuracy(finished.test_logits(finished.head()), labels) == results["merged"]
+    for subnet, expected in enumerate(results["subnets"]):
+        found = logits(finished.head(subnet), finished.test_features)
+        assert accuracy(found, labels) == expected
+
+
+def test_calibration_samples_are_real_images_with_their_features(finished):
+    samples = finished.calibration(20)
+    assert sorted(sample["label"] for sample in samples) == sorted(2 * list(range(10)))
+    train = finished.images.features("train")
+    for sample in samples:
+        distance = np.abs(train - sample["feature"]).max(axis=1)
+        assert distance.min() < 1e-4
+        places = sample["positions"]
+        patches = select_patches(sample["image"][None], places[None], finished.encoder.patch_size)
+        assert np.array_equal(patches[0], sample["patches"])
+
+
+def test_names_say_what_a_file_holds(finished):
+    assert finished.prefix == "digits_vit_micro_m50"
+    assert len(finished.digest) == 64
+    assert finished.num_visible == 32
+    assert len(finished.shared_positions()) == 32
+
+
+def test_no_run_and_an_unfinished_run_are_refused(run_path, tmp_path):
+    with pytest.raises(RequestError, match="is no run directory"):
+        FinishedRun(tmp_path)
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(run_path, unfinished, ignore=shutil.ignore_patterns("tensorboard", "export"))
+    (unfinished / "results.json").unlink()
+    with pytest.raises(RequestError, match="the run is not finished"):
+        FinishedRun(unfinished)
