@@ -308,7 +308,7 @@ def _check_masks(masks, num_patches: int) -> None:
         num_visible(num_patches, masks.ratio)
         masks.positions(np.arange(1), num_patches)
     except ValueError as error:
-        raise RequestError(f"masks.ratio={masks.ratio}: {error}") from None
+        raise RequestError(f"masks.ratio: {error}") from None
 
 
 def _pack_counts(ledgers) -> np.ndarray:

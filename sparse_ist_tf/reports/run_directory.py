@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ FREE_KEYS = (
     "dataset.data_dir",
     "features.cache_dir",
 )
+_FIRST_FILES = {".lock", "config.json"}
 
 
 class RunDirectory:
@@ -63,6 +65,8 @@ class RunDirectory:
     def opened(self, config: Mapping, patience_s: float = 15.0) -> Iterator[None]:
         """Holds the directory, so that no other process works in it, and writes config.json.
 
+        A directory that was made for a request that turns out bad goes again.
+
         Args:
             config: as check.
             patience_s: how long to wait for a process that is just ending, in seconds.
@@ -72,6 +76,7 @@ class RunDirectory:
             RunError: if it can't be written.
         """
         with writing(self.path):
+            is_new = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open(self.path / ".lock", "a")  # noqa: SIM115
         with lock:
@@ -84,7 +89,12 @@ class RunDirectory:
             remove_leftovers(self.path)
             text = json.dumps(config, indent=2, sort_keys=True) + "\n"
             self._write("config.json", text)
-            yield
+            try:
+                yield
+            except RequestError:
+                if is_new and {path.name for path in self.path.iterdir()} == _FIRST_FILES:
+                    shutil.rmtree(self.path, ignore_errors=True)
+                raise
 
     def _write(self, name: str, data: bytes | str) -> None:
         with writing(self.path / name):

@@ -114,6 +114,18 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
     assert progress["round"] == 1
 
 
+def test_a_bad_request_leaves_no_new_directory(tmp_path):
+    def fail(path):
+        with RunDirectory(path).opened(CONFIG):
+            raise RequestError("no such data")
+
+    (tmp_path / "old").mkdir()
+    for name in ("new", "old"):
+        with pytest.raises(RequestError, match="no such data"):
+            fail(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
 def test_a_directory_below_a_file_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     directory = RunDirectory(tmp_path / "file" / "run")
