@@ -4,12 +4,11 @@ import io
 from collections.abc import Mapping, Sequence
 
 
-def training_figure(metrics: Sequence[Mapping], results: Mapping) -> bytes:
+def training_figure(metrics: Sequence[Mapping]) -> bytes:
     """Loss, accuracy and bytes over the steps of a run.
 
     Args:
-        metrics: the records of metrics.jsonl.
-        results: as results.json has it; its centralised accuracy becomes a line.
+        metrics: the records of metrics.jsonl, at least one.
 
     Returns:
         A PNG.
@@ -18,31 +17,34 @@ def training_figure(metrics: Sequence[Mapping], results: Mapping) -> bytes:
         >>> from sparse_ist_tf.reports.figures import training_figure
         >>> record = {"step": 1, "loss": 2.0, "train_accuracy": 0.1, "test_accuracy": 0.2,
         ...           "training_bytes": 10}
-        >>> training_figure([record], {})[1:4]
+        >>> training_figure([record])[1:4]
         b'PNG'
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    steps = [record["step"] for record in metrics]
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    loss, accuracy, sent = figure.subplots(1, 3)
-    loss.plot(steps, [record["loss"] for record in metrics], "k-", label="training loss")
-    loss.set(title="Loss", xlabel="steps of a subnet", ylabel="cross-entropy (nats)")
-    for key, style, label in (
-        ("train_accuracy", "k--", "training, subnets"),
-        ("test_accuracy", "k-", "test, merged head"),
-    ):
-        accuracy.plot(steps, [100 * record[key] for record in metrics], style, label=label)
-    if results.get("centralized_accuracy") is not None:
-        value = 100 * results["centralized_accuracy"]
-        accuracy.axhline(value, color="0.5", linestyle=":", label="test, centralised head")
-    accuracy.set(title="Accuracy", xlabel="steps of a subnet", ylabel="accuracy (%)")
+    def column(key, scale):
+        return [scale * record[key] for record in metrics]
+
+    steps, sends = column("step", 1), any(column("training_bytes", 1))
+    figure = Figure(figsize=(11 if sends else 7.5, 3.4), layout="constrained")
+    panels = figure.subplots(1, 2 + sends)
+    loss, accuracy = panels[:2]
+    loss.plot(steps, column("loss", 1), "k-")
+    loss.set(title="Training loss", ylabel="cross-entropy (nats)")
+    accuracy.plot(steps, column("train_accuracy", 100), "k--", label="training, subnets")
+    accuracy.plot(steps, column("test_accuracy", 100), "k-", label="test, merged head")
+    if metrics[0].get("centralized_accuracy") is not None:
+        line = column("centralized_accuracy", 100)
+        accuracy.plot(steps, line, color="0.5", linestyle=":", label="test, centralised head")
+    accuracy.set(title="Accuracy", ylabel="accuracy (%)")
     accuracy.legend(loc="lower right", frameon=False)
-    megabytes = [record["training_bytes"] / 1e6 for record in metrics]
-    sent.plot(steps, megabytes, "k-")
-    sent.set(title="Sent by a worker", xlabel="steps of a subnet", ylabel="MB (weights, moments)")
-    for axes in (loss, accuracy, sent):
+    if sends:
+        panels[2].plot(steps, column("training_bytes", 1e-6), "k-")
+        panels[2].set(title="Sent by a worker", ylabel="MB (weights, moments, gradients)")
+        panels[2].set_ylim(bottom=0)
+    for axes in panels:
+        axes.set_xlabel("steps of a subnet")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()

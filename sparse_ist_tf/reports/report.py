@@ -126,7 +126,7 @@ def write_report(folder: Path, config: Mapping, results: Mapping, metrics: Seque
     """
     from sparse_ist_tf.reports.figures import training_figure
 
-    write_atomically(folder / "training.png", training_figure(metrics, results))
+    write_atomically(folder / "training.png", training_figure(metrics))
     lines = [
         f"# {config['dataset']['name']}, {config['masks']['kind']} masks at "
         f"{config['masks']['ratio']}, {results['algorithm']}",

@@ -72,11 +72,14 @@ def test_the_report_holds_tables_and_figures(tmp_path):
     assert (tmp_path / "training.png").exists()
 
 
-def test_the_figure_is_a_picture_without_a_baseline_too():
-    for results in (RESULTS, {}):
-        image = np.asarray(Image.open(io.BytesIO(training_figure(METRICS, results))).convert("L"))
-        assert image.shape[1] > 3 * image.shape[0] * 0.9
+def test_the_figure_has_a_panel_for_bytes_only_where_some_were_sent():
+    widths = []
+    for change in ({}, {"centralized_accuracy": 0.5}, {"training_bytes": 0}):
+        records = [{**record, **change} for record in METRICS]
+        image = np.asarray(Image.open(io.BytesIO(training_figure(records))).convert("L"))
         assert (image < 128).mean() > 0.005
+        widths.append(image.shape[1])
+    assert widths[0] == widths[1] > widths[2]
 
 
 def test_tensorboard_reads_each_step_once(tmp_path):
