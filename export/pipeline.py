@@ -309,7 +309,12 @@ class Exporter:
             "target": self.target.name,
             "numbers": numbers,
             "mask": mask,
-            "encoder": {"name": run.encoder.name, "digest": run.encoder.digest},
+            "encoder": {
+                "name": run.encoder.name,
+                "digest": run.encoder.digest,
+                "image_size": run.encoder.image_size,
+                "patch_size": run.encoder.patch_size,
+            },
             "normalisation": {"mean": list(run.encoder.mean), "std": list(run.encoder.std)},
             "config": run.config.to_dict(),
             "digest": run.digest,

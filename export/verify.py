@@ -189,7 +189,12 @@ def verify(
     result.operators = dict(Counter(op.name for op in flatbuffer.operators(content, name)))
     result.problems += check(content, target, numbers, kind)
     bar = tqdm(
-        examples(), total=len(labels), desc=name, unit=" images", disable=not progress, leave=False
+        examples(),
+        total=len(labels),
+        desc=name,
+        unit=" images",
+        disable=None if progress else True,  # None: where there is no terminal
+        leave=False,
     )
     outputs = np.array([runtime.run(example) for example in bar])
     found = to_logits(outputs)

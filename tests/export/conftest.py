@@ -1,17 +1,21 @@
 """What the tests of export share: a finished run on a few digits, and its files."""
 
+import dataclasses
+import functools
+
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
-from sparse_ist_tf.export.convert import convert
+from sparse_ist_tf.export.convert import Interface, convert
+from sparse_ist_tf.export.folding import fold
 from sparse_ist_tf.export.graphs import Network, layers_of
 from sparse_ist_tf.export.runs import FinishedRun
 
 from sparse_ist_tf.config import get_config, validate
 from sparse_ist_tf.encoder.vit import ViT
-from sparse_ist_tf.inputs.masks import shared_positions
+from sparse_ist_tf.inputs.masks import select_patches, shared_positions
 from sparse_ist_tf.ist.cluster import Cluster
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
 from sparse_ist_tf.ist.training import train_and_evaluate
@@ -103,9 +107,26 @@ def finished(run_path):
 @pytest.fixture(scope="session")
 def small_classifier(head_layers):
     """(vit, network, places): an image classifier of half the patches of a small ViT."""
-    from sparse_ist_tf.export.folding import fold
-
     vit = make_vit(width=8)
     places = shared_positions(0, vit.num_patches, 0.5)
     network = Network("classifier", head_layers, fold(vit, MEAN, STD), tuple(map(int, places)))
     return vit, network, places
+
+
+@pytest.fixture(scope="session")
+def classifier_file(small_classifier):
+    """Converts small_classifier, once for each (numbers, form, whole_integer, kind)."""
+    vit, network, places = small_classifier
+    images = make_images(24)
+
+    def samples():
+        for image in images:
+            patches = select_patches(image[None], places[None], vit.patch_size)
+            yield {"image": image[None], "patches": patches, "positions": places[None]}
+
+    @functools.cache
+    def file(numbers, form="matmul", whole_integer=False, kind="classifier"):
+        interface = Interface(form, whole_integer)
+        return convert(dataclasses.replace(network, kind=kind), numbers, interface, samples)
+
+    return file

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 from sparse_ist_tf.export import edge_tpu
-from sparse_ist_tf.export.convert import Interface, convert
+from sparse_ist_tf.export.convert import convert
 from sparse_ist_tf.export.flatbuffer import Op
 from sparse_ist_tf.export.graphs import Network
 from sparse_ist_tf.export.targets import TARGETS, problem, unmapped
@@ -72,14 +72,9 @@ def test_a_float_tensor_is_no_edge_tpus():
 
 
 @pytest.fixture(scope="module")
-def files(small_classifier):
+def files(classifier_file):
     """The whole-integer classifier by form."""
-    images = np.random.default_rng(0).integers(0, 256, (4, 1, 16, 16, 3)).astype(np.uint8)
-    samples = lambda: ({"image": image} for image in images)  # noqa: E731
-    return {
-        form: convert(small_classifier[1], "int8", Interface(form, whole_integer=True), samples)
-        for form in ("matmul", "conv")
-    }
+    return {form: classifier_file("int8", form, whole_integer=True) for form in ("matmul", "conv")}
 
 
 def test_the_conv_form_maps_whole(files):

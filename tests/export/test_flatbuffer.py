@@ -44,10 +44,9 @@ def test_buffers_that_nothing_uses_are_dropped(head_file):
     assert len(flatbuffer.pack(model)) < len(head_file) + 1000
 
 
-def test_float16_files_pick_patches_before_they_unpack_weights(small_classifier):
+def test_float16_files_pick_patches_before_they_unpack_weights(classifier_file):
     """Or a delegate without GATHER would run in two pieces."""
-    _, network, _ = small_classifier
-    names = [op.name for op in flatbuffer.operators(convert(network, "float16"))]
+    names = [op.name for op in flatbuffer.operators(classifier_file("float16"))]
     assert "DEQUANTIZE" in names
     assert names.index("GATHER") < names.index("DEQUANTIZE")
 

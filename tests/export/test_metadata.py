@@ -6,7 +6,6 @@ import zipfile
 import numpy as np
 import pytest
 from sparse_ist_tf.export import flatbuffer, metadata
-from sparse_ist_tf.export.convert import convert
 from sparse_ist_tf.export.runtimes import LiteRT
 
 from sparse_ist_tf.errors import RequestError
@@ -19,18 +18,18 @@ ABOUT = metadata.Metadata(
 
 
 @pytest.fixture(scope="module")
-def classifier(small_classifier):
+def classifier(classifier_file):
     """A float image classifier's file with metadata."""
-    return metadata.attach(convert(small_classifier[1], "float32"), ABOUT)
+    return metadata.attach(classifier_file("float32"), ABOUT)
 
 
 def test_labels_and_run_come_back(classifier):
     assert metadata.read(classifier) == (ABOUT.labels, ABOUT.run)
 
 
-def test_metadata_changes_no_logit(small_classifier, classifier):
+def test_metadata_changes_no_logit(classifier_file, classifier):
     image = make_images(1)[0]
-    expected = LiteRT(convert(small_classifier[1], "float32")).run({"image": image})
+    expected = LiteRT(classifier_file("float32")).run({"image": image})
     assert np.array_equal(LiteRT(classifier).run({"image": image}), expected)
     assert np.array_equal(LiteRT(metadata.strip(classifier)).run({"image": image}), expected)
 

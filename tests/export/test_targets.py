@@ -54,15 +54,14 @@ def test_a_target_that_does_not_exist():
         find_target("fridge")
 
 
-def test_phone_files_meet_their_conditions(small_classifier):
-    _, network, _ = small_classifier
+def test_phone_files_meet_their_conditions(classifier_file):
     for numbers in ("float32", "float16"):
-        assert check(convert(network, numbers), TARGETS["phone"], numbers, "classifier") == []
+        content = classifier_file(numbers)
+        assert check(content, TARGETS["phone"], numbers, "classifier") == []
 
 
-def test_conditions_that_are_missed_are_named(small_classifier, head_layers, head_samples):
-    _, network, _ = small_classifier
-    content = convert(network, "float32")
+def test_conditions_that_are_missed_are_named(classifier_file, head_layers, head_samples):
+    content = classifier_file("float32")
     few = dataclasses.replace(
         TARGETS["phone"], operators={"FULLY_CONNECTED": None}, max_rank=2, gpu=False, xnnpack=False
     )

@@ -1,0 +1,171 @@
+"""Labels for pictures, as a user asks for them."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sparse_ist_tf.export import metadata
+from sparse_ist_tf.export.convert import convert
+from sparse_ist_tf.export.graphs import Network, layers_of
+from sparse_ist_tf.export.runtimes import LiteRT
+
+from sparse_ist_tf.classify import Classifier, classify, find_pictures, main
+from sparse_ist_tf.encoder.vit import ViT
+from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.inputs.masks import positions, select_patches
+from sparse_ist_tf.ist.head import HeadSpec, init_parameters
+
+LABELS = ("owl", "crane, grey", "größer")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """kind: an exported file of a random network on 16 px, half of 16 patches visible."""
+    from sparse_ist_tf.export.folding import fold
+
+    folder = tmp_path_factory.mktemp("files")
+    vit = fold(ViT(16, 4, width=8, depth=1, num_heads=2), (0.5,) * 3, (0.5,) * 3)
+    layers = layers_of(init_parameters(HeadSpec(8, (6,), 3), seed=0))
+    mask = {"kind": "fixed", "seed": 7, "ratio": 0.5, "pattern": "uniform", "visible": 8}
+    out = {}
+    for kind in ("classifier", "classifier_patches", "head"):
+        about = {
+            "artefact": {"name": kind, "kind": kind, "subnet": None},
+            "encoder": {"image_size": 16, "patch_size": 4},
+            "mask": mask,
+        }
+        network = Network(kind, layers, vit, tuple(range(8)))
+        content = convert(network, "float32")
+        out[kind] = folder / f"{kind}.tflite"
+        out[kind].write_bytes(
+            metadata.attach(content, metadata.Metadata(kind, "Random.", LABELS, about))
+        )
+    return out
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder with three pictures of different sizes, one of them in a folder of its own."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, size in (("b.png", 16), ("a.bmp", 40), ("more/c.jpg", 64)):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (size, size + 8, 3)).astype(np.uint8)).save(path)
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".hidden.png").write_text("no picture either")
+    return folder
+
+
+def test_answers_are_those_of_the_file(files):
+    image = np.random.default_rng(1).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    found = Classifier(files["classifier"]).probabilities(image)
+    logits = LiteRT(files["classifier"].read_bytes()).run({"image": image})
+    np.testing.assert_allclose(found, np.exp(logits) / np.exp(logits).sum(), rtol=1e-5)
+
+
+def test_a_file_for_patches_draws_the_masks_of_its_run(files):
+    image = np.random.default_rng(1).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    classifier = Classifier(files["classifier_patches"])
+    runtime = LiteRT(files["classifier_patches"].read_bytes())
+    for index in (0, 5):
+        places = positions("fixed", 7, [index], 16, 0.5)
+        example = {"patches": select_patches(image[None], places, 4)[0], "positions": places[0]}
+        logits = runtime.run(example)
+        found = classifier.probabilities(image, index)
+        np.testing.assert_allclose(found, np.exp(logits) / np.exp(logits).sum(), rtol=1e-5)
+
+
+def test_an_image_of_another_size_or_type_is_refused(files):
+    classifier = Classifier(files["classifier"])
+    for image in (np.zeros((8, 16, 3), "uint8"), np.zeros((16, 16, 3), "float32")):
+        with pytest.raises(RequestError, match=r"must be uint8\[16, 16, 3\]"):
+            classifier.probabilities(image)
+
+
+def test_a_folder_stands_for_its_pictures(pictures):
+    names = [Path(path).relative_to(pictures).as_posix() for path in find_pictures([str(pictures)])]
+    assert names == ["a.bmp", "b.png", "more/c.jpg"]
+    one = str(pictures / "b.png")
+    assert find_pictures([one, str(pictures / "more")]) == [one, str(pictures / "more/c.jpg")]
+
+
+def test_pictures_are_labelled_in_order(files, pictures):
+    paths = find_pictures([str(pictures)])
+    answers = list(classify(Classifier(files["classifier"]), paths, top=5))
+    assert [path for path, _ in answers] == paths
+    for _, labels in answers:
+        assert {label for label, _ in labels} == set(LABELS)
+        values = [probability for _, probability in labels]
+        assert values == sorted(values, reverse=True)
+        assert sum(values) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_formats(files, pictures, tmp_path, capsys):
+    command = [str(files["classifier"]), str(pictures), "--top=2"]
+    assert main(command) == 0
+    text = capsys.readouterr().out.splitlines()
+    assert len(text) == 3
+    assert all(" %), " in line for line in text)
+    table = tmp_path / "answers.csv"
+    assert main([*command, "--format=csv", f"--output={table}"]) == 0
+    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    assert [row["rank"] for row in rows] == ["1", "2"] * 3
+    assert {row["label"] for row in rows} <= set(LABELS)
+    assert "answers.csv: 3 pictures" in capsys.readouterr().out
+    assert main([*command, "--format=jsonl"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for record, row in zip(records, rows[::2], strict=True):
+        assert record["image"] == row["image"]
+        assert record["answers"][0]["label"] == row["label"]
+        assert record["answers"][0]["probability"] == float(row["probability"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.tflite", "{b}"], "missing.tflite: No such file or directory"),
+        (["{b}", "{b}"], "is not a .tflite file"),
+        (["{head}", "{b}"], "head.tflite: is a head; only classifiers take pictures"),
+        (["{classifier}", "nowhere.png"], "nowhere.png: No such file or directory"),
+        (["{classifier}", "{empty}"], "has no pictures"),
+        (["{classifier}", "{b}", "--top=0"], "top=0: must be at least 1"),
+        (["{classifier}", "{b}", "--threads=0"], "threads=0: must be at least 1"),
+        (["{classifier}", "{b}", "--delegate=libno.so"], "delegate='libno.so': can't be loaded"),
+        (["{classifier}", "{b}", "--format=xml"], "invalid choice: 'xml'"),
+        (["{classifier}"], "required: IMAGE"),
+    ],
+)
+def test_bad_requests_are_one_line_and_status_2(
+    files, pictures, tmp_path, capsys, arguments, message
+):
+    names = {name: str(path) for name, path in files.items()}
+    names |= {"b": str(pictures / "b.png"), "empty": str(tmp_path)}
+    assert main([argument.format(**names) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_nothing_is_left(
+    files, pictures, tmp_path, capsys
+):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"\x89PNG no")
+    with pytest.raises(RunError, match=r"bad\.png: can't be read as an image"):
+        list(classify(Classifier(files["classifier"]), [str(bad)]))
+    output = tmp_path / "answers.csv"
+    pair = [str(pictures / "b.png"), str(bad)]
+    assert main([str(files["classifier"]), *pair, f"--output={output}"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
+
+
+def test_a_truncated_file_is_one_line(files, pictures, tmp_path, capsys):
+    cut = tmp_path / "cut.tflite"
+    cut.write_bytes(files["classifier"].read_bytes()[:2000])
+    assert main([str(cut), str(pictures)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
