@@ -1,0 +1,100 @@
+"""The fast way gives the feature that the model gives, whatever the model, and does less."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sparse_ist_tf.encoder.fast import features, flops
+from sparse_ist_tf.encoder.presets import create_encoder
+from sparse_ist_tf.encoder.vit import ViT
+from sparse_ist_tf.encoder.weights import load_encoder
+
+SMALL = {"image_size": 16, "patch_size": 4, "width": 32, "depth": 3, "num_heads": 4}
+VARIANTS = [
+    {},
+    {"activation": "gelu", "positions": "learned", "depth": 1},
+    {"activation": "gelu_tanh", "pool": "mean"},
+    {"activation": "swiglu", "extra_tokens": 4, "mlp_ratio": 2.5},
+    {"class_token": False, "pool": "mean_norm"},
+    {"pre_norm": True, "epsilon": 1e-5, "extra_tokens": 1, "pool": "mean"},
+]
+
+
+def case(num_patches, pixels, visible, batch=3):
+    rng = np.random.default_rng(0)
+    patches = rng.standard_normal((batch, visible, pixels)).astype(np.float32)
+    places = np.stack([rng.permutation(num_patches)[:visible] for _ in range(batch)])
+    return {"patches": patches, "positions": places.astype(np.int32)}
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_the_feature_is_the_models(changes):
+    model = ViT(**SMALL | changes)
+    rng = np.random.default_rng(1)
+    for variable in model.trainable_variables:
+        variable.assign(np.asarray(variable) + 0.2 * rng.standard_normal(variable.shape))
+    for visible in (2, 5, 16):
+        inputs = case(16, 48, visible)
+        wanted = np.asarray(model(inputs))
+        np.testing.assert_allclose(features(model, inputs), wanted, rtol=0, atol=1e-5)
+        compiled = tf.function(lambda x, model=model: features(model, x))
+        np.testing.assert_allclose(compiled(inputs), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", ["packaged:vit_micro", "random:vit_tiny"])
+def test_real_sizes_too_and_any_batch_in_one_graph(weights):
+    model = load_encoder(weights).model
+    pixels = 3 * model.patch_size**2
+    spec = {
+        "patches": tf.TensorSpec((None, None, pixels), tf.float32),
+        "positions": tf.TensorSpec((None, None), tf.int32),
+    }
+    compiled = tf.function(lambda x: features(model, x), input_signature=[spec])
+    for batch, visible in ((2, 64), (5, 16)):
+        inputs = case(model.num_patches, pixels, visible, batch)
+        np.testing.assert_allclose(compiled(inputs), model(inputs), rtol=0, atol=1e-5)
+
+
+def test_bfloat16_is_no_further_from_the_truth_than_the_model():
+    exact = load_encoder("packaged:vit_micro").model
+    low = load_encoder("packaged:vit_micro", dtype="bfloat16").model
+    inputs = case(64, 192, 32, batch=16)
+    wanted = np.asarray(exact(inputs))
+
+    def distance(feature):
+        assert keras.backend.standardize_dtype(feature.dtype) == "bfloat16"
+        return np.linalg.norm(np.asarray(tf.cast(feature, tf.float32)) - wanted)
+
+    slow = tf.function(lambda x: low(x))
+    fast = tf.function(lambda x: features(low, x))
+    assert distance(fast(inputs)) < 1.1 * distance(slow(inputs))
+
+
+def test_products_and_biases_stand_together_for_tensorflow_to_fuse():
+    model = ViT(**SMALL)
+    inputs = {k: tf.constant(v) for k, v in case(16, 48, 5).items()}
+    graph = tf.function(lambda x: features(model, x)).get_concrete_function(inputs).graph
+    products = [op for op in graph.get_operations() if op.type == "MatMul"]
+    followers = [{consumer.type for consumer in op.outputs[0].consumers()} for op in products]
+    assert len(products) == 1 + 4 * 2 + 5
+    assert all(types == {"BiasAdd"} for types in followers), followers
+
+
+def test_flops_are_those_of_the_products_in_the_graph():
+    for changes in ({}, {"pool": "mean"}, {"activation": "swiglu", "extra_tokens": 2}):
+        model = ViT(**SMALL | changes)
+        inputs = {k: tf.constant(v) for k, v in case(16, 48, 5, batch=1).items()}
+        graph = tf.function(lambda x, m=model: features(m, x)).get_concrete_function(inputs).graph
+        found = 0
+        for op in graph.get_operations():
+            if op.type in ("MatMul", "BatchMatMulV2"):
+                rows, inner = op.inputs[0].shape[-2:]
+                found += 2 * np.prod(op.outputs[0].shape) * inner
+                assert not (op.type == "MatMul" and op.get_attr("transpose_a")), rows
+        assert found == flops(model, 5)
+
+
+def test_cls_alone_saves_most_of_the_last_block():
+    cls, mean = (create_encoder("vit_base", pool=pool, depth=1) for pool in ("cls", "mean"))
+    assert flops(mean, 196) / flops(cls, 196) > 3
