@@ -6,9 +6,17 @@ writes what timm loads, and says how; --to=keras writes a .keras file. Its other
 of load_encoder.
 """
 
+import os
+
+from sparse_ist_tf.commands import quiet, say
+
+if __name__ == "__main__":  # first of all: TensorFlow logs while it is imported
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet():
+        import keras  # noqa: F401
+
 import argparse
 import json
-import os
 import tempfile
 from pathlib import Path
 
@@ -16,7 +24,6 @@ import numpy as np
 from absl import logging
 from safetensors.numpy import save
 
-from sparse_ist_tf.commands import say
 from sparse_ist_tf.encoder.bundle import (
     HALF,
     IMAGENET_MEAN,
@@ -255,8 +262,7 @@ def export_to_timm(encoder: Encoder, path: str | os.PathLike) -> str:
         >>> text[:20]
         "timm.create_model('v"
     """
-    if Path(path).suffix != ".safetensors":
-        raise RequestError(f"{path}: must end with .safetensors")
+    _check_suffix(path, ".safetensors")
     config = architecture(encoder.model)
     tensors, arguments = to_timm(config, stored_arrays(encoder.model))
     stated = ("num_heads", "activation", "epsilon", "pool", "positions")
@@ -293,8 +299,7 @@ def export_to_keras(encoder: Encoder, path: str | os.PathLike) -> str:
         >>> text[:25]
         'keras.models.load_model("'
     """
-    if Path(path).suffix != ".keras":
-        raise RequestError(f"{path}: must end with .keras")
+    _check_suffix(path, ".keras")
     try:
         with tempfile.TemporaryDirectory() as folder:
             temporary = Path(folder) / "encoder.keras"
@@ -314,8 +319,16 @@ def _write(path, content):
         raise RunError(f"{path} can't be written: {error.strerror or error}") from None
 
 
+def _check_suffix(path, suffix):
+    if Path(path).suffix != suffix:
+        raise RequestError(f"{path}: must end with {suffix}")
+
+
 def _preprocessing_of(encoder):
     return {name: getattr(encoder.preprocessing, name) for name in _PREPROCESSING}
+
+
+_EXPORTS = {"timm": (export_to_timm, ".safetensors"), "keras": (export_to_keras, ".keras")}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -351,9 +364,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = vars(parser.parse_args(argv))
         path, to = options.pop("path"), options.pop("to")
+        export, suffix = _EXPORTS[to]
+        _check_suffix(path, suffix)  # before a hub is asked
         encoder = load_encoder(**options)
         print(encoder.describe())
-        export = {"timm": export_to_timm, "keras": export_to_keras}[to]
         print(f"{path}: load it with\n  {export(encoder, path)}")
     except (RequestError, RunError, OSError) as error:
         return say(error)
