@@ -1,0 +1,1 @@
+"""Grids of trainings, and what they show together."""

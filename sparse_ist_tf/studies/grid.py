@@ -1,0 +1,113 @@
+"""From the axes of a study to the trainings that it needs, each of them once."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import re
+
+from ml_collections import ConfigDict
+
+from sparse_ist_tf.config import lookup, validate
+from sparse_ist_tf.errors import RequestError
+
+WORKERS = "num_workers"  # the one axis that is no key of train's configuration
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One training of a study.
+
+    Args:
+        values: what the grids say of it, by key; the same cell may be in several grids.
+        config: of the training, whole.
+        num_workers: P.
+
+    Example:
+        >>> from sparse_ist_tf.study_config import get_config
+        >>> from sparse_ist_tf.studies.grid import cells_of
+        >>> cells_of(get_config())["subnets"][0].values
+        {'ist.num_subnets': 1}
+    """
+
+    values: dict
+    config: ConfigDict
+    num_workers: int
+
+    @property
+    def name(self) -> str:
+        """A file name: readable, and other for every other configuration."""
+        whole = json.dumps([self.config.to_dict(), self.num_workers], sort_keys=True)
+        digest = hashlib.sha256(whole.encode()).hexdigest()[:10]
+        ist, masks = self.config.ist, self.config.masks
+        words = f"{ist.algorithm}_n{ist.num_subnets}_{masks.kind}_{masks.ratio}"
+        return re.sub(r"[^\w.-]", "_", f"{words}_seed{self.config.seed}_{digest}")
+
+    @property
+    def features(self) -> str:
+        """Cells of which this is equal share their features; empty where none can."""
+        masks = self.config.masks
+        if masks.kind == "random":
+            return ""
+        seed = self.config.seed if masks.ratio else 0
+        parts = (self.config.dataset, self.config.encoder, masks)
+        return json.dumps([*(part.to_dict() for part in parts), seed], sort_keys=True)
+
+
+def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
+    """The cells of every grid of a study.
+
+    Args:
+        study: as study_config.get_config makes it.
+
+    Returns:
+        Cells by the name of their grid, in the order of its axes, seeds innermost.
+
+    Raises:
+        RequestError: if a grid is empty, an axis is unknown, or a training isn't possible.
+
+    Example:
+        >>> from sparse_ist_tf.study_config import get_config
+        >>> from sparse_ist_tf.studies.grid import cells_of
+        >>> len(cells_of(get_config())["mask_ratio"])
+        18
+    """
+    if not study.grids:
+        raise RequestError("grids: must hold at least one grid")
+    out = {}
+    for name, axes in study.grids.items():
+        keys = [key for key, _ in axes]
+        if not axes or not all(len(values) for _, values in axes):
+            raise RequestError(f"grids.{name}={axes}: must have axes, and each axis values")
+        if len(set(keys)) < len(keys) or "seed" in keys:
+            raise RequestError(f"grids.{name}: must have each axis once, and seeds in seeds")
+        points = itertools.product(*(values for _, values in axes))
+        out[name] = [
+            _cell(name, study, dict(zip(keys, point, strict=True)), seed)
+            for point in points
+            for seed in study.seeds
+        ]
+    return out
+
+
+def _cell(grid: str, study: ConfigDict, values: dict, seed: int) -> Cell:
+    config, num_workers = ConfigDict(study.base.to_dict()), study.num_workers
+    for key, value in values.items():
+        if key == WORKERS:
+            num_workers = value
+            continue
+        above, _, last = key.rpartition(".")
+        try:
+            lookup(study.base, key)
+            node = lookup(config, above) if above else config
+        except (KeyError, TypeError, AttributeError):
+            raise RequestError(f"grids.{grid}: there is no key {key!r} to be an axis") from None
+        with node.ignore_type():
+            node[last] = value
+    config.seed = seed
+    try:
+        validate(config, num_workers)
+    except RequestError as error:
+        place = ", ".join(f"{key}={value}" for key, value in values.items())
+        raise RequestError(f"grids.{grid}, {place}: {error}") from None
+    return Cell(values, config, num_workers)

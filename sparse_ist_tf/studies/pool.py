@@ -1,0 +1,141 @@
+"""Runs the trainings of a study, some at a time, each as a train command of its own."""
+
+import contextlib
+import os
+import pprint
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from sparse_ist_tf.ist.launch import LIFELINE, threads_per_worker
+from sparse_ist_tf.reports.files import write_atomically
+from sparse_ist_tf.reports.run_directory import RunDirectory, writing
+from sparse_ist_tf.studies.grid import Cell
+
+_FILE = '''"""A training of a study.
+
+    {command}
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The settings."""
+    return ConfigDict(
+{values}
+    )
+'''
+
+
+def command_of(cell: Cell, folder: Path) -> list[str]:
+    """The arguments of the command that trains a cell.
+
+    Args:
+        cell: which.
+        folder: of the study.
+
+    Returns:
+        What follows `python -m`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from sparse_ist_tf.study_config import get_config
+        >>> from sparse_ist_tf.studies.grid import cells_of
+        >>> from sparse_ist_tf.studies.pool import command_of
+        >>> command_of(cells_of(get_config())["subnets"][0], Path("runs/study"))[0]
+        'sparse_ist_tf.train'
+    """
+    place = folder / "cells" / cell.name
+    return [
+        "sparse_ist_tf.train",
+        f"--config={place}.py",
+        f"--workdir={place}",
+        f"--num_workers={cell.num_workers}",
+    ]
+
+
+def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
+    """Trains the cells that aren't finished; one that fails doesn't stop the others.
+
+    Cells that share their features wait until the first of them has put them into the cache.
+
+    Args:
+        cells: of all grids; the same one may be there twice.
+        folder: of the study.
+        jobs: trainings at a time.
+
+    Raises:
+        RunError: if a file can't be written.
+
+    Example:
+        See sparse_ist_tf/study.py.
+    """
+    todo = list({cell.name: cell for cell in cells}.values())
+    bar = tqdm(total=len(todo), desc="trainings", unit="training")
+    finished = [cell for cell in todo if RunDirectory(folder / "cells" / cell.name).results()]
+    bar.update(len(finished))
+    done, failed = {cell.name for cell in finished}, 0
+    waiting = [cell for cell in todo if cell.name not in done]
+    encoded = {cell.features for cell in finished}
+    running: dict[str, tuple[Cell, subprocess.Popen]] = {}
+    with bar, contextlib.ExitStack() as stack:
+        stack.callback(_stop, running)
+        while waiting or running:
+            for name, (cell, process) in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    process.stdin.close()
+                    failed += process.returncode != 0
+                    encoded.add(cell.features)
+                    bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
+                    bar.update(1)
+            busy = {cell.features for cell, _ in running.values()} - encoded - {""}
+            while len(running) < jobs:
+                free = [cell for cell in waiting if cell.features not in busy]
+                if not free:
+                    break
+                waiting.remove(free[0])
+                running[free[0].name] = (free[0], _start(free[0], folder, jobs))
+                busy |= {free[0].features} - encoded - {""}
+            time.sleep(0.1)
+
+
+def _start(cell: Cell, folder: Path, jobs: int) -> subprocess.Popen:
+    command = command_of(cell, folder)
+    place = folder / "cells" / cell.name
+    values = pprint.pformat(cell.config.to_dict(), width=90)
+    values = "\n".join(f"        {line}" for line in values.splitlines())
+    with writing(place.with_name(f"{cell.name}.py")):
+        text = _FILE.format(command=f"python -m {' '.join(command)}", values=values)
+        write_atomically(place.with_name(f"{cell.name}.py"), text)
+    environment = dict(os.environ)
+    threads = str(threads_per_worker(jobs * cell.num_workers))
+    for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        environment.setdefault(name, threads)
+    environment[LIFELINE] = "1"  # ends with this process, however that ends
+    with open(place.with_name(f"{cell.name}.log"), "wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _stop(running) -> None:
+    for _, process in running.values():
+        process.terminate()
+    for _, process in running.values():
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdin.close()

@@ -1,0 +1,171 @@
+"""What the trainings of a study came to: a row each, and means over the seeds."""
+
+import csv
+import functools
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.reports.run_directory import RunDirectory
+from sparse_ist_tf.studies.grid import Cell
+
+MEASURES = ("accuracy", "best_accuracy", "ensemble_accuracy", "centralized_accuracy")
+_SUBNETS = {1: "table4_fixed_max_acc", 2: "fig7_2workers", 4: "fig7_4workers"}
+
+
+def row_of(cell: Cell, folder: Path) -> dict:
+    """A training and its results.
+
+    Args:
+        cell: which.
+        folder: of the study.
+
+    Returns:
+        "cell", "status" ("finished", "failed" or "missing"), "error", the cell's settings by key,
+        "seed", accuracies in [0, 1] by MEASURES, "steps" and "training_bytes" per worker; None
+        where there is none.
+
+    Example:
+        See sparse_ist_tf/study.py.
+    """
+    config = cell.config
+    row = {
+        "cell": cell.name,
+        "status": "missing",
+        "error": None,
+        "dataset": config.dataset.name,
+        "encoder": config.encoder.weights,
+        "num_workers": cell.num_workers,
+        **{f"masks.{key}": value for key, value in config.masks.items()},
+        **{f"ist.{key}": value for key, value in config.ist.items()},
+        **cell.values,
+        "seed": config.seed,
+        **dict.fromkeys((*MEASURES, "steps", "training_bytes")),
+    }
+    place = folder / "cells" / cell.name
+    try:
+        results = RunDirectory(place).results()
+    except RunError as error:
+        return row | {"status": "failed", "error": str(error)}
+    if results is None:
+        error = _last_error(place.with_name(f"{cell.name}.log"))
+        return row | {"status": "failed" if error else "missing", "error": error}
+    ensembles = results["accuracy"]["ensembles"]
+    return row | {
+        "status": "finished",
+        "accuracy": results["accuracy"]["merged"],
+        "best_accuracy": results["best_accuracy"],
+        "ensemble_accuracy": ensembles[-1] if ensembles else None,
+        "centralized_accuracy": results["centralized_accuracy"],
+        "steps": results["steps"],
+        "training_bytes": results["training_bytes"],
+    }
+
+
+def _last_error(log: Path) -> str | None:
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return None
+    lines = [line.strip() for line in lines if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["it ended without a word"])[-1].removeprefix("error: ")
+
+
+def points_of(rows: Sequence[Mapping], axes: Sequence[str]) -> list[dict]:
+    """Means over the seeds.
+
+    Args:
+        rows: from row_of.
+        axes: keys that tell the points of a grid apart.
+
+    Returns:
+        A dictionary per point, in the order of the rows: the axes' values, "seeds" (how many are
+        finished), and for each of MEASURES and "training_bytes" (mean, standard deviation), 0 for
+        a single seed; None where no seed has it.
+
+    Example:
+        >>> from sparse_ist_tf.studies.results import points_of
+        >>> rows = [{"n": 1, "status": "finished", "accuracy": a} for a in (0.5, 0.7)]
+        >>> points_of(rows, ["n"])[0]["accuracy"]
+        (0.6, 0.1414213562373095)
+    """
+    points: dict[str, list] = {}
+    for row in rows:
+        points.setdefault(json.dumps([row[axis] for axis in axes]), []).append(row)
+    out = []
+    for group in points.values():
+        done = [row for row in group if row["status"] == "finished"]
+        point = {axis: group[0][axis] for axis in axes} | {"seeds": len(done)}
+        for measure in (*MEASURES, "training_bytes"):
+            values = [row[measure] for row in done if row.get(measure) is not None]
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            point[measure] = (statistics.mean(values), spread) if values else None
+        out.append(point)
+    return out
+
+
+@functools.cache
+def paper_results() -> dict:
+    """The paper's own numbers, with their source; see the file beside this one."""
+    path = Path(__file__).parent / "paper_results.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def paper_accuracy(row: Mapping) -> float | None:
+    """What the paper reports for a row's data set, masks and number of subnets.
+
+    Source: paper table 4 and figures 4 and 7: the maximum over the epochs, one run, MAE ViT-B/16.
+
+    Args:
+        row: from row_of.
+
+    Returns:
+        In [0, 1]; None where the paper has no such run.
+
+    Example:
+        >>> from sparse_ist_tf.studies.results import paper_accuracy
+        >>> paper_accuracy({"dataset": "aid", "masks.kind": "fixed", "masks.ratio": 0.5,
+        ...                 "ist.num_subnets": 4, "ist.algorithm": "ist"})
+        0.8599
+    """
+    paper, dataset = paper_results(), row["dataset"].upper()
+    whole = row["ist.algorithm"] == "centralized"
+    subnets = 1 if whole else row["ist.num_subnets"]
+    if row["ist.algorithm"] not in ("ist", "centralized"):
+        return None
+    if row["masks.kind"] == "random" and subnets == 1:
+        curve = paper["fig4_random"]
+    elif row["masks.kind"] == "fixed" and subnets in _SUBNETS:
+        curve = paper[_SUBNETS[subnets]]
+    else:
+        return None
+    ratios = paper["mask_ratio_4w" if subnets == 4 else "mask_ratio"]
+    if dataset not in curve or row["masks.ratio"] not in ratios:
+        return None
+    return curve[dataset][ratios.index(row["masks.ratio"])]
+
+
+def as_csv(rows: Sequence[Mapping]) -> str:
+    """The rows as results.csv, for pandas.
+
+    Args:
+        rows: from row_of.
+
+    Returns:
+        Text with a line of names.
+
+    Example:
+        >>> from sparse_ist_tf.studies.results import as_csv
+        >>> as_csv([{"cell": "a", "accuracy": 0.5}]).split()
+        ['cell,accuracy', 'a,0.5']
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

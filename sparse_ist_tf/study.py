@@ -1,0 +1,91 @@
+"""Runs a grid of trainings and writes a report of them.
+
+    python -m sparse_ist_tf.study --config=configs/study_aid.py --workdir=runs/study_aid
+
+Stopped or killed, the same command goes on. A training that fails is reported and doesn't stop the
+others; the same command tries it again. Grids and seeds may grow, what all trainings share may not.
+"""
+
+import os
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from sparse_ist_tf import study_config
+from sparse_ist_tf.commands import run
+from sparse_ist_tf.reports.run_directory import RunDirectory
+from sparse_ist_tf.studies.grid import cells_of
+from sparse_ist_tf.studies.pages import write_pages
+from sparse_ist_tf.studies.pool import run_cells
+from sparse_ist_tf.studies.results import row_of
+
+FLAGS = flags.FLAGS
+
+
+def study(config: ConfigDict, folder: str | Path) -> list[dict]:
+    """Runs what is missing of a study, and writes its report.
+
+    Args:
+        config: as study_config.get_config makes it.
+        folder: where all of it goes.
+
+    Returns:
+        A row per training, as results.jsonl has them.
+
+    Raises:
+        RequestError: if the configuration isn't possible, or the folder holds another study.
+        RunError: if a file can't be written.
+
+    Example:
+        >>> from sparse_ist_tf.study import study
+        >>> from sparse_ist_tf.study_config import get_config
+        >>> rows = study(get_config(), "runs/study")  # doctest: +SKIP
+    """
+    study_config.validate(config)
+    folder, grids = Path(folder).resolve(), cells_of(config)
+    base = config.base.to_dict()
+    directory = RunDirectory(folder)
+    with directory.opened({"base": base, "num_workers": config.num_workers}):
+        cells = [cell for some in grids.values() for cell in some]
+        jobs = config.jobs or max(1, (os.cpu_count() or 1) // config.num_workers)
+        try:
+            run_cells(cells, folder, jobs)
+        finally:
+            rows = {
+                name: ([key for key, _ in config.grids[name]], [row_of(c, folder) for c in some])
+                for name, some in grids.items()
+            }
+            write_pages(folder, f"Study of {base['dataset']['name']}", base, rows)
+    return list({row["cell"]: row for _, some in rows.values() for row in some}.values())
+
+
+def main(_) -> int:
+    """Runs the study and says how it went.
+
+    Returns:
+        0, or 1 if a training failed.
+    """
+    folder = Path(FLAGS.workdir)
+    rows = study(FLAGS.config, folder)
+    bad = [row for row in rows if row["status"] != "finished"]
+    for row in bad:
+        print(f"{row['cell']}: {row['error']}")
+    print(f"{len(rows) - len(bad)} of {len(rows)} trainings are finished.")
+    print(f"Report: {folder / 'report.html'} (report.md, results.csv, results.jsonl)")
+    return 1 if bad else 0
+
+
+def define_flags() -> None:
+    """Defines the command's flags."""
+    config_flags.DEFINE_config_file(
+        "config",
+        str(Path(study_config.__file__)),
+        "Configuration file; a study of the digits where not given.",
+        lock_config=True,
+    )
+    flags.DEFINE_string("workdir", "runs/study", "Folder of the study.")
+
+
+if __name__ == "__main__":
+    run(main, define_flags)

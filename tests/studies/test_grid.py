@@ -1,0 +1,82 @@
+"""Grids: every training once, and bad axes named."""
+
+import importlib
+
+import pytest
+
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.studies.grid import cells_of
+from sparse_ist_tf.study_config import get_config, validate
+
+
+def _study(**grids):
+    config = get_config()
+    config.grids = grids
+    config.seeds = (0, 1)
+    return config
+
+
+def test_the_same_training_in_two_grids_is_one():
+    config = _study(
+        a=(("masks.ratio", (0.0, 0.5)), ("ist.num_subnets", (2, 4))),
+        b=(("ist.num_subnets", (4, 8)),),  # at the default ratio, 0.5
+    )
+    cells = cells_of(config)
+    assert [len(some) for some in cells.values()] == [8, 4]
+    names = {name: {cell.name for cell in some} for name, some in cells.items()}
+    assert len(names["a"] | names["b"]) == 10
+    assert len(names["a"] & names["b"]) == 2
+    first = cells["a"][0]
+    assert first.values == {"masks.ratio": 0.0, "ist.num_subnets": 2}
+    assert (first.config.masks.ratio, first.config.ist.num_subnets, first.config.seed) == (0, 2, 0)
+    assert config.base.ist.num_subnets == 4, "the base stays what it was"
+
+
+def test_cells_that_can_share_features_say_so():
+    config = _study(a=(("masks.ratio", (0.0, 0.5)), ("ist.num_subnets", (2, 4))))
+    cells = cells_of(config)["a"]
+    # Nothing hidden: one set for all seeds. Half hidden: one for each seed.
+    assert len({cell.features for cell in cells}) == 3
+    random = cells_of(_study(a=(("masks.kind", ("random",)),)))["a"]
+    assert {cell.features for cell in random} == {""}
+
+
+def test_workers_are_an_axis():
+    cells = cells_of(_study(a=(("num_workers", (1, 2)),)))["a"]
+    assert [cell.num_workers for cell in cells] == [1, 1, 2, 2]
+    assert len({cell.name for cell in cells}) == 4
+
+
+@pytest.mark.parametrize(
+    ("grids", "words"),
+    [
+        ({}, "at least one grid"),
+        ({"a": ()}, "grids.a=()"),
+        ({"a": (("masks.ratio", ()),)}, "each axis values"),
+        ({"a": (("masks.ratoi", (0.5,)),)}, "no key 'masks.ratoi'"),
+        ({"a": (("ratio", (0.5,)),)}, "no key 'ratio'"),
+        ({"a": (("seed", (1,)),)}, "seeds in seeds"),
+        ({"a": (("masks.ratio", (0.5, 1.0)),)}, "grids.a, masks.ratio=1.0: masks.ratio=1.0"),
+        ({"a": (("num_workers", (8,)),)}, "num_workers=8"),
+    ],
+)
+def test_a_bad_grid_is_named(grids, words):
+    config = _study(**grids)
+    with pytest.raises(RequestError) as caught:
+        validate(config)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("seeds", [(), (-1,), (0.5,), ("a",)])
+def test_bad_seeds_are_named(seeds):
+    config = get_config()
+    config.seeds = seeds
+    with pytest.raises(RequestError, match="seeds="):
+        validate(config)
+
+
+def test_the_studies_in_configs_are_valid():
+    config = importlib.import_module("configs.study_aid").get_config()
+    validate(config)
+    cells = {cell.name for some in cells_of(config).values() for cell in some}
+    assert len(cells) == 171, "as its docstring says"
