@@ -17,7 +17,7 @@ if __name__ == "__main__":  # first of all: TensorFlow logs while it is imported
 
 import argparse
 import json
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -35,15 +35,19 @@ from sparse_ist_tf.encoder.bundle import (
     resized,
     stored_arrays,
 )
-from sparse_ist_tf.encoder.checkpoints import EXPORTED, FORMAT, Checkpoint, read_checkpoint
-from sparse_ist_tf.encoder.conversion import from_timm, to_timm
-from sparse_ist_tf.encoder.keras_files import PREPROCESSING_MEMBER, add_member
+from sparse_ist_tf.encoder.checkpoints import FORMAT, Checkpoint, read_checkpoint
+from sparse_ist_tf.encoder.conversion import from_timm
+from sparse_ist_tf.encoder.exports import (
+    check_suffix,
+    export_to_keras,
+    export_to_timm,
+    write_file,
+)
 from sparse_ist_tf.encoder.naming import is_flax, named_tensors
 from sparse_ist_tf.encoder.positions import big_vision_positions
 from sparse_ist_tf.encoder.presets import PRESETS, create_encoder
 from sparse_ist_tf.encoder.vit import ACTIVATIONS, POOLS, ViT
 from sparse_ist_tf.errors import RequestError, RunError
-from sparse_ist_tf.reports.files import write_atomically
 
 DTYPES = ("float32", "bfloat16")
 PACKAGED = Path(__file__).parent / "packaged"
@@ -132,6 +136,30 @@ def load_encoder(
     except (RequestError, TypeError, ValueError) as error:
         text = "".join(c if c.isprintable() else " " for c in str(error))  # names may be damaged
         raise RequestError(f"encoder.weights={weights!r}: {text[:_MOST_TEXT]}") from None
+
+
+def load_configured(config: Mapping) -> Encoder:
+    """Loads the encoder of a configuration.
+
+    Args:
+        config: `config.encoder`: its weights, and those of load_encoder's other arguments that it
+            has; 0, "" and () leave a setting to the checkpoint.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        RequestError: as load_encoder.
+        RunError: as load_encoder.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.weights import load_configured
+        >>> load_configured({"weights": "random:vit_pico", "image_size": 96}).num_patches
+        144
+    """
+    names = ("dtype", "image_size", "num_heads", "activation", "epsilon", "pool", "mean", "std")
+    given = {name: config[name] for name in names if config.get(name)}
+    return load_encoder(config["weights"], **given)
 
 
 def _check(name, value, allowed):
@@ -237,95 +265,7 @@ def save_encoder(
     metadata = dict(extra_metadata or {})
     metadata |= {"format": FORMAT, "config": json.dumps(architecture(model))}
     metadata |= {"mean": json.dumps(list(mean)), "std": json.dumps(list(std))}
-    _write(path, save(arrays, metadata=metadata))
-
-
-def export_to_timm(encoder: Encoder, path: str | os.PathLike) -> str:
-    """Writes safetensors with timm's names, which timm, and load_encoder again, can load.
-
-    Args:
-        encoder: from load_encoder.
-        path: where to, ending with .safetensors.
-
-    Returns:
-        The Python expression that makes the model in timm.
-
-    Raises:
-        RequestError: if path has another ending.
-        RunError: if the file can't be written.
-
-    Example:
-        >>> import tempfile
-        >>> from sparse_ist_tf.encoder.weights import export_to_timm, load_encoder
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     text = export_to_timm(load_encoder("random:vit_pico"), f"{folder}/t.safetensors")
-        >>> text[:20]
-        "timm.create_model('v"
-    """
-    _check_suffix(path, ".safetensors")
-    config = architecture(encoder.model)
-    tensors, arguments = to_timm(config, stored_arrays(encoder.model))
-    stated = ("num_heads", "activation", "epsilon", "pool", "positions")
-    settings = {name: config[name] for name in stated} | _preprocessing_of(encoder)
-    metadata = {"format": "pt", EXPORTED: json.dumps(settings)}
-    _write(path, save(tensors, metadata=metadata))
-    text = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    if config["activation"] == "swiglu":
-        text += ", mlp_layer=timm.layers.SwiGLUPacked"
-    if config["epsilon"] != 1e-6:
-        text += f", norm_layer=functools.partial(torch.nn.LayerNorm, eps={config['epsilon']})"
-    return f"timm.create_model('vit_base_patch16_224', checkpoint_path={str(path)!r}, {text})"
-
-
-def export_to_keras(encoder: Encoder, path: str | os.PathLike) -> str:
-    """Writes a .keras file, which Keras (with this library imported) and load_encoder can load.
-
-    Args:
-        encoder: from load_encoder.
-        path: where to, ending with .keras.
-
-    Returns:
-        The Python expression that makes the model in Keras.
-
-    Raises:
-        RequestError: if path has another ending.
-        RunError: if the file can't be written.
-
-    Example:
-        >>> import tempfile
-        >>> from sparse_ist_tf.encoder.weights import export_to_keras, load_encoder
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     text = export_to_keras(load_encoder("random:vit_pico"), f"{folder}/e.keras")
-        >>> text[:25]
-        'keras.models.load_model("'
-    """
-    _check_suffix(path, ".keras")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            temporary = Path(folder) / "encoder.keras"
-            encoder.model.save(temporary)
-            content = temporary.read_bytes()
-    except OSError as error:
-        raise RunError(f"{path} can't be written: {error.strerror or error}") from None
-    settings = json.dumps(_preprocessing_of(encoder))
-    _write(path, add_member(content, PREPROCESSING_MEMBER, settings))
-    return f'keras.models.load_model("{path}")'
-
-
-def _write(path, content):
-    try:
-        write_atomically(Path(path), content)
-    except OSError as error:
-        raise RunError(f"{path} can't be written: {error.strerror or error}") from None
-
-
-def _check_suffix(path, suffix):
-    if Path(path).suffix != suffix:
-        raise RequestError(f"{path}: must end with {suffix}")
-
-
-def _preprocessing_of(encoder):
-    return {name: getattr(encoder.preprocessing, name) for name in _PREPROCESSING}
+    write_file(path, save(arrays, metadata=metadata))
 
 
 _EXPORTS = {"timm": (export_to_timm, ".safetensors"), "keras": (export_to_keras, ".keras")}
@@ -365,7 +305,7 @@ def main(argv: list[str] | None = None) -> int:
         options = vars(parser.parse_args(argv))
         path, to = options.pop("path"), options.pop("to")
         export, suffix = _EXPORTS[to]
-        _check_suffix(path, suffix)  # before a hub is asked
+        check_suffix(path, suffix)  # before a hub is asked
         encoder = load_encoder(**options)
         print(encoder.describe())
         print(f"{path}: load it with\n  {export(encoder, path)}")

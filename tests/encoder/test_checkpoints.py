@@ -16,8 +16,9 @@ from safetensors.numpy import save_file
 
 from sparse_ist_tf.encoder.bundle import architecture, stored_arrays
 from sparse_ist_tf.encoder.conversion import to_timm
+from sparse_ist_tf.encoder.exports import export_to_keras
 from sparse_ist_tf.encoder.presets import create_encoder
-from sparse_ist_tf.encoder.weights import export_to_keras, load_encoder, save_encoder
+from sparse_ist_tf.encoder.weights import load_encoder, save_encoder
 from sparse_ist_tf.errors import RequestError
 
 MODEL = create_encoder("vit_pico", depth=1)

@@ -9,10 +9,11 @@ from safetensors.numpy import load_file, save_file
 
 from sparse_ist_tf.encoder.bundle import architecture, stored_arrays
 from sparse_ist_tf.encoder.conversion import from_timm, listed, nearest_preset, to_timm
+from sparse_ist_tf.encoder.exports import export_to_timm
 from sparse_ist_tf.encoder.naming import named_tensors
 from sparse_ist_tf.encoder.presets import PRESETS
 from sparse_ist_tf.encoder.vit import ViT
-from sparse_ist_tf.encoder.weights import export_to_timm, load_encoder, save_encoder
+from sparse_ist_tf.encoder.weights import load_encoder, save_encoder
 from sparse_ist_tf.errors import RequestError
 
 SMALL = {"image_size": 16, "patch_size": 4, "width": 64, "depth": 2, "num_heads": 4}

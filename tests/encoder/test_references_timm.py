@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from sparse_ist_tf.encoder.exports import export_to_timm
 from sparse_ist_tf.encoder.positions import resample_positions
 from sparse_ist_tf.encoder.vit import ViT
-from sparse_ist_tf.encoder.weights import export_to_timm, load_encoder, save_encoder
+from sparse_ist_tf.encoder.weights import load_encoder, save_encoder
 
 # Sizes that make a model small where its kind, not its size, is looked at.
 TINY = {"embed_dim": 64, "depth": 3, "num_heads": 4}

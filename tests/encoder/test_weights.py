@@ -11,6 +11,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
 
 from sparse_ist_tf.encoder.bundle import (
@@ -21,13 +22,13 @@ from sparse_ist_tf.encoder.bundle import (
     stored_arrays,
     weight_shapes,
 )
+from sparse_ist_tf.encoder.exports import export_to_keras, export_to_timm
 from sparse_ist_tf.encoder.positions import resample_positions
 from sparse_ist_tf.encoder.presets import PRESETS, create_encoder
 from sparse_ist_tf.encoder.vit import ViT, sincos_positions
 from sparse_ist_tf.encoder.weights import (
     PACKAGED,
-    export_to_keras,
-    export_to_timm,
+    load_configured,
     load_encoder,
     main,
     save_encoder,
@@ -210,6 +211,19 @@ def test_settings_that_are_given_win(tmp_path):
     assert (found["num_heads"], found["activation"]) == (6, "gelu")
     assert (found["epsilon"], found["pool"]) == (1e-5, "mean")
     assert (encoder.mean, encoder.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+def test_an_encoder_of_a_configuration(tmp_path):
+    nothing = {"image_size": 0, "num_heads": 0, "activation": "", "epsilon": 0.0, "pool": ""}
+    config = ConfigDict({"weights": "random:vit_pico", "dtype": "float32", "batch_size": 64})
+    config.update(nothing | {"mean": (), "std": ()})
+    plain = load_encoder("random:vit_pico")
+    assert load_configured(config).digest == plain.digest
+    assert load_configured({"weights": "random:vit_pico"}).digest == plain.digest
+    config.update({"image_size": 96, "pool": "mean", "mean": (0.1, 0.2, 0.3), "epsilon": 1e-5})
+    other = load_configured(config)
+    assert (other.image_size, other.model.pool, other.model.epsilon) == (96, "mean", 1e-5)
+    assert other.mean == (0.1, 0.2, 0.3)
 
 
 def test_settings_of_the_configuration_beside_are_read_and_printed(tmp_path):
