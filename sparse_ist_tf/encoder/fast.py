@@ -62,7 +62,7 @@ def flops(model: ViT, num_visible: int) -> float:
         >>> from sparse_ist_tf.encoder.fast import flops
         >>> from sparse_ist_tf.encoder.presets import create_encoder
         >>> flops(create_encoder("vit_pico"), 1)
-        1437696.0
+        1369344.0
     """
     width, tokens = model.width, num_visible + model.num_prefix_tokens
     hidden = round(width * model.mlp_ratio)
