@@ -193,8 +193,9 @@ class Plan:
     Args:
         serve: serve[variable][worker], places in this worker's home shard that the worker needs.
         hold: hold[variable][home], places in this worker's blocks whose entries live there.
-        fill: fill[variable], the inverse of hold's concatenation.
-        chunk: rows of the fullest pair.
+        fill: fill[variable], where in the buffer that dispatch receives each entry of the blocks
+            is.
+        chunk: rows of the fullest pair, for which the buffer has room from every worker.
 
     Example:
         >>> from sparse_ist_tf.ist.exchange import Plan
@@ -235,8 +236,13 @@ def make_plan(
         6
     """
     workers = range(len(hosted))
-    serve, hold, fill = [], [], []
     pairs = np.zeros((len(hosted), len(hosted)), np.int64)
+    for skew in skews:
+        for w in workers:
+            pairs[w] += sum(skew.counts(partition, n) for n in hosted[w])
+    chunk = int(pairs.max())
+    serve, hold, fill = [], [], []
+    ends = np.arange(len(hosted), dtype=np.int32) * np.int32(chunk)  # of what each home sends
     for skew in skews:
         serve.append(
             [
@@ -255,12 +261,13 @@ def make_plan(
             for home in workers
         ]
         hold.append(held)
-        inverse = np.empty(starts[-1], np.int32)
-        inverse[np.concatenate(held)] = np.arange(starts[-1], dtype=np.int32)
-        fill.append(inverse)
-        for w in workers:
-            pairs[w] += sum(skew.counts(partition, n) for n in hosted[w])
-    return Plan(serve, hold, fill, int(pairs.max()))
+        places = np.empty(starts[-1], np.int32)
+        for home in workers:
+            count = np.int32(len(held[home]))
+            places[held[home]] = np.arange(ends[home], ends[home] + count, dtype=np.int32)
+            ends[home] += count
+        fill.append(places)
+    return Plan(serve, hold, fill, chunk)
 
 
 class Exchange:
@@ -312,9 +319,9 @@ class Exchange:
             for row in zip(*plan.serve, strict=True)
         ]
         got = self.link.all_to_all(self._pack(rows, plan.chunk), key)
-        for k, variable in enumerate(self.variables):
-            pieces = self._unpack(got, plan.hold, k)
-            variable.blocks.assign(tf.gather(tf.concat(pieces, axis=0), plan.fill[k]))
+        got = tf.reshape(got, (-1, self.num_columns))
+        for variable, places in zip(self.variables, plan.fill, strict=True):
+            variable.blocks.assign(tf.gather(got, places))
 
     def collect(self, plan, shared: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         """Writes the blocks back to the home shards; called inside strategy.run.
@@ -337,27 +344,24 @@ class Exchange:
         rows = [[copies, *row] for row in rows]
         extra = self.most_hosted * self.shared_size
         got = self.link.all_to_all(self._pack(rows, plan.chunk + extra), key)
-        for k, variable in enumerate(self.variables):
-            pieces = self._unpack(got[:, extra:], plan.serve, k)
-            places = tf.concat(list(plan.serve[k]), axis=0)
-            variable.home.scatter_update(tf.IndexedSlices(tf.concat(pieces, axis=0), places))
+        starts = [extra] * len(self.hosted)
+        for variable, row in zip(self.variables, plan.serve, strict=True):
+            for worker, places in enumerate(row):
+                stop = starts[worker] + tf.size(places)
+                piece = got[worker, starts[worker] : stop]
+                variable.home.scatter_update(tf.IndexedSlices(piece, places))
+                starts[worker] = stop
         shape = (-1, self.most_hosted, self.shared_size, self.num_columns)
         copies = tf.reshape(got[:, :extra], shape)
         return tf.concat([copies[w, : len(s)] for w, s in enumerate(self.hosted)], axis=0)
 
     def _pack(self, rows, chunk) -> tf.Tensor:
-        """[P, chunk, columns] from a list of pieces per worker."""
-        flat = [tf.concat(pieces, axis=0) for pieces in rows]
-        return tf.stack([tf.pad(row, [[0, chunk - tf.shape(row)[0]], [0, 0]]) for row in flat])
-
-    def _unpack(self, buffer, places, k: int) -> list[tf.Tensor]:
-        """The pieces of variable k, one per worker."""
-        pieces = []
-        for worker in range(len(self.hosted)):
-            sizes = [tf.shape(places[j][worker])[0] for j in range(k + 1)]
-            start = tf.add_n(sizes) - sizes[-1]
-            pieces.append(buffer[worker, start : start + sizes[-1]])
-        return pieces
+        """[P, chunk, columns] from a list of pieces per worker, copied once."""
+        padded = []
+        for pieces in rows:
+            room = chunk - tf.add_n([tf.shape(piece)[0] for piece in pieces])
+            padded += [*pieces, tf.zeros((room, self.num_columns))]
+        return tf.reshape(tf.concat(padded, axis=0), (len(rows), chunk, self.num_columns))
 
     def count(self, chunk: int) -> None:
         """Counts the bytes of one round, dispatch and collect, in the ledger.

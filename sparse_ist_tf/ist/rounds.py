@@ -305,11 +305,12 @@ class IstTrainer(Trainer):
         weights, slots = [], []
         for i, shape in enumerate(self.shapes[subnet]):
             if i < len(self.variables):
-                sizes = self.variables[i].block_sizes
-                block = self.variables[i].blocks[sum(sizes[:k]) : sum(sizes[: k + 1])]
+                sizes, block = self.variables[i].block_sizes, self.variables[i].blocks
+                first, behind = sum(sizes[:k]), sum(sizes[: k + 1])
             else:
-                block = tf.identity(self.shared)
-            columns = [tf.reshape(block[:, c], shape) for c in range(self.num_columns)]
+                block, first, behind = self.shared, 0, self.spec.num_classes
+            block = tf.convert_to_tensor(block)
+            columns = [tf.reshape(block[first:behind, c], shape) for c in range(self.num_columns)]
             weights.append(columns[0])
             slots.append(columns[1:] or [tf.zeros(shape)] * self.num_slots)
         return weights, slots
