@@ -89,9 +89,9 @@ def points_of(rows: Sequence[Mapping], axes: Sequence[str]) -> list[dict]:
 
     Example:
         >>> from sparse_ist_tf.studies.results import points_of
-        >>> rows = [{"n": 1, "status": "finished", "accuracy": a} for a in (0.5, 0.7)]
-        >>> points_of(rows, ["n"])[0]["accuracy"]
-        (0.6, 0.1414213562373095)
+        >>> rows = [{"n": 1, "status": "finished", "accuracy": a} for a in (0.25, 0.75)]
+        >>> points_of(rows, ["n"])[0]["accuracy"][0]
+        0.5
     """
     points: dict[str, list] = {}
     for row in rows:
@@ -110,7 +110,16 @@ def points_of(rows: Sequence[Mapping], axes: Sequence[str]) -> list[dict]:
 
 @functools.cache
 def paper_results() -> dict:
-    """The paper's own numbers, with their source; see the file beside this one."""
+    """The paper's own numbers, as paper_results.json beside this file has them.
+
+    Returns:
+        "source", "mask_ratio" and "mask_ratio_4w", and curves by name and data set, in [0, 1].
+
+    Example:
+        >>> from sparse_ist_tf.studies.results import paper_results
+        >>> paper_results()["table4_fixed_max_acc"]["AID"][0]
+        0.923
+    """
     path = Path(__file__).parent / "paper_results.json"
     return json.loads(path.read_text(encoding="utf-8"))
 
