@@ -83,7 +83,9 @@ def define_flags() -> None:
     flags.DEFINE_list("subnets", [], "Which subnets, such as 0,1; all where not given.")
     flags.DEFINE_integer("calibration", 256, "Training images that set the ranges of integers.")
     flags.DEFINE_float("bound", -1.0, "Points of accuracy that a file may lose; by kind below 0.")
-    flags.DEFINE_bool("qat", False, "Fine-tune heads under simulated int8.")
+    flags.DEFINE_bool(
+        "qat", False, "Fine-tune heads under simulated int8, in classifiers on int8 features."
+    )
     flags.DEFINE_string("prune", "", "2:4, or a share of zeros such as 0.8, for heads.")
     flags.DEFINE_integer("cluster", 0, "Distinct values of each kernel of heads; 0 for any.")
     flags.DEFINE_integer("epochs", 3, "Of each fine-tuning.")

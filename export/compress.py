@@ -29,7 +29,7 @@ class Compression:
     """What to do to a head before it is converted.
 
     Args:
-        qat: fine-tune under simulated int8.
+        qat: fine-tune under simulated int8; pipeline.py gives it int8 features for classifiers.
         prune: "" (no), "2:4" (of four neighbours at most two are not zero) or the share of zeros,
             such as "0.8".
         cluster: distinct values of each kernel; 0 for no clustering.

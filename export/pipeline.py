@@ -1,6 +1,7 @@
 """From a finished run to proven files: what to make, make it, prove it, and only then keep it."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from sparse_ist_tf.export.card import model_card
 from sparse_ist_tf.export.convert import NUMBERS, convert
 from sparse_ist_tf.export.graphs import Network, layers_of
 from sparse_ist_tf.export.runs import FinishedRun
+from sparse_ist_tf.export.runtimes import LiteRT
 from sparse_ist_tf.export.targets import Target
 from sparse_ist_tf.export.verify import Result, table, verify
 
@@ -172,7 +174,7 @@ class Exporter:
         compress.require(options.compression)
         self.results: list[Result] = []
         self.extra: dict = {}
-        self._parameters: dict[int | None, dict] = {}
+        self._parameters: dict[tuple[int | None, bool], dict] = {}
         self._logits: dict[int | None, np.ndarray] = {}
         self._examples = None
 
@@ -209,27 +211,47 @@ class Exporter:
         self.report(f"Kept in {self.output}: {len(self.results) - len(failed)} files")
         return not failed
 
-    def parameters(self, subnet: int | None) -> dict:
-        """A head's parameters, compressed as asked for."""
-        if subnet not in self._parameters:
-            parameters = self.run.head(subnet)
-            if self.options.compression.any:
-                train = self.run.images.splits["train"]
-                features = self.run.images.features("train")
-                parameters = compress.compress(
-                    parameters, features, train.labels, self.options.compression
-                )
-            self._parameters[subnet] = parameters
-        return self._parameters[subnet]
+    def parameters(self, subnet: int | None, behind_int8: bool = False) -> dict:
+        """A head's parameters, compressed as asked for.
 
-    def network(self, job: Job) -> Network:
+        Args:
+            subnet: which; None for the merged head.
+            behind_int8: it stands behind the int8 encoder, and qat trains it on what that gives.
+
+        Returns:
+            Parameters by name.
+        """
+        compression = self.options.compression
+        behind_int8 = behind_int8 and compression.qat
+        if (subnet, behind_int8) not in self._parameters:
+            parameters = self.run.head(subnet)
+            if compression.any:
+                images = self.run.images
+                features = self._int8_features if behind_int8 else images.features("train")
+                labels = images.splits["train"].labels
+                parameters = compress.compress(parameters, features, labels, compression)
+            self._parameters[subnet, behind_int8] = parameters
+        return self._parameters[subnet, behind_int8]
+
+    @functools.cached_property
+    def _int8_features(self) -> np.ndarray:
+        """Features of the training images by the encoder in int8, as inside a classifier."""
+        vit, count = self.run.folded, self.run.num_visible
+        encoder = Network("encoder", (), vit, tuple(range(count)))
+        content = convert(encoder, "int8", self.target.interface, self.calibration)
+        runtime = LiteRT(content)
+        return np.array([runtime.run(example) for example in self.run.images.examples("train")])
+
+    def network(self, job: Job, numbers: str = "int8") -> Network:
         """What a job computes."""
-        layers = () if job.kind == "encoder" else layers_of(self.parameters(job.subnet))
         if job.kind == "head":
-            return Network("head", layers)
+            return Network("head", layers_of(self.parameters(job.subnet)))
+        positions, layers = tuple(range(self.run.num_visible)), ()
         if job.kind == "classifier":
-            return Network(job.kind, layers, self.run.folded, self.run.shared_positions())
-        return Network(job.kind, layers, self.run.folded, tuple(range(self.run.num_visible)))
+            positions = self.run.shared_positions()
+        if job.kind != "encoder":
+            layers = layers_of(self.parameters(job.subnet, behind_int8=numbers == "int8"))
+        return Network(job.kind, layers, self.run.folded, positions)
 
     def calibration(self):
         """Makes an iterator of real training examples, batch 1."""
@@ -249,7 +271,8 @@ class Exporter:
         bound = self.options.bound
         if bound < 0:
             bound = BOUNDS[numbers][job.kind != "head"]
-        content = convert(self.network(job), numbers, self.target.interface, self.calibration)
+        network = self.network(job, numbers)
+        content = convert(network, numbers, self.target.interface, self.calibration)
         name = f"{self.run.prefix}_{job.name}_{numbers}.tflite"
         about = self._metadata(job, numbers, name, {})
         # Against the run's own head: what compression costs counts.
@@ -282,6 +305,8 @@ class Exporter:
             return
         self.results.append(result)
         if not result.good:
+            if lost_accuracy and numbers == "int8" and not self.options.compression.qat:
+                result.notes.append("--qat may win it back")
             return
         measured = {"accuracy": result.accuracy, "float_accuracy": result.float_accuracy}
         about = self._metadata(job, numbers, name, measured)

@@ -79,6 +79,7 @@ def write_run(root, **changes):
     config = get_config()
     config.dataset.name = f"folder:{root / 'digits'}"
     config.features.cache_dir = str(root / "cache")
+    config.encoder.weights = "packaged:vit_pico"
     config.masks.kind = "shared"
     config.head.hidden = (64, 48)
     config.ist.num_subnets = 2

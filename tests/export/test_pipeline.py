@@ -39,7 +39,7 @@ def exported(finished, tmp_path_factory):
 
 def test_every_file_is_there_and_named_by_what_it_holds(exported):
     folder, _ = exported
-    stem = "digits_vit_micro_m50"
+    stem = "digits_vit_pico_m50"
     assert {path.name for path in folder.iterdir()} == {
         f"{stem}_subnet0of2_int8.tflite",
         f"{stem}_subnet1of2_int8.tflite",
@@ -77,7 +77,7 @@ def test_the_record_is_what_the_files_do(exported, finished):
 
 def test_files_say_what_they_are(exported, finished):
     folder, _ = exported
-    path = folder / "digits_vit_micro_m50_classifier_subnet1of2_int8.tflite"
+    path = folder / "digits_vit_pico_m50_classifier_subnet1of2_int8.tflite"
     labels, about = metadata.read(path.read_bytes())
     assert labels == finished.labels
     assert (folder / "labels.txt").read_text().splitlines() == list(labels)
@@ -108,12 +108,12 @@ def test_a_config_that_does_not_fit_a_file_is_refused(exported, finished):
     from ml_collections import ConfigDict
 
     folder, _ = exported
-    path = folder / "digits_vit_micro_m50_classifier_head_int8.tflite"
+    path = folder / "digits_vit_pico_m50_classifier_head_int8.tflite"
     for key, value, message in (
         ("masks.ratio", 0.25, "holds another mask"),
         ("masks.kind", "fixed", "holds another mask"),
         ("dataset.name", "digits", "has other labels"),
-        ("encoder.weights", "random:vit_micro", "another encoder"),
+        ("encoder.weights", "random:vit_pico", "another encoder"),
     ):
         config = ConfigDict(finished.config.to_dict())
         group, name = key.split(".")
@@ -128,7 +128,7 @@ def test_a_second_export_adds_to_the_first(exported, finished):
     assert good
     record = json.loads((folder / "verification.json").read_text())
     names = [file["name"] for file in record["files"]]
-    assert names[-1] == "digits_vit_micro_m50_head_float32.tflite"
+    assert names[-1] == "digits_vit_pico_m50_head_float32.tflite"
     assert len(names) == 8
     card = (folder / "model_card.md").read_text()
     assert all(name in card and (folder / name).exists() for name in names)
@@ -138,7 +138,7 @@ def test_a_second_export_adds_to_the_first(exported, finished):
 def test_a_file_that_misses_its_bound_is_not_left_and_the_old_one_goes(exported, finished):
     """Pretending that the model in float were right on every image and a hundredth better."""
     folder, _ = exported
-    name = "digits_vit_micro_m50_subnet0of2_int8.tflite"
+    name = "digits_vit_pico_m50_subnet0of2_int8.tflite"
     assert (folder / name).exists()
     strict = dataclasses.replace(PHONE, flash=1000)
     good, printed = _export(finished, folder, strict, artefacts=("subnet",), subnets=(0,))
@@ -159,7 +159,7 @@ def test_int8_that_loses_too_much_becomes_int16x8_and_says_so(finished, tmp_path
     assert good
     assert "int16x8 instead" in printed
     assert "in place of int8" in printed
-    assert (tmp_path / "a" / "digits_vit_micro_m50_head_int16x8.tflite").exists()
+    assert (tmp_path / "a" / "digits_vit_pico_m50_head_int16x8.tflite").exists()
     assert not list((tmp_path / "a").glob("*_int8.tflite"))
 
 
@@ -224,3 +224,29 @@ def test_missing_packages_are_named_before_any_work(finished, tmp_path, monkeypa
     options = dataclasses.replace(LOOSE, compression=Compression(qat=True))
     with pytest.raises(RequestError, match="tensorflow-model-optimization"):
         Exporter(finished, PHONE, options, tmp_path / "out")
+
+
+def test_qat_trains_a_classifiers_head_on_what_the_int8_encoder_gives(
+    finished, tmp_path, monkeypatch
+):
+    seen = {}
+
+    def compress(parameters, features, labels, compression):
+        seen[len(seen)] = features
+        assert len(features) == len(labels) == 160
+        return parameters
+
+    monkeypatch.setattr(pipeline.compress, "require", lambda compression: None)
+    monkeypatch.setattr(pipeline.compress, "compress", compress)
+    options = dataclasses.replace(LOOSE, compression=Compression(qat=True))
+    exporter = Exporter(finished, PHONE, options, tmp_path / "out")
+    jobs = {job.name: job for job in exporter.jobs}
+    for _ in range(2):  # each is trained once
+        exporter.network(jobs["head"], "int8")
+        exporter.network(jobs["classifier_head"], "float32")
+        exporter.network(jobs["classifier_head"], "int8")
+    floats = finished.images.features("train")
+    assert len(seen) == 2
+    assert np.array_equal(seen[0], floats)
+    error = np.abs(seen[1] - floats).mean() / floats.std()
+    assert 0 < error < 0.1

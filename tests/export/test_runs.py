@@ -43,7 +43,7 @@ def test_calibration_samples_are_real_images_with_their_features(finished):
 
 
 def test_names_say_what_a_file_holds(finished):
-    assert finished.prefix == "digits_vit_micro_m50"
+    assert finished.prefix == "digits_vit_pico_m50"
     assert len(finished.digest) == 64
     assert finished.num_visible == 32
     assert len(finished.shared_positions()) == 32
