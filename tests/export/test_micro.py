@@ -75,7 +75,7 @@ class TestInterpreter:
 def exported(interpreter, finished, tmp_path_factory):
     """(folder, printed, good) of a run for a microcontroller whose memory is too small."""
     folder = tmp_path_factory.mktemp("micro") / "out"
-    target = dataclasses.replace(TARGETS["micro"], sram=90_000, flash=3 << 20)
+    target = dataclasses.replace(TARGETS["micro"], sram=80_000, flash=3 << 20)
     options = Options(bound=20.0, calibration=32, subnets=(1,), micro_images=6, progress=False)
     lines = []
     good = Exporter(finished, target, options, folder, report=lines.append).export()
@@ -86,8 +86,8 @@ def test_a_budget_that_is_missed_is_told_and_what_would_fit(exported):
     folder, printed, good = exported
     assert not good
     assert "bytes of sram, " in printed
-    assert "more than --sram=90000" in printed
-    assert "would fit: mask ratio 0.75 (16 visible patches, arena 8" in printed
+    assert "more than --sram=80000" in printed
+    assert "would fit: mask ratio 0.75 (16 visible patches, arena 7" in printed
     assert not list(folder.glob("*classifier*.tflite"))
 
 
