@@ -10,7 +10,7 @@ from sparse_ist_tf.encoder.vit import ViT
 # Millions of parameters without a classifier, table 1 of DeiT and of ViT. Sine-cosine
 # positions count, as do CLS and biases.
 PUBLISHED = {"vit_tiny": 5.5, "vit_small": 21.7, "vit_base": 85.8, "vit_large": 303.3}
-BIG = ("vit_base", "vit_large")
+BIG = ("vit_small", "vit_base", "vit_large")
 
 
 def closed_form(preset):

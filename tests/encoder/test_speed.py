@@ -36,8 +36,8 @@ def test_an_unknown_preset_is_told_before_anything_is_measured():
 
 def test_a_process_that_ends_early_is_a_run_error():
     with (
-        speed._Worker("ours", "float32", "vit_nano", 2) as worker,
-        pytest.raises(RunError, match=r"measuring ours ended early: .*vit_nano"),
+        speed._Worker("other", "float32", "vit_pico", 2) as worker,
+        pytest.raises(RunError, match=r"measuring other ended early: .*other"),
     ):
         worker.ask("peak", repeats=1)
 
