@@ -193,14 +193,12 @@ class Op:
         inputs: (shape, dtype, constant value or None) of each input.
         outputs: (shape, dtype) of each output.
         options: the operator's builtin options, None where it has none.
-        scales: number of quantization scales of the second input, 0 where it isn't quantized.
     """
 
     name: str
     inputs: tuple[tuple[tuple[int, ...], str, np.ndarray | None], ...]
     outputs: tuple[tuple[tuple[int, ...], str], ...]
     options: object
-    scales: int = 0
 
     @property
     def macs(self) -> int:
@@ -240,15 +238,12 @@ def operators(content: bytes, name: str = "model") -> list[Op]:
         for operator in graph.operators:
             inputs = [graph.tensors[i] for i in operator.inputs if i >= 0]
             outputs = [graph.tensors[i] for i in operator.outputs if i >= 0]
-            second = inputs[1].quantization if len(inputs) > 1 else None
-            scales = second.scale if second is not None else None
             out.append(
                 Op(
                     op_name(model, operator),
                     tuple((shape_of(t), dtype_of(t), constant(model, t)) for t in inputs),
                     tuple((shape_of(t), dtype_of(t)) for t in outputs),
                     operator.builtinOptions,
-                    0 if scales is None else len(scales),
                 )
             )
     return out

@@ -60,8 +60,13 @@ def test_a_per_tensor_scheme_has_one_scale_a_matrix(head_layers, head_samples):
     for per_channel, counts in ((True, [6, 5, 3]), (False, [1, 1, 1])):
         interface = Interface(per_channel=per_channel)
         content = convert(Network("head", head_layers), "int8", interface, head_samples)
-        products = [op for op in flatbuffer.operators(content) if op.name == "FULLY_CONNECTED"]
-        assert [op.scales for op in products] == counts
+        model = flatbuffer.parse(content)
+        graph = model.subgraphs[0]
+        products = [
+            op for op in graph.operators if flatbuffer.op_name(model, op) == "FULLY_CONNECTED"
+        ]
+        scales = [graph.tensors[op.inputs[1]].quantization.scale for op in products]
+        assert [len(values) for values in scales] == counts
 
 
 @pytest.mark.parametrize("form", ["matmul", "conv"])
