@@ -36,7 +36,7 @@ def read_hugging_face(name: str) -> Checkpoint:
         (0.485, 0.456, 0.406)
     """
     hub = _import("huggingface_hub", "hub")
-    errors = hub.errors
+    errors = _import("huggingface_hub.errors", "hub")
     repository, _, revision = name.partition("@")
 
     def download(patterns):
