@@ -68,73 +68,6 @@ def matmul_peak(size: int = 2048) -> float:
     return 2 * size**3 / best_time(lambda: product().numpy())
 
 
-def encoder_flops(model, num_visible: int) -> float:
-    """Multiplications and additions of the matrix products for one image.
-
-    Args:
-        model: a ViT.
-        num_visible: visible patches.
-
-    Returns:
-        FLOP.
-
-    Example:
-        >>> from sparse_ist_tf.benchmark import encoder_flops
-        >>> from sparse_ist_tf.encoder.presets import create_encoder
-        >>> encoder_flops(create_encoder("vit_micro"), 64) / encoder_flops(
-        ...     create_encoder("vit_micro"), 16) > 3
-        True
-    """
-    tokens, width = num_visible + 1, model.width
-    hidden = round(width * model.mlp_ratio)
-    dense = tokens * width * (4 * width + 2 * hidden)
-    attention = 2 * tokens * tokens * width
-    embed = num_visible * 3 * model.patch_size**2 * width
-    return 2.0 * (model.depth * (dense + attention) + embed)
-
-
-def bench_encode(preset: str, batch_size: int, peak: float) -> None:
-    """Prints images/s at mask ratios 0, 0.5 and 0.75.
-
-    Args:
-        preset: of the encoder.
-        batch_size: images.
-        peak: FLOP/s, from matmul_peak.
-
-    Example:
-        >>> from sparse_ist_tf.benchmark import bench_encode
-        >>> bench_encode("vit_pico", 8, peak=1e11)  # doctest: +ELLIPSIS
-        Encoding, vit_pico, float32, batches of 8
-        ...
-    """
-    from sparse_ist_tf.encoder.features import make_encode
-    from sparse_ist_tf.encoder.weights import load_encoder
-    from sparse_ist_tf.inputs.masks import fixed_positions, num_visible
-
-    encoder = load_encoder(f"random:{preset}")
-    encode = make_encode(encoder)
-    side = encoder.image_size
-    images = np.random.default_rng(0).integers(0, 256, (batch_size, side, side, 3), np.uint8)
-    rows, whole = [("mask_ratio", "images/s", "GFLOP/s", "of peak", "times unmasked")], None
-    for ratio in (0.0, 0.5, 0.75):
-        places = fixed_positions(0, np.arange(batch_size), encoder.num_patches, ratio)
-        seconds = best_time(lambda p=places: encode(images, p).numpy(), 8)
-        rate = batch_size / seconds
-        whole = whole or rate
-        flops = rate * encoder_flops(encoder.model, num_visible(encoder.num_patches, ratio))
-        rows.append(
-            (
-                f"{ratio}",
-                f"{rate:.0f}",
-                f"{flops / 1e9:.0f}",
-                f"{flops / peak:.0%}",
-                f"{rate / whole:.2f}",
-            )
-        )
-    print(f"Encoding, {preset}, float32, batches of {batch_size}")
-    print(format_table(rows), flush=True)
-
-
 def _trainer(num_subnets: int, local_steps: int, link):
     from sparse_ist_tf.ist.head import HeadSpec
     from sparse_ist_tf.ist.rounds import IstTrainer, TrainerOptions
@@ -281,13 +214,14 @@ def main(_) -> int:
         raise RequestError(f"--batch_size={FLAGS.batch_size}: must be at least 1")
     with quiet():
         import tensorflow  # noqa: F401
-    if {"encode", "train"} & set(FLAGS.only):
+    if "encode" in FLAGS.only:
+        from sparse_ist_tf.encoder.speed import compare
+
+        compare(FLAGS.preset, FLAGS.batch_size)
+    if "train" in FLAGS.only:
         peak = matmul_peak()
         print(f"Peak: {peak / 1e9:.0f} GFLOP/s, float32 matrix product, {os.cpu_count()} cores")
-        if "encode" in FLAGS.only:
-            bench_encode(FLAGS.preset, FLAGS.batch_size, peak)
-        if "train" in FLAGS.only:
-            bench_train(peak)
+        bench_train(peak)
     if "exchange" in FLAGS.only:
         print(
             "Exchange on loopback, 4 subnets of the same head, Adam's moments carried", flush=True

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sparse_ist_tf.benchmark import _trainer, best_time, encoder_flops, subnet_flops
-from sparse_ist_tf.encoder.presets import create_encoder
+from sparse_ist_tf.benchmark import _trainer, best_time, subnet_flops
 from sparse_ist_tf.ist.exchange import Link
 from sparse_ist_tf.ist.local import loss_and_gradients
 
@@ -23,17 +22,6 @@ def _flops_of(graph):
             inner = op.inputs[0].shape[-2] if turned else inner
             total += 2 * int(np.prod(op.outputs[0].shape)) * int(inner)
     return total
-
-
-@pytest.mark.parametrize("visible", [16, 64])
-def test_the_encoders_work_is_that_of_its_graph(visible):
-    model = create_encoder("vit_pico")
-    inputs = {
-        "patches": tf.TensorSpec((1, visible, 192), tf.float32),
-        "positions": tf.TensorSpec((1, visible), tf.int32),
-    }
-    graph = tf.function(model).get_concrete_function(inputs).graph
-    assert encoder_flops(model, visible) == _flops_of(graph)
 
 
 def test_a_steps_work_is_that_of_its_graph():
@@ -57,7 +45,13 @@ def test_best_time_is_the_shortest():
 
 
 @pytest.mark.parametrize(
-    ("argument", "words"), [("--only=speed", "encode, train, exchange"), ("--batch_size=0", "1")]
+    ("argument", "words"),
+    [
+        ("--only=speed", "encode, train, exchange"),
+        ("--batch_size=0", "1"),
+        ("--preset=vit_giga", "vit_giga"),
+        ("--num_workers=9", "2, 3, 4"),
+    ],
 )
 def test_a_bad_request_is_one_line(argument, words):
     done = subprocess.run(
