@@ -54,11 +54,15 @@ class Classifier:
         name = Path(path).name
         content = read_file(path)
         self.labels, self.run = metadata.read(content, name)
-        kind = self.run["artefact"]["kind"]
+        try:
+            kind, encoder = self.run["artefact"]["kind"], self.run["encoder"]
+            self.image_size, self._patch_size = encoder["image_size"], encoder["patch_size"]
+        except (KeyError, TypeError):
+            raise RequestError(
+                f"{name}: lacks what this version of the library writes; export it again"
+            ) from None
         if kind not in ("classifier", "classifier_patches"):
             raise RequestError(f"{name}: is a {kind}; only classifiers take pictures")
-        self.image_size = self.run["encoder"]["image_size"]
-        self._patch_size = self.run["encoder"]["patch_size"]
         self._runtime = LiteRT(content, name, threads=threads, delegate=delegate)
 
     def probabilities(self, image: np.ndarray, index: int = 0) -> np.ndarray:

@@ -164,6 +164,14 @@ def test_a_picture_that_cannot_be_read_is_named_and_nothing_is_left(
     assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
 
 
+def test_a_file_of_another_version_is_one_line(files, pictures, tmp_path, capsys):
+    bare = metadata.strip(files["classifier"].read_bytes())
+    old = tmp_path / "old.tflite"
+    old.write_bytes(metadata.attach(bare, metadata.Metadata("n", "d", LABELS, {"digest": "x"})))
+    assert main([str(old), str(pictures)]) == 2
+    assert "old.tflite: lacks what this version" in capsys.readouterr().err
+
+
 def test_a_truncated_file_is_one_line(files, pictures, tmp_path, capsys):
     cut = tmp_path / "cut.tflite"
     cut.write_bytes(files["classifier"].read_bytes()[:2000])
