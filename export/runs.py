@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from sparse_ist_tf.export.folding import FoldedViT, fold
 
 from sparse_ist_tf.encoder.features import make_encode, shared_features
-from sparse_ist_tf.encoder.weights import load_encoder
+from sparse_ist_tf.encoder.weights import load_configured
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.inputs.masks import num_visible, select_patches
@@ -153,7 +153,7 @@ class FinishedRun:
         state, progress = found
         self.parameters = parameters_of(state)
         config = self.config
-        self.images = Images(config, load_encoder(config.encoder.weights))
+        self.images = Images(config, load_configured({**config.encoder, "dtype": "float32"}))
         self.encoder = self.images.encoder
         test = self.images.splits["test"]
         self.labels = test.class_names

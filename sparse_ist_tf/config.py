@@ -38,7 +38,15 @@ _AT_LEAST_ONE = (
     "batch_size",
 )
 _ABOVE_ZERO = ("learning_rate", "dataset.dirichlet_alpha", "cluster.peer_timeout_s")
-_AT_LEAST_ZERO = ("seed", "dataset.split_seed", "warmup_steps", *sum(_UNITS, ()))
+_AT_LEAST_ZERO = (
+    "seed",
+    "dataset.split_seed",
+    "encoder.image_size",
+    "encoder.num_heads",
+    "encoder.epsilon",
+    "warmup_steps",
+    *sum(_UNITS, ()),
+)
 
 
 def get_config() -> ConfigDict:
@@ -63,7 +71,19 @@ def get_config() -> ConfigDict:
         "dirichlet_alpha": 0.3,
     }
     config.masks = {"kind": "fixed", "ratio": 0.5, "pattern": "uniform"}
-    config.encoder = {"weights": "packaged:vit_micro", "dtype": "float32", "batch_size": 64}
+    config.encoder = {
+        "weights": "packaged:vit_micro",  # or hf:OWNER/MODEL, keras_hub:PRESET, a file, ...
+        "dtype": "float32",
+        "batch_size": 64,
+        # What a checkpoint doesn't tell, or what is to be other than it tells; see load_encoder.
+        "image_size": 0,
+        "num_heads": 0,
+        "activation": "",
+        "epsilon": 0.0,
+        "pool": "",
+        "mean": (),
+        "std": (),
+    }
     config.features = {"cache_dir": ""}  # ~/.cache/sparse_ist_tf/features where empty
     config.head = {"hidden": (1000, 1000)}
     config.ist = {
@@ -140,6 +160,8 @@ def validate(config: ConfigDict, num_workers: int) -> None:
         _check(config, key, lambda v: 0 <= v < math.inf, "at least 0")
     for key in ("masks.ratio", "label_smoothing"):
         _check(config, key, lambda v: 0 <= v < 1, "in [0, 1)")
+    for key in ("encoder.mean", "encoder.std"):
+        _check(config, key, _is_color, "three numbers, or none")
     for keys in _UNITS:
         if sum(config[key] > 0 for key in keys) != 1:
             values = ", ".join(f"{key}={config[key]}" for key in keys)
@@ -184,6 +206,10 @@ def _check_subnets(config, hidden, num_workers):
             f"ist.capacities={capacities}: must be one number above 0 for each of "
             f"{ist.num_subnets} subnets"
         )
+
+
+def _is_color(value) -> bool:
+    return len(value) in (0, 3) and all(_is_number(part) for part in value)
 
 
 def _is_number(value) -> bool:

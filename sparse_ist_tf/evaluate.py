@@ -1,10 +1,14 @@
 """Recomputes every accuracy of a finished run from what it stored.
 
-python -m sparse_ist_tf.evaluate --run=runs/aid
+    python -m sparse_ist_tf.evaluate --run=runs/aid
+
+or measures an exported file again, on the test images of the run that its metadata tells of:
+
+    python -m sparse_ist_tf.evaluate --tflite=runs/aid/export/phone/FILE.tflite
 """
 
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
@@ -42,7 +46,7 @@ def evaluate(path: str) -> dict:
         import tensorflow as tf
 
         from sparse_ist_tf.encoder.features import shared_features
-        from sparse_ist_tf.encoder.weights import load_encoder
+        from sparse_ist_tf.encoder.weights import load_configured
         from sparse_ist_tf.ist.exchange import Link
         from sparse_ist_tf.ist.head import HeadSpec, accuracy
         from sparse_ist_tf.ist.setup import accuracies, load_splits, mask_options
@@ -50,7 +54,7 @@ def evaluate(path: str) -> dict:
 
     test = load_splits(config)["test"]
     features = shared_features(
-        load_encoder(config.encoder.weights, dtype=config.encoder.dtype),
+        load_configured(config.encoder),
         test,
         mask_options(config),
         Link(tf.distribute.get_strategy(), 0, 1),
@@ -71,14 +75,34 @@ def evaluate(path: str) -> dict:
     }
 
 
+def _evaluate_file(path: str) -> int:
+    with quiet():
+        from sparse_ist_tf.export.verify import evaluate_tflite
+
+    found = evaluate_tflite(path, FLAGS.config)
+    print(f"{found['file']}: {found['artefact']}, {found['images']:,} test images")
+    for what in ("accuracy", "expected"):
+        if found.get(what) is not None:
+            print(f"  {what:<9} {100 * found[what]:.2f} %")
+    if found.get("mean_difference") is not None:
+        print(f"  mean difference from the encoder's features {found['mean_difference']:.4g}")
+    median, slow = found["latency_ms"]
+    print(f"  {median:.3f} ms an image on one thread, 95th percentile {slow:.3f}")
+    return 0
+
+
 def main(_) -> int:
-    """Prints the table beside the one that train stored.
+    """Prints the table beside the one that train stored, or what an exported file does.
 
     Returns:
-        0 if they agree, else 1.
+        0, or 1 if the tables differ.
     """
-    if not FLAGS.run:
-        raise RequestError("--run is missing: the run directory, such as --run=runs/aid")
+    if bool(FLAGS.run) == bool(FLAGS.tflite):
+        raise RequestError(
+            "must have one of --run, a run directory such as --run=runs/aid, and --tflite, a file"
+        )
+    if FLAGS.tflite:
+        return _evaluate_file(FLAGS.tflite)
     again, stored = evaluate(FLAGS.run), RunDirectory(FLAGS.run).results()
     keys = ("accuracy", "centralized_accuracy")
     before = accuracy_rows({key: stored[key] for key in keys})
@@ -97,6 +121,10 @@ def main(_) -> int:
 def define_flags() -> None:
     """Defines the command's flags."""
     flags.DEFINE_string("run", None, "Run directory of a finished training.")
+    flags.DEFINE_string("tflite", None, "Exported file.")
+    config_flags.DEFINE_config_file(
+        "config", None, "Configuration to measure a file with, its own where not given."
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ def test_the_default_is_valid():
         validate(get_config(), num_workers)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("pretrain")])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if not name.startswith(("pretrain", "study"))]
+)
 def test_every_file_in_configs_is_valid(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     validate(config, 2)
@@ -57,6 +59,9 @@ def test_every_file_in_configs_is_valid(name):
         ("encoder.dtype", "float8", "one of float32, bfloat16"),
         ("encoder.batch_size", 0, "at least 1"),
         ("encoder", 3, "a dictionary"),
+        ("encoder.image_size", -8, "at least 0"),
+        ("encoder.mean", (0.5,), "three numbers, or none"),
+        ("encoder.std", ("a", "b", "c"), "three numbers, or none"),
         ("head.hidden", (), "whole numbers of at least 1"),
         ("head.hidden", (1000, 0), "whole numbers of at least 1"),
         ("head.hidden", (1000, 3), "at least ist.num_subnets=4"),

@@ -94,6 +94,7 @@ def test_a_run_leaves_everything_that_is_promised(finished):
 def test_it_prints_bars_a_table_and_what_to_do_next(finished):
     workdir, done = finished
     bars = done.stderr.replace("\r", "\n")
+    assert "random:vit_pico: 4 blocks of width 96" in done.stderr
     assert re.search(r"encoding digits/train: 100%.* images/s", bars)
     assert re.search(r"rounds: 100%.*loss [\d.]+, accuracy [\d.]+, test [\d.]+, sent [\d.]+", bars)
     for words in (
@@ -263,6 +264,7 @@ def _refused(done, status, *words):
         (["--num_workers=0"], ["num_workers=0"]),
         (["--config.head.hidden=(100, 3)"], ["head.hidden=(100, 3)"]),
         (["--config.encoder.weights=packaged:vit_huge"], ["packaged:vit_huge", "vit_micro"]),
+        (["--config.encoder.pool=max"], ["pool='max'", "cls"]),
         (["--config.dataset.name=folder:nowhere"], ["nowhere"]),
         (["--config.optimizer.kwargs={'beta': 1}"], ["optimizer.kwargs", "beta"]),
     ],

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from sparse_ist_tf.config import rounds_between, total_steps
 from sparse_ist_tf.encoder.features import cache_key, shared_features
-from sparse_ist_tf.encoder.weights import load_encoder
+from sparse_ist_tf.encoder.weights import load_configured
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs.datasets import image_errors
 from sparse_ist_tf.inputs.masks import num_visible, write_mask_preview
@@ -56,7 +57,7 @@ class Run:
     def __init__(self, config: ConfigDict, directory: RunDirectory, link: Link):
         self.config, self.directory, self.link = config, directory, link
         optimizer_config(config)  # raises before any image is read
-        self.encoder = load_encoder(config.encoder.weights, dtype=config.encoder.dtype)
+        self.encoder = load_configured(config.encoder)
         self.masks = mask_options(config)
         _check_masks(self.masks, self.encoder.num_patches)
         self.splits = self._load_splits()
@@ -69,6 +70,8 @@ class Run:
         }
         found = self._find_checkpoint()
         self.epoch = self._epoch_of(self.start_step)
+        if link.chief:
+            print(self.encoder.describe(), file=sys.stderr, flush=True)
         self.test_features = self._features("test", 0)
         self._make_trainers(self._features("train", self.epoch))
         self._restore(found)
