@@ -56,6 +56,9 @@ def measure(exporter, network: Network, vit, ratio: float) -> tuple[int, int]:
 
     Returns:
         (bytes of the file, bytes of arena).
+
+    Example:
+        See tests/export/test_micro.py.
     """
     places = shared_positions(exporter.run.config.seed, vit.num_patches, ratio)
     network = dataclasses.replace(network, vit=vit, positions=tuple(int(p) for p in places))

@@ -183,6 +183,17 @@ def mapping(content: bytes, problem: Callable[[Op], str]) -> Mapping:
 
     Raises:
         RunError: if the compiler fails.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export.edge_tpu import mapping
+        >>> mapping(content, lambda op: "").work
+        1.0
     """
     model = flatbuffer.parse(content)
     operators = flatbuffer.operators(content)

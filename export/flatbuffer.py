@@ -62,7 +62,26 @@ def parse(content: bytes, name: str = "model"):
 
 
 def pack(model) -> bytes:
-    """The objects as a .tflite file, without buffers that nothing refers to."""
+    """The objects as a .tflite file, without buffers that nothing refers to.
+
+    Args:
+        model: from parse; what nothing refers to is dropped from it.
+
+    Returns:
+        The file's bytes.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export import flatbuffer
+        >>> model = flatbuffer.parse(content)
+        >>> flatbuffer.pack(model)[4:8]
+        b'TFL3'
+    """
     _drop_unused(model)
     builder = flatbuffers.Builder(1 << 20)
     builder.Finish(model.Pack(builder), IDENTIFIER)
@@ -70,7 +89,28 @@ def pack(model) -> bytes:
 
 
 def op_name(model, operator) -> str:
-    """The name of an operator, such as "FULLY_CONNECTED", or "CUSTOM:name"."""
+    """The name of an operator, such as "FULLY_CONNECTED", or "CUSTOM:name".
+
+    Args:
+        model: from parse.
+        operator: of one of its subgraphs.
+
+    Returns:
+        Its name.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export import flatbuffer
+        >>> model = flatbuffer.parse(content)
+        >>> graph = model.subgraphs[0]
+        >>> flatbuffer.op_name(model, graph.operators[0])
+        'FULLY_CONNECTED'
+    """
     code = model.operatorCodes[operator.opcodeIndex]
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
     if number == schema.BuiltinOperator.CUSTOM:
@@ -79,22 +119,95 @@ def op_name(model, operator) -> str:
 
 
 def text(value) -> str:
-    """A string of the schema, which may be bytes or missing."""
+    """A string of the schema, which may be bytes or missing.
+
+    Args:
+        value: bytes, a string or None.
+
+    Returns:
+        A string.
+
+    Example:
+        >>> from sparse_ist_tf.export.flatbuffer import text
+        >>> text(b"name"), text(None)
+        ('name', '')
+    """
     return value.decode() if isinstance(value, bytes) else (value or "")
 
 
 def shape_of(tensor) -> tuple[int, ...]:
-    """A tensor's shape."""
+    """A tensor's shape.
+
+    Args:
+        tensor: of a subgraph.
+
+    Returns:
+        Its sizes.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export import flatbuffer
+        >>> model = flatbuffer.parse(content)
+        >>> graph = model.subgraphs[0]
+        >>> flatbuffer.shape_of(graph.tensors[graph.inputs[0]])
+        (1, 4)
+    """
     return tuple(int(n) for n in tensor.shape) if tensor.shape is not None else ()
 
 
 def dtype_of(tensor) -> str:
-    """A tensor's type by numpy's name."""
+    """A tensor's type by numpy's name.
+
+    Args:
+        tensor: of a subgraph.
+
+    Returns:
+        Such as "int8".
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export import flatbuffer
+        >>> model = flatbuffer.parse(content)
+        >>> graph = model.subgraphs[0]
+        >>> flatbuffer.dtype_of(graph.tensors[graph.inputs[0]])
+        'float32'
+    """
     return np.dtype(_DTYPES[tensor.type]).name if tensor.type in _DTYPES else f"type{tensor.type}"
 
 
 def constant(model, tensor) -> np.ndarray | None:
-    """The value of a constant tensor, None for one that is computed."""
+    """The value of a constant tensor, None for one that is computed.
+
+    Args:
+        model: from parse.
+        tensor: of one of its subgraphs.
+
+    Returns:
+        An array of the tensor's shape and type, or None.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export import flatbuffer
+        >>> model = flatbuffer.parse(content)
+        >>> graph = model.subgraphs[0]
+        >>> flatbuffer.constant(model, graph.tensors[graph.inputs[0]]) is None
+        True
+    """
     data = model.buffers[tensor.buffer].data
     if data is None or len(data) == 0:
         return None
@@ -103,7 +216,27 @@ def constant(model, tensor) -> np.ndarray | None:
 
 
 def add_buffer(model, values: np.ndarray) -> int:
-    """Appends a constant; its index."""
+    """Appends a constant; its index.
+
+    Args:
+        model: from parse.
+        values: of any type.
+
+    Returns:
+        The index of the new buffer.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export import flatbuffer
+        >>> model = flatbuffer.parse(content)
+        >>> flatbuffer.add_buffer(model, np.ones(3)) == len(model.buffers) - 1
+        True
+    """
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
     model.buffers.append(buffer)
@@ -111,7 +244,28 @@ def add_buffer(model, values: np.ndarray) -> int:
 
 
 def operator_code(model, name: str, version: int) -> int:
-    """The index of an operator of at least a version, appended where it is missing."""
+    """The index of an operator of at least a version, appended where it is missing.
+
+    Args:
+        model: from parse.
+        name: of a builtin operator.
+        version: the least.
+
+    Returns:
+        The index in model.operatorCodes.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export import flatbuffer
+        >>> model = flatbuffer.parse(content)
+        >>> flatbuffer.operator_code(model, "TANH", 1) == len(model.operatorCodes) - 1
+        True
+    """
     number = getattr(schema.BuiltinOperator, name)
     for index, code in enumerate(model.operatorCodes):
         if max(code.builtinCode, code.deprecatedBuiltinCode) == number:
@@ -134,6 +288,18 @@ def name_signature(content: bytes, inputs: Iterable[str], output: str) -> bytes:
 
     Returns:
         The same model.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export import flatbuffer
+        >>> named = flatbuffer.name_signature(content, ["feature"], "logits")
+        >>> flatbuffer.text(flatbuffer.parse(named).signatureDefs[0].outputs[0].name)
+        'logits'
     """
     model = parse(content)
     graph = model.subgraphs[0]
@@ -161,6 +327,17 @@ def inputs_first(content: bytes) -> bytes:
 
     Returns:
         The same model.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export import flatbuffer
+        >>> [op.name for op in flatbuffer.operators(flatbuffer.inputs_first(content))]
+        ['FULLY_CONNECTED']
     """
     model = parse(content)
     for graph in model.subgraphs:
@@ -179,7 +356,28 @@ def inputs_first(content: bytes) -> bytes:
 
 
 def rest_needs(operator, rest: Iterable) -> bool:
-    """Whether an operator reads what one of the others makes."""
+    """Whether an operator reads what one of the others makes.
+
+    Args:
+        operator: of a subgraph.
+        rest: other operators of it.
+
+    Returns:
+        True if one of them has to come first.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export import flatbuffer
+        >>> model = flatbuffer.parse(content)
+        >>> graph = model.subgraphs[0]
+        >>> flatbuffer.rest_needs(graph.operators[0], [])
+        False
+    """
     made = {int(i) for other in rest for i in other.outputs}
     return any(int(i) in made for i in operator.inputs)
 
@@ -193,6 +391,17 @@ class Op:
         inputs: (shape, dtype, constant value or None) of each input.
         outputs: (shape, dtype) of each output.
         options: the operator's builtin options, None where it has none.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export import flatbuffer
+        >>> flatbuffer.operators(content)[0].macs
+        8
     """
 
     name: str
@@ -231,6 +440,17 @@ def operators(content: bytes, name: str = "model") -> list[Op]:
 
     Raises:
         RequestError: if it is no .tflite file.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export import flatbuffer
+        >>> [op.name for op in flatbuffer.operators(content)]
+        ['FULLY_CONNECTED']
     """
     model = parse(content, name)
     out = []

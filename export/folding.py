@@ -75,7 +75,15 @@ class Affine:
 
 @dataclasses.dataclass(frozen=True)
 class FoldedBlock:
-    """One block's four matrices; what precedes each is x / rms(x), attention or the activation."""
+    """One block's four matrices; what precedes each is x / rms(x), attention or the activation.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.presets import create_encoder
+        >>> from sparse_ist_tf.export.folding import fold
+        >>> vit = fold(create_encoder("vit_pico"), (0.5,) * 3, (0.5,) * 3)
+        >>> type(vit.blocks[0]).__name__
+        'FoldedBlock'
+    """
 
     qkv: Affine
     proj: Affine

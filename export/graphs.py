@@ -91,6 +91,14 @@ def make_function(network: Network, form: str = "matmul", pixels: str = "float32
     Returns:
         A tf.function; its inputs are named as network.input_names. In the form "conv" the
         positions are one-hot, float32[1, v, num_patches].
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network, make_function
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> make_function(head)(feature=np.ones((1, 4), "float32"))["logits"].numpy().tolist()
+        [[4.0, 4.0]]
     """
     steps = {"matmul": _Rows, "conv": _Maps}[form](network)
     vit, kind = network.vit, network.kind

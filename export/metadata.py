@@ -168,7 +168,25 @@ def read(content: bytes, name: str = "model") -> tuple[tuple[str, ...], dict]:
 
 
 def strip(content: bytes) -> bytes:
-    """A file without its metadata, as a microcontroller stores it."""
+    """A file without its metadata, as a microcontroller stores it.
+
+    Args:
+        content: a .tflite file, with metadata or without.
+
+    Returns:
+        The same model.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export.metadata import strip
+        >>> len(strip(content)) <= len(content)
+        True
+    """
     model = flatbuffer.parse(content)
     model.metadata = [m for m in model.metadata or [] if flatbuffer.text(m.name) != ENTRY]
     model.description = None

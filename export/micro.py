@@ -31,6 +31,12 @@ class MicroResult:
         outputs: int8[n, ...], one row per example, in the file's own numbers.
         arena: bytes that it used, as it reports; on a 64-bit computer, where pointers are twice
             as large as on most microcontrollers.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.micro import MicroResult
+        >>> MicroResult(np.zeros((1, 3), "int8"), arena=1024).arena
+        1024
     """
 
     outputs: np.ndarray
@@ -38,7 +44,16 @@ class MicroResult:
 
 
 def available() -> bool:
-    """Whether the TFLite Micro interpreter is installed."""
+    """Whether the TFLite Micro interpreter is installed.
+
+    Returns:
+        True if tflite_micro can be imported.
+
+    Example:
+        >>> from sparse_ist_tf.export import micro
+        >>> micro.available() in (True, False)
+        True
+    """
     return importlib.util.find_spec("tflite_micro") is not None
 
 
@@ -113,6 +128,11 @@ def needed_arena(content: bytes, example: Mapping[str, np.ndarray]) -> int:
 
     Raises:
         RunError: if the file can't be run.
+
+    Example:
+        >>> from sparse_ist_tf.export import micro
+        >>> micro.needed_arena(open("model.tflite", "rb").read(), {})  # doctest: +SKIP
+        1024
     """
     used = run(content, [example]).arena
     # The interpreter needs a little room to move while it plans.

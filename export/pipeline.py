@@ -73,6 +73,11 @@ class Job:
         name: of the artefact, as in file names.
         kind: as graphs.KINDS.
         subnet: whose layers it has; None for the merged head's.
+
+    Example:
+        >>> from sparse_ist_tf.export.pipeline import Job
+        >>> Job("subnet0of4", "head", subnet=0).kind
+        'head'
     """
 
     name: str

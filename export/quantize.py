@@ -72,6 +72,11 @@ class Scale:
     Args:
         scale: above 0.
         zero: the integer that stands for 0.
+
+    Example:
+        >>> from sparse_ist_tf.export.quantize import Scale
+        >>> Scale(0.5).zero
+        0
     """
 
     scale: float
@@ -120,6 +125,19 @@ def calibrate(content: bytes, samples: Callable[[], Iterable[Mapping[str, np.nda
 
     Raises:
         RunError: if there are no samples, or a value is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export.quantize import calibrate, input_indices
+        >>> samples = lambda: [{"feature": np.full((1, 4), 0.5, "float32")}]
+        >>> ranges = calibrate(content, samples, bits=8)
+        >>> input_indices(content)["feature"] in ranges
+        True
     """
     interpreter = Interpreter(
         model_content=content,
@@ -215,7 +233,25 @@ def best_range(counts: np.ndarray, low: float, high: float, levels: int = 255):
 
 
 def input_indices(content: bytes) -> dict[str, int]:
-    """Tensor index of each input, by its name in the signature."""
+    """Tensor index of each input, by its name in the signature.
+
+    Args:
+        content: a .tflite file with one signature.
+
+    Returns:
+        Index by name.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export.quantize import input_indices
+        >>> list(input_indices(content))
+        ['feature']
+    """
     model = flatbuffer.parse(content)
     definition = model.signatureDefs[0]
     return {flatbuffer.text(entry.name): entry.tensorIndex for entry in definition.inputs}
@@ -234,6 +270,20 @@ def quantize(content: bytes, ranges: Mapping[int, tuple[float, float]], scheme: 
 
     Raises:
         RunError: if an operator has no rule.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export import flatbuffer
+        >>> from sparse_ist_tf.export.quantize import Scheme, calibrate, quantize
+        >>> samples = lambda: [{"feature": np.full((1, 4), 0.5, "float32")}]
+        >>> small = quantize(content, calibrate(content, samples, 8), Scheme())
+        >>> "FULLY_CONNECTED" in [op.name for op in flatbuffer.operators(small)]
+        True
     """
     return _Rewriter(content, ranges, scheme).run()
 

@@ -272,6 +272,11 @@ class Unmapped:
         operator: its name.
         count: how many of them.
         reason: what it lacks.
+
+    Example:
+        >>> from sparse_ist_tf.export.targets import Unmapped
+        >>> Unmapped("GELU", 6, "is not in the table").count
+        6
     """
 
     operator: str
@@ -304,7 +309,27 @@ def unmapped(content: bytes, target: Target) -> list[Unmapped]:
 
 
 def problem(op: flatbuffer.Op, target: Target) -> str:
-    """Why a target doesn't take an operator; empty where it does."""
+    """Why a target doesn't take an operator; empty where it does.
+
+    Args:
+        op: of flatbuffer.operators.
+        target: a row of TARGETS.
+
+    Returns:
+        A reason, or "".
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export import flatbuffer
+        >>> from sparse_ist_tf.export.targets import TARGETS, problem
+        >>> problem(flatbuffer.operators(content)[0], TARGETS["phone"])
+        ''
+    """
     if op.name.startswith("CUSTOM"):
         return "is not builtin"
     if target.operators is not None:
