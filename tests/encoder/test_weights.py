@@ -353,6 +353,7 @@ def run(*argv, **kwargs):
     """The command, in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "sparse_ist_tf.encoder.weights", *argv],
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
         capture_output=True,
         text=True,
         **kwargs,

@@ -172,18 +172,6 @@ def test_neighbouring_images_are_independent():
         assert abs(agreement - 0.5) < 0.003
 
 
-def test_drawing_is_fast():
-    import time
-
-    fixed_positions(0, np.arange(10), 196, 0.5)
-    best = math.inf
-    for _ in range(3):
-        start = time.process_time()
-        fixed_positions(0, np.arange(50_000), 196, 0.5)
-        best = min(best, time.process_time() - start)
-    assert best < 2  # about 0.25 s on one core
-
-
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("side", [1, 2, 5, 8, 14])
 def test_patterns_keep_num_visible_patches(pattern, side):
