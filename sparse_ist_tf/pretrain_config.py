@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
     config.dataset.cache_dir = ""  # decoded images; ~/.cache/sparse_ist_tf/images where empty
 
     config.preset = "vit_micro"
+    config.weights = ""  # what the encoder starts from, as encoder.weights of train; drawn where empty
     config.dtype = "bfloat16"
     config.mean, config.std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     config.objective = "supervised"

@@ -16,8 +16,10 @@ import tensorflow as tf
 from keras import ops
 from safetensors.numpy import load_file, save_file
 
+from sparse_ist_tf.encoder.bundle import architecture
 from sparse_ist_tf.encoder.presets import create_encoder
 from sparse_ist_tf.encoder.vit import Block, LayerNorm, sincos_positions
+from sparse_ist_tf.encoder.weights import load_encoder
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.inputs.masks import num_visible, select_patches
 
@@ -237,7 +239,8 @@ class Pretraining:
         workdir: the run directory; checkpoint.safetensors, metrics.jsonl and encoder.safetensors.
 
     Raises:
-        RequestError: if the run directory holds another run's checkpoint.
+        RequestError: if the run directory holds another run's checkpoint, or config.weights are
+            not those of config.preset.
 
     Example:
         See configs/pretrain_vit_micro.py, and `python -m sparse_ist_tf.pretrain --help`.
@@ -248,6 +251,8 @@ class Pretraining:
         keras.utils.set_random_seed(config.seed)
         policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[config.dtype]
         self.encoder = create_encoder(config.preset, dtype=policy)
+        if config.weights:
+            self._start_from(config.weights)
         self.model = self._make_model()
         self.optimizer = self._make_optimizer()
         self.optimizer.build(self.model.trainable_variables)
@@ -263,6 +268,18 @@ class Pretraining:
     def checkpoint_path(self) -> Path:
         """Where the run's state is kept."""
         return self.workdir / "checkpoint.safetensors"
+
+    def _start_from(self, weights):
+        given = load_encoder(weights).model
+        wanted, found = architecture(self.encoder), architecture(given)
+        unlike = [key for key in wanted if wanted[key] != found.get(key)]
+        if unlike:
+            raise RequestError(
+                f"weights={weights!r}: not those of a {self.config.preset}: "
+                + ", ".join(f"{key} is {found.get(key)}, not {wanted[key]}" for key in unlike)
+            )
+        for mine, theirs in zip(self.encoder.weights, given.weights, strict=True):
+            mine.assign(theirs)
 
     def _make_model(self):
         config = self.config

@@ -141,6 +141,8 @@ def _state_dict(content, read: Callable[[Storage], bytes], path):
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             continue
+        if not name.isprintable():
+            raise RequestError(f"{path}: damaged: a tensor's name is {name!r}")
         storage = tensor.storage
         total += math.prod(tensor.shape) * storage.dtype.itemsize
         if total > 4 * os.path.getsize(path):

@@ -74,6 +74,14 @@ def test_damaged_bytes_are_an_error_or_other_numbers(write_torch, tmp_path, lega
     assert len(told.splitlines()) <= 1
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_name_that_breaks_lines_is_damage(write_torch, tmp_path, legacy):
+    tensors = {"norm\nweight": np.ones(3, np.float32)}
+    path = write_torch(tensors, legacy=legacy, path=tmp_path / "w.pth")
+    with pytest.raises(RequestError, match=r"w\.pth: damaged: a tensor's name is 'norm\\nweight'"):
+        read_torch(path)
+
+
 def test_zip_bombs_and_other_zips_are_refused(write_torch, tmp_path):
     path = tmp_path / "w.pth"
     write_torch({"a": np.zeros(10**6, np.float32)}, path=path, compress=True)
