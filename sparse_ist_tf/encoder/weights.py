@@ -51,7 +51,9 @@ from sparse_ist_tf.errors import RequestError, RunError
 
 DTYPES = ("float32", "bfloat16")
 PACKAGED = Path(__file__).parent / "packaged"
-SOURCES = "packaged:NAME, random:PRESET, hf:OWNER/MODEL, keras_hub:PRESET or a path"
+SOURCES = (
+    "packaged:NAME, random:PRESET, hf:OWNER/MODEL, keras_hub:PRESET, resnet50:WEIGHTS or a path"
+)
 _MOST_TEXT = 2000  # characters of an error
 _PREPROCESSING = ("mean", "std", "crop_fraction", "interpolation")
 
@@ -80,6 +82,8 @@ def load_encoder(
             `random:PRESET`: nowhere; drawn from `seed`.
             `hf:OWNER/MODEL[@REVISION]`: on the Hugging Face hub, in transformers' or timm's names.
             `keras_hub:PRESET`: at KerasHub.
+            `resnet50:random`, `resnet50:imagenet` or `resnet50:PATH`: a ResNet-50, to compare with,
+            see load_resnet; it has an image size and nothing else to choose.
             A path to .safetensors (ours, timm's or transformers'), .npz (big_vision's or
             vision_transformer's), .weights.h5 or .keras (ours), .pth (Meta's MAE, DINO, DINOv2 or
             DeiT; no pickle code is run), or to a folder that transformers saved a model in.
@@ -122,6 +126,8 @@ def load_encoder(
         _check("dtype", dtype, DTYPES)
         _check("activation", given.get("activation", ACTIVATIONS[0]), ACTIVATIONS)
         _check("pool", given.get("pool", POOLS[0]), POOLS)
+        if weights.startswith("resnet50:"):
+            return _resnet(weights, given, dtype, image_size, seed)
         checkpoint = _open(weights, seed)
         config, tensors, settings, notes = _convert(checkpoint, given, image_size)
         if image_size is not None:
@@ -165,6 +171,15 @@ def load_configured(config: Mapping) -> Encoder:
 def _check(name, value, allowed):
     if value not in allowed:
         raise RequestError(f"{name}={value!r}: must be one of {', '.join(allowed)}")
+
+
+def _resnet(weights, given, dtype, image_size, seed):
+    from sparse_ist_tf.encoder.resnet import load_resnet
+
+    if given:
+        raise RequestError(f"{next(iter(given))}: is a ViT's, a ResNet-50 has no such setting")
+    source = weights.partition(":")[2]
+    return load_resnet(source, name=weights, dtype=dtype, image_size=image_size, seed=seed)
 
 
 def _open(weights, seed):
@@ -307,6 +322,8 @@ def main(argv: list[str] | None = None) -> int:
         export, suffix = _EXPORTS[to]
         check_suffix(path, suffix)  # before a hub is asked
         encoder = load_encoder(**options)
+        if not isinstance(encoder.model, ViT):
+            raise RequestError(f"{encoder.name}: only a ViT can be written")
         print(encoder.describe())
         print(f"{path}: load it with\n  {export(encoder, path)}")
     except (RequestError, RunError, OSError) as error:

@@ -1,0 +1,215 @@
+"""A frozen ResNet-50 as an encoder, to compare with: it can't drop patches, they are painted.
+
+The network is keras.applications' own, without its top, with its average pooling, and always in
+inference mode. It sees what keras.applications' preprocess_input makes of an image: blue, green and
+red in [0, 255] less their means. So a patch of zeros has the mean colour, and that is what stands
+in place of a hidden one.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from sparse_ist_tf.encoder.bundle import Encoder, Preprocessing
+from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.inputs.patches import unpatchify
+
+WIDTH = 2048
+PATCH_SIZE = 16
+# Source: keras.applications.imagenet_utils.preprocess_input, mode "caffe"; red, green and blue.
+_MEAN = tuple(value / 255 for value in (123.68, 116.779, 103.939))
+_STD = (1 / 255,) * 3
+_SMALLEST = 32  # keras.applications' limit, in pixels
+
+
+@keras.saving.register_keras_serializable("sparse_ist_tf")
+class PaintedResNet(keras.layers.Layer):
+    """ResNet-50 on visible patches; the hidden ones have the mean colour.
+
+    Args:
+        image_size: side of the images in pixels, a multiple of 16 and at least 32.
+        **kwargs: of keras.layers.Layer; its dtype is the one that the network computes in.
+
+    Raises:
+        RequestError: if image_size is another.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.encoder.resnet import PaintedResNet
+        >>> inputs = {"patches": np.zeros((2, 3, 768)), "positions": np.zeros((2, 3), "int32")}
+        >>> PaintedResNet(32)(inputs).shape
+        TensorShape([2, 2048])
+    """
+
+    patch_size = PATCH_SIZE
+    width = WIDTH
+
+    def __init__(self, image_size: int = 224, **kwargs):
+        super().__init__(trainable=False, **kwargs)
+        if image_size < _SMALLEST or image_size % PATCH_SIZE:
+            raise RequestError(
+                f"image_size={image_size}: must be a multiple of {PATCH_SIZE}, at least {_SMALLEST}"
+            )
+        self.image_size = image_size
+        with _default_policy(self.dtype_policy):
+            self.network = keras.applications.ResNet50(
+                include_top=False, weights=None, pooling="avg", input_shape=(image_size,) * 2 + (3,)
+            )
+        self.network.trainable = False
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of an image."""
+        return (self.image_size // PATCH_SIZE) ** 2
+
+    def call(self, inputs):
+        """Features.
+
+        Args:
+            inputs: {"patches": float[b, v, 768], red, green and blue less their means and in steps
+                of 1/255; "positions": int32[b, v]}.
+
+        Returns:
+            [b, 2048].
+        """
+        patches, places = inputs["patches"], inputs["positions"]
+        batch, visible, pixels = ops.shape(patches)
+        rows = ops.repeat(ops.arange(batch), visible)
+        where = ops.stack([rows, ops.reshape(ops.cast(places, rows.dtype), (-1,))], axis=1)
+        flat = ops.reshape(patches, (-1, pixels))
+        whole = ops.scatter(where, flat, (batch, self.num_patches, pixels))
+        side = self.image_size // PATCH_SIZE
+        images = unpatchify(whole, PATCH_SIZE, (side, side))
+        return self.network(images[..., ::-1], training=False)
+
+    def get_config(self):
+        """The arguments that make it again."""
+        return {**super().get_config(), "image_size": self.image_size}
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetEncoder(Encoder):
+    """A PaintedResNet with weights; used as the other encoders are.
+
+    Args:
+        model: a PaintedResNet.
+        preprocessing: as Encoder.
+        digest: as Encoder.
+        name: as Encoder.
+        notes: as Encoder.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> load_encoder("resnet50:random", image_size=64).num_patches
+        16
+    """
+
+    model: PaintedResNet
+
+    def describe(self) -> str:
+        """The network and what it sees, a line each."""
+        side, patches = self.image_size, self.num_patches
+        return "\n".join(
+            [
+                f"{self.name}: ResNet-50 of keras.applications, inference mode, average pooling to "
+                f"{WIDTH} features",
+                f"images of {side} px, {patches} patches of {PATCH_SIZE} px; hidden ones are "
+                "painted with the mean colour",
+                *self.notes,
+            ]
+        )
+
+
+def load_resnet(
+    source: str, *, name: str, dtype: str = "float32", image_size: int | None = None, seed: int = 0
+) -> ResNetEncoder:
+    """Makes a ResNet-50 and gives it weights.
+
+    Args:
+        source: `random`, `imagenet` (keras.applications' own download), or the path of a file that
+            Keras wrote of a ResNet-50: .weights.h5, .keras, or the .h5 of keras.applications, the
+            one without top. No class in it is deserialised, arrays only are read.
+        name: what the weights were asked for by.
+        dtype: "float32" or "bfloat16", in which it computes.
+        image_size: side of the images in pixels; 224 where None.
+        seed: of `random`.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        RequestError: if there is no such file, or it holds no ResNet-50; or of image_size.
+        RunError: if `imagenet` can't be downloaded.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.resnet import load_resnet
+        >>> load_resnet("random", name="mine", image_size=32).feature_dim
+        2048
+    """
+    policy = dtype if dtype == "float32" else f"mixed_{dtype}"
+    model = PaintedResNet(224 if image_size is None else image_size, dtype=policy)
+    if source == "random":
+        _draw(model.network, seed)
+    elif source == "imagenet":
+        _download(model.network, name)
+    else:
+        _read(model.network, Path(source))
+    digest = hashlib.sha256(f"resnet50 {model.image_size}".encode())
+    for variable in model.network.variables:
+        value = np.ascontiguousarray(ops.convert_to_numpy(variable), "<f4")
+        if not np.isfinite(value).all():
+            raise RequestError(f"{variable.path} is not finite")
+        digest.update(f"\n{variable.path} {value.shape}\n".encode() + value.tobytes())
+    return ResNetEncoder(model, Preprocessing(_MEAN, _STD), digest.hexdigest(), name)
+
+
+def _draw(network, seed):
+    """He-normal kernels; the last norm of a branch is small, so that 16 sums stay in bounds."""
+    rng = np.random.default_rng((seed, 404))
+    for variable in network.variables:
+        if variable.path.endswith("/kernel"):
+            deviation = np.sqrt(2 / np.prod(variable.shape[:-1]))
+            variable.assign(rng.standard_normal(variable.shape, np.float32) * deviation)
+        elif variable.path.endswith("_3_bn/gamma"):
+            variable.assign(np.full(variable.shape, 0.25, np.float32))
+
+
+def _download(network, name):
+    try:
+        published = keras.applications.ResNet50(include_top=False, weights="imagenet")
+    except Exception as error:  # get_file raises bare ones
+        raise RunError(
+            f"encoder.weights={name!r}: keras' ResNet-50 can't be downloaded ({error}); give a "
+            "file that you have, as resnet50:PATH, or resnet50:random"
+        ) from None
+    network.set_weights(published.get_weights())
+
+
+def _read(network, path: Path) -> None:
+    if not path.is_file():
+        raise RequestError(f"{path}: no such file; must be resnet50:random, imagenet or a path")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", "Skipping")  # what a file lacks would stay random
+            network.load_weights(path)
+    except Exception as error:  # Keras' readers raise whatever a damaged archive makes them
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise RequestError(f"{path}: damaged, or not a ResNet-50 without top: {lines[0]}") from None
+
+
+@contextlib.contextmanager
+def _default_policy(policy):
+    """keras.applications takes no dtype: the policy of layers that don't say is set meanwhile."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
