@@ -11,22 +11,28 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 from sparse_ist_tf.export.folding import FoldedViT, fold
 
+from sparse_ist_tf.config import completed, ist_options
 from sparse_ist_tf.encoder.features import make_encode, shared_features
 from sparse_ist_tf.encoder.weights import load_configured
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.inputs.masks import num_visible, select_patches
-from sparse_ist_tf.inputs.split import scale_image
-from sparse_ist_tf.ist.head import HeadSpec, extract, logits
+from sparse_ist_tf.ist.head import extract, logits
 from sparse_ist_tf.ist.partition import Partition, make_partition
-from sparse_ist_tf.ist.setup import load_splits, mask_options, parameters_of
+from sparse_ist_tf.ist.setup import (
+    head_spec,
+    load_splits,
+    mask_options,
+    parameters_of,
+    thin_link,
+)
 from sparse_ist_tf.reports.run_directory import RunDirectory
 
 _IN_MEMORY = 1 << 30  # bytes of images that are kept rather than read again for every file
 
 
 class Images:
-    """A data set's images as an artefact takes them, masked as in a run.
+    """A data set's images as an artefact takes them: masked and sent as in a run.
 
     Args:
         config: of a run.
@@ -43,7 +49,7 @@ class Images:
 
     def __init__(self, config: ConfigDict, encoder):
         self.config, self.encoder = config, encoder
-        self.masks = mask_options(config)
+        self.masks, self.thin_link = mask_options(config), thin_link(config)
         self.splits: dict[str, Split] = load_splits(config)
         self._kept: dict[str, list[dict]] = {}
 
@@ -65,13 +71,10 @@ class Images:
             return
         split, side = self.splits[part], self.encoder.image_size
         keep = [] if split.size * side * side * 6 < _IN_MEMORY else None
-        rows = split.dataset(side, batch_size=64)
-        with image_errors():
-            for batch in rows.as_numpy_iterator():
-                for example in self._masked(batch["image"], batch["index"], batch["label"]):
-                    if keep is not None:
-                        keep.append(example)
-                    yield example
+        for example in self._sent(split.dataset(side)):
+            if keep is not None:
+                keep.append(example)
+            yield example
         if keep is not None:
             self._kept[part] = keep
 
@@ -90,26 +93,29 @@ class Images:
         """
         split = self.splits["train"]
         rows = stratified(split.labels, count, seed)
-        wanted = np.zeros(split.size, bool)
-        wanted[rows] = True
-        side = self.encoder.image_size
-        stream = tf.data.Dataset.zip(
-            split.source.stream(0, split.size), tf.data.Dataset.from_tensor_slices(wanted)
-        )
-        stream = stream.filter(lambda _, keep: keep).map(
-            lambda element, _: scale_image(split.source.decode(element), side),
-            num_parallel_calls=tf.data.AUTOTUNE,
+        return list(self._sent(split.pick(self.encoder.image_size, rows)))
+
+    def _sent(self, rows):
+        encoder = self.encoder
+        batches = self.thin_link.sent_images(
+            rows,
+            lambda indices: self.masks.positions(indices, encoder.num_patches),
+            encoder.patch_size,
+            batch_size=64,
         )
         with image_errors():
-            images = np.stack(list(stream.as_numpy_iterator()))
-        return list(self._masked(images, rows, split.labels[rows]))
-
-    def _masked(self, images, indices, labels):
-        positions = self.masks.positions(indices, self.encoder.num_patches)
-        patches = select_patches(images, positions, self.encoder.patch_size)
-        columns = zip(images, patches, positions, labels, strict=True)
-        for image, patch, place, label in columns:
-            yield {"image": image, "patches": patch, "positions": place, "label": int(label)}
+            for batch in batches.as_numpy_iterator():
+                images, places = batch["image"], batch["positions"]
+                patches = select_patches(images, places, encoder.patch_size)
+                for image, patch, place, label in zip(
+                    images, patches, places, batch["label"], strict=True
+                ):
+                    yield {
+                        "image": image,
+                        "patches": patch,
+                        "positions": place,
+                        "label": int(label),
+                    }
 
     def features(self, part: str) -> np.ndarray:
         """Features of a split by the Keras encoder, from the cache or into it."""
@@ -125,6 +131,7 @@ class Images:
             Ledger(),
             cache_dir=self.config.features.cache_dir,
             batch_size=self.config.encoder.batch_size,
+            thin_link=self.thin_link,
         )
 
 
@@ -146,18 +153,20 @@ class FinishedRun:
     def __init__(self, path: str | Path):
         directory = RunDirectory(path)
         self.path = Path(path)
-        self.config, results = ConfigDict(directory.config()), directory.results()
+        self.config, results = completed(directory.config()), directory.results()
         found = directory.checkpoint()
         if results is None or found is None:
             raise RequestError(f"{path}: the run is not finished; train with its command goes on")
         state, progress = found
         self.parameters = parameters_of(state)
         config = self.config
+        if config.encoder.weights.startswith("resnet50:"):
+            raise RequestError(f"{path}: its encoder is a ResNet-50, only those with a ViT export")
         self.images = Images(config, load_configured({**config.encoder, "dtype": "float32"}))
         self.encoder = self.images.encoder
         test = self.images.splits["test"]
         self.labels = test.class_names
-        spec = HeadSpec(self.encoder.feature_dim, tuple(config.head.hidden), test.num_classes)
+        spec = head_spec(config, self.encoder.feature_dim, test.num_classes)
         for part in spec.parameters():
             value = self.parameters.get(part.name)
             if value is None or value.shape != part.shape:
@@ -233,7 +242,7 @@ class FinishedRun:
         """
         if subnet is None:
             return dict(self.parameters)
-        scale = self.config.ist.scale_inputs
+        scale = ist_options(self.config).scale_inputs
         return extract(self.parameters, self.spec, self.partition, subnet, scale)
 
     def test_logits(self, parameters) -> np.ndarray:
@@ -263,7 +272,9 @@ class FinishedRun:
             part = examples[start : start + 32]
             images = np.stack([example["image"] for example in part])
             places = np.stack([example["positions"] for example in part])
-            for example, feature in zip(part, self._encode(images, places).numpy(), strict=True):
+            features = self._encode(images, places).numpy()
+            features = self.images.thin_link.sent_features(features)
+            for example, feature in zip(part, features, strict=True):
                 example["feature"] = feature
         return examples
 

@@ -1,7 +1,7 @@
 """The default configuration of train, and what it may hold."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -10,7 +10,11 @@ from sparse_ist_tf.errors import RequestError
 ALGORITHMS = ("ist", "data_parallel", "local_sgd", "centralized")
 OPTIMIZERS = ("adam", "adamw", "sgd", "lion", "rmsprop")
 SCHEDULES = ("constant", "cosine")
+INITIALIZERS = ("he_normal", "lecun_normal", "glorot_uniform", "torch_uniform")
 DATASETS = ("digits", "cifar10", "resisc45", "aid", "folder:PATH")
+
+# What the published experiment code does, whatever the keys of these names say.
+PUBLISHED = {"moments": "slot", "biases": "slot", "scale_inputs": False, "keep_last_step": False}
 
 # In each group exactly one is above 0.
 DURATIONS = ("total_steps", "total_epochs", "total_examples")
@@ -25,9 +29,17 @@ _CHOICES = {
     "dataset.shards": ("all", "iid", "dirichlet"),
     "masks.kind": ("fixed", "random", "shared"),
     "masks.pattern": ("uniform", "grid", "center", "border"),
+    "transport.codec": ("none", "jpeg", "patches", "raw"),
+    "transport.features": ("float32", "float16", "int8"),
     "encoder.dtype": ("float32", "bfloat16"),
     "ist.algorithm": ALGORITHMS,
-    "ist.moments": ("carry", "reset"),
+    "ist.moments": ("carry", "reset", "slot"),
+    "ist.biases": ("carry", "slot"),
+    "ist.variant": ("corrected", "published"),
+    "ist.local_steps_schedule": ("constant", "grow", "consensus"),
+    "ist.widths": ("layer", "subnet"),
+    "head.initializer": INITIALIZERS,
+    "head.normalization": ("none", "batch"),
     "optimizer.name": OPTIMIZERS,
     "schedule": SCHEDULES,
 }
@@ -70,7 +82,18 @@ def get_config() -> ConfigDict:
         "shards": "all",  # what each subnet draws from: all, iid, dirichlet
         "dirichlet_alpha": 0.3,
     }
-    config.masks = {"kind": "fixed", "ratio": 0.5, "pattern": "uniform"}
+    config.masks = {
+        "kind": "fixed",
+        "ratio": 0.5,
+        "pattern": "uniform",
+        "test_ratios": (),  # at which the finished head is tested too
+    }
+    # The link that images, or their features, cross before training and testing.
+    config.transport = {
+        "codec": "none",  # or jpeg (whole images), patches (the visible ones as a JPEG), raw
+        "quality": 75,  # of JPEGs
+        "features": "float32",  # or float16, int8
+    }
     config.encoder = {
         "weights": "packaged:vit_micro",  # or hf:OWNER/MODEL, keras_hub:PRESET, a file, ...
         "dtype": "float32",
@@ -85,14 +108,25 @@ def get_config() -> ConfigDict:
         "std": (),
     }
     config.features = {"cache_dir": ""}  # ~/.cache/sparse_ist_tf/features where empty
-    config.head = {"hidden": (1000, 1000)}
+    config.head = {
+        "hidden": (1000, 1000),
+        "initializer": "he_normal",
+        "standardize": False,  # features, by mean and deviation of the training split
+        "normalization": "none",  # of hidden layers: none, batch
+        "dropout": 0.0,  # of hidden neurons
+    }
     config.ist = {
         "algorithm": "ist",
         "num_subnets": 4,  # for the baselines the number of replicas
         "capacities": (),  # one number per subnet, equal where empty
+        "widths": "layer",  # whose head.hidden is: layer, or subnet (a layer has N times as many)
         "local_steps": 20,
-        "moments": "carry",
+        "local_steps_schedule": "constant",  # or grow, consensus: see steps_of_round
+        "moments": "carry",  # with their neurons; or reset every round, or stay in the slot
+        "biases": "carry",  # or stay in the slot
         "scale_inputs": True,
+        "keep_last_step": True,
+        "variant": "corrected",  # or published: the four keys above as in the paper's code
     }
     # A flag sets kwargs whole: --config.optimizer.kwargs='{"beta_2": 0.99}'
     config.optimizer = {"name": "adam", "kwargs": {}}
@@ -105,6 +139,8 @@ def get_config() -> ConfigDict:
     config.total_steps = 0
     config.total_epochs = 40.0
     config.total_examples = 0
+    # True: that is how long all N of them train together, each taking 1/N of the steps.
+    config.share_total = False
     # How often the merged head is tested and the run's state kept: one of each pair is above 0.
     config.eval_every_rounds = 5
     config.eval_every_epochs = 0.0
@@ -135,6 +171,26 @@ def lookup(config: ConfigDict, key: str):
     return config
 
 
+def completed(config: Mapping) -> ConfigDict:
+    """A stored configuration with the defaults of keys that came after it was stored.
+
+    Args:
+        config: of a run directory or an exported file.
+
+    Returns:
+        A new configuration.
+
+    Example:
+        >>> from sparse_ist_tf.config import completed
+        >>> completed({"seed": 3}).masks.ratio
+        0.5
+    """
+    out = get_config()
+    with out.unlocked(), out.ignore_type():
+        out.update(ConfigDict(config))
+    return out
+
+
 def validate(config: ConfigDict, num_workers: int) -> None:
     """Checks a configuration before any work is done.
 
@@ -158,8 +214,11 @@ def validate(config: ConfigDict, num_workers: int) -> None:
         _check(config, key, lambda v: 0 < v < math.inf, "above 0")
     for key in _AT_LEAST_ZERO:
         _check(config, key, lambda v: 0 <= v < math.inf, "at least 0")
-    for key in ("masks.ratio", "label_smoothing"):
+    for key in ("masks.ratio", "label_smoothing", "head.dropout"):
         _check(config, key, lambda v: 0 <= v < 1, "in [0, 1)")
+    ratios = "numbers in [0, 1), each once"
+    _check(config, "masks.test_ratios", _are_ratios, ratios)
+    _check(config, "transport.quality", lambda v: 1 <= v <= 100, "in [1, 100]")
     for key in ("encoder.mean", "encoder.std"):
         _check(config, key, _is_color, "three numbers, or none")
     for keys in _UNITS:
@@ -194,7 +253,7 @@ def _check_subnets(config, hidden, num_workers):
         )
     if ist.algorithm != "ist":
         return
-    if min(hidden) < ist.num_subnets:
+    if ist.widths == "layer" and min(hidden) < ist.num_subnets:
         raise RequestError(
             f"head.hidden={hidden}: each layer needs at least ist.num_subnets="
             f"{ist.num_subnets} neurons"
@@ -210,6 +269,10 @@ def _check_subnets(config, hidden, num_workers):
 
 def _is_color(value) -> bool:
     return len(value) in (0, 3) and all(_is_number(part) for part in value)
+
+
+def _are_ratios(values) -> bool:
+    return len(set(values)) == len(values) and all(_is_number(v) and 0 <= v < 1 for v in values)
 
 
 def _is_number(value) -> bool:
@@ -272,7 +335,8 @@ def total_steps(config: ConfigDict, num_examples: int) -> int:
     """How many steps each subnet takes.
 
     An epoch is one pass of a subnet over num_examples, so every subnet takes as many steps as a
-    centralised head would (the paper's protocol).
+    centralised head would (the paper's protocol); with config.share_total the N subnets, or
+    replicas, take as many together, each 1/N of them: equal total examples.
 
     Args:
         config: valid.
@@ -286,10 +350,86 @@ def total_steps(config: ConfigDict, num_examples: int) -> int:
         >>> total_steps(get_config(), 1437)
         899
     """
-    if config.total_steps:
-        return int(config.total_steps)
-    examples = config.total_examples or config.total_epochs * num_examples
-    return max(1, math.ceil(examples / config.batch_size - 1e-9))
+    steps = config.total_steps
+    if not steps:
+        examples = config.total_examples or config.total_epochs * num_examples
+        steps = examples / config.batch_size
+    return max(1, math.ceil(steps / _sharing(config) - 1e-9))
+
+
+def _sharing(config) -> int:
+    """Among how many the steps of a run are shared."""
+    shares = config.share_total and config.ist.algorithm != "centralized"
+    return config.ist.num_subnets if shares else 1
+
+
+def ist_options(config: ConfigDict) -> ConfigDict:
+    """The keys of config.ist, with what its variant stands for.
+
+    Args:
+        config: valid.
+
+    Returns:
+        A new dictionary of the same keys.
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config, ist_options
+        >>> config = get_config()
+        >>> config.ist.variant = "published"
+        >>> ist_options(config).moments
+        'slot'
+    """
+    ist = ConfigDict(config.ist.to_dict())
+    if ist.variant == "published":
+        ist.update(PUBLISHED)
+    return ist
+
+
+def hidden_widths(config: ConfigDict) -> tuple[int, ...]:
+    """Neurons of each hidden layer of the merged head.
+
+    Args:
+        config: valid.
+
+    Returns:
+        config.head.hidden, times the number of subnets for IST with ist.widths="subnet".
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config, hidden_widths
+        >>> hidden_widths(get_config())
+        (1000, 1000)
+    """
+    ist = config.ist
+    times = ist.num_subnets if ist.algorithm == "ist" and ist.widths == "subnet" else 1
+    return tuple(int(width) * times for width in config.head.hidden)
+
+
+def steps_of_round(config: ConfigDict, step: int, steps: int) -> int:
+    """Local steps of the round that begins at a step, by config.ist.local_steps_schedule.
+
+    "constant": always config.ist.local_steps. "grow": from 1, in proportion to the steps done, to
+    all of them at half of the run. "consensus": a single one in the last tenth of the run, so that
+    the subnets agree in the end.
+
+    Args:
+        config: valid.
+        step: done before the round.
+        steps: of the whole run, more than step.
+
+    Returns:
+        At least 1, at most what is left.
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config, steps_of_round
+        >>> steps_of_round(get_config(), step=890, steps=899)
+        9
+    """
+    local, schedule = int(config.ist.local_steps), config.ist.local_steps_schedule
+    if schedule == "grow":
+        local = max(1, min(local, local * 2 * step // steps))
+    elif schedule == "consensus" and 10 * step >= 9 * steps:
+        local = 1
+    return min(local, steps - step)
 
 
 def rounds_between(config: ConfigDict, what: str, num_examples: int) -> int:
@@ -310,7 +450,7 @@ def rounds_between(config: ConfigDict, what: str, num_examples: int) -> int:
     """
     if rounds := config[f"{what}_every_rounds"]:
         return int(rounds)
-    steps = config[f"{what}_every_epochs"] * num_examples / config.batch_size
+    steps = config[f"{what}_every_epochs"] * num_examples / config.batch_size / _sharing(config)
     return max(1, round(steps / config.ist.local_steps))
 
 

@@ -8,11 +8,12 @@ or measures an exported file again, on the test images of the run that its metad
 """
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from sparse_ist_tf.commands import quiet, run
+from sparse_ist_tf.config import completed
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.reports.report import accuracy_rows, format_table
+from sparse_ist_tf.reports.report import accuracy_rows, format_table, missing_rows
 from sparse_ist_tf.reports.run_directory import RunDirectory
 
 FLAGS = flags.FLAGS
@@ -25,8 +26,8 @@ def evaluate(path: str) -> dict:
         path: the run directory.
 
     Returns:
-        {"accuracy": and "centralized_accuracy": as results.json has them, "head_keras": accuracy
-        of head.keras, "test_size": int}.
+        {"accuracy":, "centralized_accuracy":, "accuracy_at": and "missing_workers": as results.json
+        has them, "head_keras": accuracy of head.keras, "test_size": int}.
 
     Raises:
         RequestError: if there is no finished run, or its data is gone.
@@ -38,7 +39,7 @@ def evaluate(path: str) -> dict:
         0.95
     """
     directory = RunDirectory(path)
-    config, results = ConfigDict(directory.config()), directory.results()
+    config, results = completed(directory.config()), directory.results()
     found = directory.checkpoint()
     if results is None or found is None:
         raise RequestError(f"{path}: the run is not finished; train with its command goes on")
@@ -48,13 +49,20 @@ def evaluate(path: str) -> dict:
         from sparse_ist_tf.encoder.features import shared_features
         from sparse_ist_tf.encoder.weights import load_configured
         from sparse_ist_tf.ist.exchange import Link
-        from sparse_ist_tf.ist.head import HeadSpec, accuracy
-        from sparse_ist_tf.ist.setup import accuracies, load_splits, mask_options
+        from sparse_ist_tf.ist.finished import finished_accuracies
+        from sparse_ist_tf.ist.head import accuracy
+        from sparse_ist_tf.ist.setup import (
+            accuracies,
+            head_spec,
+            load_splits,
+            mask_options,
+            thin_link,
+        )
         from sparse_ist_tf.reports.ledger import Ledger
 
-    test = load_splits(config)["test"]
+    test, encoder = load_splits(config)["test"], load_configured(config.encoder)
     features = shared_features(
-        load_configured(config.encoder),
+        encoder,
         test,
         mask_options(config),
         Link(tf.distribute.get_strategy(), 0, 1),
@@ -62,8 +70,9 @@ def evaluate(path: str) -> dict:
         dtype=config.encoder.dtype,
         cache_dir=config.features.cache_dir,
         batch_size=config.encoder.batch_size,
+        thin_link=thin_link(config),
     )
-    spec = HeadSpec(features.shape[1], tuple(config.head.hidden), test.num_classes)
+    spec = head_spec(config, features.shape[1], test.num_classes)
     state, progress = found
     table = accuracies(config, spec, state, progress["round"], features, test.labels)
     outputs = directory.head()(features).numpy()
@@ -72,6 +81,7 @@ def evaluate(path: str) -> dict:
         "centralized_accuracy": table["centralized"],
         "head_keras": accuracy(outputs, test.labels),
         "test_size": test.size,
+        **finished_accuracies(config, encoder, test, spec, state, progress["round"], features),
     }
 
 
@@ -104,11 +114,12 @@ def main(_) -> int:
     if FLAGS.tflite:
         return _evaluate_file(FLAGS.tflite)
     again, stored = evaluate(FLAGS.run), RunDirectory(FLAGS.run).results()
-    keys = ("accuracy", "centralized_accuracy")
-    before = accuracy_rows({key: stored[key] for key in keys})
+    keys = ("accuracy", "centralized_accuracy", "accuracy_at", "missing_workers")
+    before = {key: stored[key] for key in keys}
     rows = [("", "again", "stored")]
-    for (what, value), (_, old) in zip(accuracy_rows(again), before, strict=True):
-        rows.append((what, value, old))
+    for make in (accuracy_rows, missing_rows):
+        for (what, value), (_, old) in zip(make(again), make(before), strict=True):
+            rows.append((what, value, old))
     merged = f"{100 * stored['accuracy']['merged']:.2f} %"
     rows.append(("head.keras", f"{100 * again['head_keras']:.2f} %", merged))
     print(f"Test accuracy ({again['test_size']:,} images)")

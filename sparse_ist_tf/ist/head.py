@@ -8,6 +8,8 @@ import numpy as np
 
 from sparse_ist_tf.ist.partition import Partition
 
+EPSILON = 1e-5  # added to variances
+
 
 @dataclasses.dataclass(frozen=True)
 class ParameterSpec:
@@ -66,15 +68,21 @@ class HeadSpec:
         return sum(int(np.prod(spec.shape)) for spec in self.parameters())
 
 
-def init_parameter(spec: ParameterSpec, seed: int, position: int) -> np.ndarray:
-    """The initial value of a parameter: He-normal kernels, zero biases.
+def init_parameter(
+    spec: ParameterSpec, seed: int, position: int, initializer: str = "he_normal"
+) -> np.ndarray:
+    """The initial value of a parameter: random kernels, zero biases.
 
-    Source: "Delving Deep into Rectifiers" (He et al., 2015), equation 10.
+    Source: "Delving Deep into Rectifiers" (He et al., 2015), equation 10; "Understanding the
+    difficulty of training deep feedforward neural networks" (Glorot and Bengio, 2010), equation 16.
 
     Args:
         spec: which.
         seed: at least 0.
         position: of the parameter in the head; its stream of random numbers.
+        initializer: of kernels with f inputs and g outputs: "he_normal" (variance 2 / f),
+            "lecun_normal" (1 / f), "glorot_uniform" (2 / (f + g)), or "torch_uniform" (1 / (3 f),
+            as torch.nn.Linear, which the paper's code uses).
 
     Returns:
         float32 of spec.shape, a function of the arguments alone.
@@ -86,17 +94,29 @@ def init_parameter(spec: ParameterSpec, seed: int, position: int) -> np.ndarray:
     """
     if len(spec.shape) == 1:
         return np.zeros(spec.shape, np.float32)
-    rng = np.random.default_rng((seed, 202, position))
-    deviation = np.sqrt(2.0 / spec.shape[0])
-    return (rng.standard_normal(spec.shape, np.float32) * deviation).astype(np.float32)
+    rng, (inputs, outputs) = np.random.default_rng((seed, 202, position)), spec.shape
+    variances = {
+        "he_normal": 2 / inputs,
+        "lecun_normal": 1 / inputs,
+        "glorot_uniform": 2 / (inputs + outputs),
+        "torch_uniform": 1 / (3 * inputs),
+    }
+    deviation = np.sqrt(variances[initializer])
+    if initializer.endswith("_normal"):
+        return (rng.standard_normal(spec.shape, np.float32) * deviation).astype(np.float32)
+    limit = np.sqrt(3) * deviation
+    return rng.uniform(-limit, limit, spec.shape).astype(np.float32)
 
 
-def init_parameters(spec: HeadSpec, seed: int) -> dict[str, np.ndarray]:
+def init_parameters(
+    spec: HeadSpec, seed: int, initializer: str = "he_normal"
+) -> dict[str, np.ndarray]:
     """Initial values of a whole head.
 
     Args:
         spec: the head's shape.
         seed: at least 0.
+        initializer: as init_parameter.
 
     Returns:
         float32 arrays by name.
@@ -107,7 +127,7 @@ def init_parameters(spec: HeadSpec, seed: int) -> dict[str, np.ndarray]:
         ['dense_0/bias', 'dense_0/kernel', 'dense_1/bias', 'dense_1/kernel']
     """
     specs = enumerate(spec.parameters())
-    return {part.name: init_parameter(part, seed, i) for i, part in specs}
+    return {part.name: init_parameter(part, seed, i, initializer) for i, part in specs}
 
 
 def extract(
@@ -173,6 +193,71 @@ def logits(parameters: Mapping[str, np.ndarray], features: np.ndarray) -> np.nda
         if i < layers - 1:
             x = np.maximum(x, 0)
     return x
+
+
+def hidden_statistics(
+    parameters: Mapping[str, np.ndarray], features: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Mean and deviation of every hidden neuron of a head with batch normalisation.
+
+    What a batch's own are in training, those of all training examples are in the finished head.
+
+    Args:
+        parameters: arrays by name, as trained.
+        features: float32[n, feature_dim].
+
+    Returns:
+        {"dense_0/mean": float32[width], "dense_0/deviation": float32[width], ...}.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.ist.head import HeadSpec, hidden_statistics, init_parameters
+        >>> head = init_parameters(HeadSpec(8, (6,), 3), 0)
+        >>> sorted(hidden_statistics(head, np.ones((5, 8), "float32")))
+        ['dense_0/deviation', 'dense_0/mean']
+    """
+    x, out = features, {}
+    for i in range(len(parameters) // 2 - 1):
+        x = x @ parameters[f"dense_{i}/kernel"]
+        mean, deviation = x.mean(axis=0), np.sqrt(x.var(axis=0) + EPSILON)
+        out |= {f"dense_{i}/mean": mean, f"dense_{i}/deviation": deviation}
+        x = np.maximum((x - mean) / deviation + parameters[f"dense_{i}/bias"], 0)
+    return out
+
+
+def fold(
+    parameters: Mapping[str, np.ndarray], statistics: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """A head of plain Dense layers that does what a head with its statistics does.
+
+    Args:
+        parameters: arrays by name, as trained.
+        statistics: "dense_i/mean" and "dense_i/deviation" of normalised hidden layers, "features/
+            mean" and "features/deviation" of standardised features; any of them, or none.
+
+    Returns:
+        Arrays of the same names and shapes.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.ist.head import HeadSpec, fold, init_parameters
+        >>> head, two = init_parameters(HeadSpec(8, (6,), 3), 0), np.full(8, 2, "float32")
+        >>> folded = fold(head, {"features/mean": two, "features/deviation": two})
+        >>> bool(np.allclose(2 * folded["dense_0/kernel"], head["dense_0/kernel"]))
+        True
+    """
+    out = dict(parameters)
+    for i in range(len(parameters) // 2):
+        kernel, bias = f"dense_{i}/kernel", f"dense_{i}/bias"
+        if f"dense_{i}/mean" in statistics:
+            deviation = statistics[f"dense_{i}/deviation"]
+            out[kernel] = out[kernel] / deviation
+            out[bias] = out[bias] - statistics[f"dense_{i}/mean"] / deviation
+    if "features/mean" in statistics:
+        kernel = out["dense_0/kernel"] / statistics["features/deviation"][:, None]
+        out["dense_0/kernel"] = kernel
+        out["dense_0/bias"] = out["dense_0/bias"] - statistics["features/mean"] @ kernel
+    return out
 
 
 def probabilities(parameters: Mapping[str, np.ndarray], features: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The local steps of one subnet: a pure function of weights, moments and batches."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
@@ -8,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.ist.head import EPSILON
 
 
 class SlotOptimizer:
@@ -94,58 +96,100 @@ class SlotOptimizer:
         return [now(weight) for weight in self.weights], slots
 
 
-def forward(weights: Sequence[tf.Tensor], features: tf.Tensor, scales: Sequence[float]):
-    """The logits of a subnet whose inputs from hidden layers are scaled.
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """What a subnet's loss depends on besides its weights and batch.
+
+    Args:
+        scales: layer width over subnet width, for each hidden layer.
+        label_smoothing: in [0, 1).
+        normalization: of hidden layers, "none" or "batch" (by a batch's mean and deviation, before
+            the bias, which takes the place of its offset; a gain would do what the next kernel
+            does).
+        dropout: in [0, 1), of hidden neurons.
+        seed: of the dropout, two integers.
+
+    Example:
+        >>> from sparse_ist_tf.ist.local import LossOptions
+        >>> LossOptions(scales=(2.0,)).dropout
+        0.0
+    """
+
+    scales: Sequence[float] = ()
+    label_smoothing: float = 0.0
+    normalization: str = "none"
+    dropout: float = 0.0
+    seed: tuple[int, int] = (0, 0)
+
+
+def forward(
+    weights: Sequence[tf.Tensor], features: tf.Tensor, options: LossOptions, step=0
+) -> tf.Tensor:
+    """The logits of a subnet while it trains.
+
+    Source: for the normalisation "Batch Normalization" (Ioffe and Szegedy, 2015), algorithm 1.
 
     Args:
         weights: kernel, bias, kernel, bias, ...
         features: float32[b, feature_dim].
-        scales: layer width over subnet width, for each hidden layer.
+        options: scaling, normalisation and dropout.
+        step: int32, which neurons drop out.
 
     Returns:
         float32[b, num_classes].
 
     Example:
         >>> import tensorflow as tf
-        >>> from sparse_ist_tf.ist.local import forward
+        >>> from sparse_ist_tf.ist.local import LossOptions, forward
         >>> weights = [tf.ones((2, 3)), tf.zeros(3), tf.ones((3, 1)), tf.zeros(1)]
-        >>> float(forward(weights, tf.ones((1, 2)), scales=[2.0])[0, 0])
+        >>> float(forward(weights, tf.ones((1, 2)), LossOptions(scales=[2.0]))[0, 0])
         12.0
     """
     x, layers = features, len(weights) // 2
     for i in range(layers):
-        x = tf.nn.bias_add(tf.matmul(x, weights[2 * i]), weights[2 * i + 1])
-        if i < layers - 1:
-            x = tf.nn.relu(x)
-            if scales[i] != 1.0:
-                x = x * scales[i]
+        x, hidden = tf.matmul(x, weights[2 * i]), i < layers - 1
+        if hidden and options.normalization == "batch":
+            mean, variance = tf.nn.moments(x, axes=0)
+            x = (x - mean) * tf.math.rsqrt(variance + EPSILON)
+        x = tf.nn.bias_add(x, weights[2 * i + 1])
+        if not hidden:
+            return x
+        x = tf.nn.relu(x)
+        if options.dropout:
+            # A stream of its own for every run, subnet, step and layer, whatever worker hosts it.
+            key = tf.stack([options.seed[0] * layers + i, options.seed[1]])
+            key = tf.random.experimental.stateless_fold_in(key, step)
+            x = tf.nn.experimental.stateless_dropout(x, options.dropout, key)
+        if options.scales[i] != 1.0:
+            x = x * options.scales[i]
     return x
 
 
-def loss_and_gradients(weights, features, labels, scales, label_smoothing: float = 0.0):
+def loss_and_gradients(weights, features, labels, options: LossOptions, step=0):
     """Cross-entropy of a batch.
 
     Args:
         weights: kernel, bias, kernel, bias, ...
         features: float32[b, feature_dim].
         labels: int32[b].
-        scales: as forward.
-        label_smoothing: in [0, 1).
+        options: as forward.
+        step: as forward.
 
     Returns:
         (mean loss, number of right answers, gradients).
 
     Example:
         >>> import tensorflow as tf
-        >>> from sparse_ist_tf.ist.local import loss_and_gradients
-        >>> weights = [tf.ones((2, 3)), tf.zeros(3)]
-        >>> loss, _, _ = loss_and_gradients(weights, tf.ones((1, 2)), tf.constant([0]), [])
+        >>> from sparse_ist_tf.ist.local import LossOptions, loss_and_gradients
+        >>> weights, labels = [tf.ones((2, 3)), tf.zeros(3)], tf.constant([0])
+        >>> loss, _, _ = loss_and_gradients(weights, tf.ones((1, 2)), labels, LossOptions())
         >>> round(float(loss), 4)
         1.0986
     """
+    label_smoothing = options.label_smoothing
     with tf.GradientTape() as tape:
         tape.watch(weights)
-        logits = forward(weights, features, scales)
+        logits = forward(weights, features, options, step)
         if label_smoothing:
             count = logits.shape[-1]
             truth = tf.one_hot(labels, count) * (1 - label_smoothing) + label_smoothing / count
@@ -157,28 +201,26 @@ def loss_and_gradients(weights, features, labels, scales, label_smoothing: float
     return loss, right, tape.gradient(loss, weights)
 
 
-def make_local_steps(
-    optimizer: SlotOptimizer, scales: Sequence[float], label_smoothing: float = 0.0
-) -> Callable:
+def make_local_steps(optimizer: SlotOptimizer, options: LossOptions) -> Callable:
     """The function that trains one subnet for some steps.
 
     Args:
         optimizer: for the subnet's shapes.
-        scales: as forward.
-        label_smoothing: in [0, 1).
+        options: of its loss.
 
     Returns:
         f(weights, slots, features, labels, rows int32[steps, b], rates float32[steps],
-        first_step int32) -> (weights, slots, losses float32[steps], right int32).
+        first_step int32, updates int32) -> (weights, slots, losses float32[steps], right int32);
+        `first_step` counts steps of the run, `updates` those that the moments have seen.
 
     Example:
         See sparse_ist_tf/ist/rounds.py.
     """
     count = len(optimizer.weights)
 
-    def local_steps(weights, slots, features, labels, rows, rates, first_step):
+    def local_steps(weights, slots, features, labels, rows, rates, first_step, updates):
         steps = tf.shape(rows)[0]
-        losses = tf.TensorArray(tf.float32, size=steps)
+        losses = tf.TensorArray(tf.float32, size=steps, element_shape=())
         state = tf.nest.flatten([weights, slots])
 
         def body(i, losses, right, *state):
@@ -188,10 +230,10 @@ def make_local_steps(
                 weights,
                 tf.gather(features, batch),
                 tf.gather(labels, batch),
-                scales,
-                label_smoothing,
+                options,
+                first_step + i,
             )
-            weights, slots = optimizer.apply(first_step + i, rates[i], grads, weights, slots)
+            weights, slots = optimizer.apply(updates + i, rates[i], grads, weights, slots)
             return (i + 1, losses.write(i, loss), right + hits, *tf.nest.flatten([weights, slots]))
 
         out = tf.while_loop(

@@ -12,13 +12,14 @@ import tensorflow as tf
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.ist.batches import BatchStream
 from sparse_ist_tf.ist.exchange import Exchange, Link, Plan
-from sparse_ist_tf.ist.head import HeadSpec, init_parameter
-from sparse_ist_tf.ist.local import SlotOptimizer, make_local_steps
+from sparse_ist_tf.ist.head import HeadSpec, hidden_statistics, init_parameters
+from sparse_ist_tf.ist.local import LossOptions, SlotOptimizer, make_local_steps
 from sparse_ist_tf.ist.partition import Partition, hosted_subnets, make_partition, subnet_sizes
+from sparse_ist_tf.ist.slots import SlotStore
 from sparse_ist_tf.ist.variables import SubnetPartitionedVariable, per_worker_variable
 from sparse_ist_tf.reports.ledger import Ledger
 
-MOMENTS = ("carry", "reset")
+MOMENTS = ("carry", "reset", "slot")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +30,17 @@ class TrainerOptions:
         num_subnets: N; for the synchronous baselines the number of replicas.
         capacities: one positive number per subnet; equal where empty.
         local_steps: steps of a round.
-        moments: "carry" (they travel with their neurons) or "reset" (zero at every round).
+        moments: "carry" (they travel with their neurons), "reset" (zero at every round) or "slot"
+            (they stay with the subnet, whatever neurons it holds).
+        biases: "carry", or "slot": they stay with the subnet, and the merged head's are untrained.
         scale_inputs: multiply inputs from a hidden layer by (layer width / subnet width).
+        keep_last_step: collect what the last step of a round made of the weights, too.
         batch_size: examples of one step of one subnet.
         label_smoothing: in [0, 1).
+        initializer: as init_parameter.
+        standardize: features, by mean and deviation of the first that are set.
+        normalization: of hidden layers, "none" or "batch".
+        dropout: in [0, 1), of hidden neurons.
         optimizer: as keras.optimizers.serialize gives it; its learning rate is not used.
         learning_rate: from the step, counted from 0, to the rate.
         seed: of the initial weights, partitions and batches.
@@ -47,9 +55,15 @@ class TrainerOptions:
     capacities: tuple[float, ...] = ()
     local_steps: int = 20
     moments: str = "carry"
+    biases: str = "carry"
     scale_inputs: bool = True
+    keep_last_step: bool = True
     batch_size: int = 64
     label_smoothing: float = 0.0
+    initializer: str = "he_normal"
+    standardize: bool = False
+    normalization: str = "none"
+    dropout: float = 0.0
     optimizer: Mapping | None = None
     learning_rate: Callable[[int], float] = lambda step: 1e-3
     seed: int = 0
@@ -57,6 +71,16 @@ class TrainerOptions:
     def optimizer_config(self) -> dict:
         """The optimizer, Adam where none is given."""
         return dict(self.optimizer or keras.optimizers.serialize(keras.optimizers.Adam()))
+
+    def loss_options(self, scales: Sequence[float], subnet: int) -> LossOptions:
+        """What the loss of a subnet or replica depends on, whose inputs have these scales."""
+        return LossOptions(
+            tuple(scales),
+            self.label_smoothing,
+            self.normalization,
+            self.dropout,
+            (self.seed, subnet),
+        )
 
 
 class Trainer:
@@ -95,6 +119,10 @@ class Trainer:
             n: BatchStream(shards[n], options.batch_size, options.seed, n) for n in self.mine
         }
         self.labels = tf.constant(labels, tf.int32)
+        self.standards = None  # mean and deviation of the features
+        if options.standardize:
+            mean, deviation = features.mean(axis=0), features.std(axis=0)
+            self.standards = np.stack([mean, np.where(deviation > 1e-6, deviation, 1.0)])
         self.set_features(features)
         self.round, self.step = 0, 0
 
@@ -104,7 +132,29 @@ class Trainer:
         Args:
             features: float32[n, feature_dim].
         """
+        self._raw = features
+        if self.standards is not None:
+            features = (features - self.standards[0]) / self.standards[1]
         self.features = tf.constant(features, tf.float32)
+
+    def _with_statistics(self, state: dict) -> dict:
+        """A gathered state, and what `fold` needs to make plain Dense layers of it."""
+        if self.standards is not None:
+            state["statistics/features/mean"] = self.standards[0]
+            state["statistics/features/deviation"] = self.standards[1]
+        if self.options.normalization == "batch":
+            parameters = {part.name: state[part.name] for part in self.spec.parameters()}
+            statistics = hidden_statistics(parameters, self.features.numpy())
+            state |= {f"statistics/{name}": value for name, value in statistics.items()}
+        return state
+
+    def _restore_statistics(self, state: Mapping | None) -> None:
+        if self.standards is None:
+            return
+        names = ("statistics/features/mean", "statistics/features/deviation")
+        stored = np.stack([state[name] for name in names]) if self.link.chief else None
+        self.standards = self.link.broadcast(stored, (2, self.spec.feature_dim))
+        self.set_features(self._raw)
 
     def run_round(self, steps: int | None = None) -> dict:
         """Trains for one round.
@@ -195,7 +245,9 @@ class IstTrainer(Trainer):
         for n in self.mine:
             pairs = zip(spec.hidden, layers, strict=True)
             scales = [w / sizes[n] if options.scale_inputs else 1.0 for w, sizes in pairs]
-            self._local[n] = make_local_steps(optimizers[n], scales, options.label_smoothing)
+            self._local[n] = make_local_steps(optimizers[n], options.loss_options(scales, n))
+        # Of each parameter, does its weight travel with the neurons?
+        self.travels = [len(part.shape) == 2 or options.biases == "carry" for part in specs]
         shares = options.capacities or (1,) * options.num_subnets
         self.shares = np.array(shares, np.float32) / np.float32(sum(shares))
         with link.strategy.scope():
@@ -208,11 +260,23 @@ class IstTrainer(Trainer):
                     [int(np.prod(self.shapes[n][i])) for n in self.mine],
                 )
                 for i, part in enumerate(specs[:-1])
+                if self.travels[i]
             ]
             self.shared = per_worker_variable((spec.num_classes, self.num_columns), "shared")
-        # Behind the output bias two rows: the subnet's mean loss and its right answers.
+            self.slots = SlotStore(
+                specs,
+                block_shape,
+                self.hosted,
+                link,
+                self.num_slots,
+                biases=options.biases == "slot",
+                moments=options.moments == "slot",
+                ledger=ledger,
+            )
+        # Behind the output bias, if it travels, two rows: the mean loss and the right answers.
+        shared_size = spec.num_classes * self.travels[-1] + 2
         self.exchange = Exchange(
-            link, self.variables, self.hosted, spec.num_classes + 2, self.num_columns, ledger
+            link, self.variables, self.hosted, shared_size, self.num_columns, ledger
         )
         self._planner = ThreadPoolExecutor(1)
         self._plans: dict = {}
@@ -232,8 +296,9 @@ class IstTrainer(Trainer):
 
     def _set_initial_weights(self):
         wholes = []
-        for i, variable in enumerate(self.variables):
-            value = init_parameter(variable.spec, self.options.seed, i)
+        initial = init_parameters(self.spec, self.options.seed, self.options.initializer)
+        for variable in self.variables:
+            value = initial[variable.spec.name]
             whole = np.zeros((value.size, self.num_columns), np.float32)
             whole[:, 0] = value.ravel()
             wholes.append(whole)
@@ -279,41 +344,70 @@ class IstTrainer(Trainer):
     def _round(self, plan, features, labels, rows, rates, first_step, keys):
         plan = Plan(*plan)
         self.exchange.dispatch(plan, keys[0])
-        slot_step = first_step if self.options.moments == "carry" else tf.constant(0)
         trained, copies = [], []
         for k, subnet in enumerate(self.mine):
-            weights, slots = self._unpack(k, subnet)
-            weights, slots, losses, right = self._local[subnet](
-                weights, slots, features, labels, rows[k], rates, slot_step
+            columns, losses, right = self._train_subnet(
+                k, subnet, features, labels, rows[k], rates, first_step
             )
-            columns = [self._pack(w, s) for w, s in zip(weights, slots, strict=True)]
-            trained.append(columns[:-1])
+            trained.append([columns[i] for i in range(len(columns) - 1) if self.travels[i]])
             record = tf.stack([tf.reduce_mean(losses), tf.cast(right, tf.float32)])
             record = tf.pad(record[:, None], [[0, 0], [0, self.num_columns - 1]])
-            copies.append(tf.concat([columns[-1], record], axis=0))
+            copies.append(tf.concat([*columns[-1:][: self.travels[-1]], record], axis=0))
         for variable, columns in zip(self.variables, zip(*trained, strict=True), strict=True):
             variable.blocks.assign(tf.concat(columns, axis=0))
         everyone = self.exchange.collect(plan, tf.stack(copies), keys[1])
-        mean = tf.zeros_like(self.shared)
-        for subnet, share in enumerate(self.shares):  # in this order for every P
-            mean += share * everyone[subnet, :-2]
-        self.shared.assign(mean)
+        if self.travels[-1]:
+            mean = tf.zeros_like(self.shared)
+            for subnet, share in enumerate(self.shares):  # in this order for every P
+                mean += share * everyone[subnet, :-2]
+            self.shared.assign(mean)
         return everyone[:, -2:, 0]
+
+    def _train_subnet(self, k, subnet, features, labels, rows, rates, first_step):
+        """A hosted subnet's local steps: what travels of each parameter, losses, right answers."""
+        resets = self.options.moments == "reset"
+        weights, slots = self._unpack(k, subnet)
+        parts, start, losses, right = [], 0, [], 0
+        last = tf.shape(rows)[0]
+        for stop in [last] if self.options.keep_last_step else [last - 1, last]:
+            updates = tf.constant(start) if resets else first_step + start
+            data = (features, labels, rows[start:stop], rates[start:stop])
+            weights, slots, some, hits = self._local[subnet](
+                weights, slots, *data, first_step + start, updates
+            )
+            parts.append((weights, slots))
+            losses.append(some)
+            start, right = stop, right + hits
+        names = [part.name for part in self.spec.parameters()]
+        stays = dict(zip(names, weights, strict=True))
+        for name, moments in zip(names, slots, strict=True):
+            stays |= {f"{name}/moment_{i}": moment for i, moment in enumerate(moments)}
+        self.slots.write(subnet, stays)
+        columns = [self._pack(w, s) for w, s in zip(*parts[0], strict=True)]
+        return columns, tf.concat(losses, axis=0), right
 
     def _unpack(self, k, subnet):
         """Weights and moments of a hosted subnet from the blocks."""
         weights, slots = [], []
-        for i, shape in enumerate(self.shapes[subnet]):
-            if i < len(self.variables):
-                sizes, block = self.variables[i].block_sizes, self.variables[i].blocks
-                first, behind = sum(sizes[:k]), sum(sizes[: k + 1])
-            else:
-                block, first, behind = self.shared, 0, self.spec.num_classes
-            block = tf.convert_to_tensor(block)
-            columns = [tf.reshape(block[first:behind, c], shape) for c in range(self.num_columns)]
-            weights.append(columns[0])
-            slots.append(columns[1:] or [tf.zeros(shape)] * self.num_slots)
+        kept, variables = self.slots.read(subnet), iter(self.variables)
+        parts = zip(self.spec.parameters(), self.shapes[subnet], self.travels, strict=True)
+        for i, (part, shape, travels) in enumerate(parts):
+            columns = []
+            if travels and i < len(self.travels) - 1:
+                variable = next(variables)
+                sizes, block = variable.block_sizes, variable.blocks
+                columns = self._columns(block, sum(sizes[:k]), sum(sizes[: k + 1]), shape)
+            elif travels:
+                columns = self._columns(self.shared, 0, self.spec.num_classes, shape)
+            weights.append(columns[0] if travels else kept[part.name])
+            names = [f"{part.name}/moment_{i}" for i in range(self.num_slots)]
+            moments = columns[1:] or [kept.get(name, tf.zeros(shape)) for name in names]
+            slots.append(moments)
         return weights, slots
+
+    def _columns(self, block, first, behind, shape):
+        block = tf.convert_to_tensor(block)
+        return [tf.reshape(block[first:behind, c], shape) for c in range(self.num_columns)]
 
     def _pack(self, weight, slots):
         """[entries, columns] of one parameter."""
@@ -328,16 +422,19 @@ class IstTrainer(Trainer):
             {"dense_0/kernel": ..., "dense_0/kernel/moment_0": ..., ...} in the parameters' shapes,
             or None on the other workers.
         """
-        wholes = self.exchange.gather()
+        wholes, state = self.exchange.gather(), self.slots.gather()
         if wholes is None:
             return None
-        wholes = [*wholes, self.shared.numpy()]
-        state = {}
-        for part, whole in zip(self.spec.parameters(), wholes, strict=True):
+        wholes = iter([*wholes, self.shared.numpy()])
+        for part, travels in zip(self.spec.parameters(), self.travels, strict=True):
+            if not travels:
+                state[part.name] = np.zeros(part.shape, np.float32)
+                continue
+            whole = next(wholes)
             for column in range(self.num_columns):
                 name = part.name if column == 0 else f"{part.name}/moment_{column - 1}"
                 state[name] = np.ascontiguousarray(whole[:, column].reshape(part.shape))
-        return state
+        return self._with_statistics(state)
 
     def restore(self, state: Mapping[str, np.ndarray] | None, round_index: int, step: int) -> None:
         """Goes on from a gathered state, whatever the number of workers that made it.
@@ -349,14 +446,19 @@ class IstTrainer(Trainer):
             round_index: rounds done.
             step: steps done.
         """
-        wholes = None
+        self._restore_statistics(state)
+        self.slots.restore(state)
+        specs = [part for part, t in zip(self.spec.parameters(), self.travels, strict=True) if t]
+        wholes, shared = None, None
         if self.link.chief:
             wholes = []
-            for part in self.spec.parameters():
+            for part in specs:
                 moments = (f"{part.name}/moment_{i}" for i in range(self.num_columns - 1))
                 columns = [state[name].ravel() for name in (part.name, *moments)]
                 wholes.append(np.stack(columns, axis=1))
-        self.exchange.scatter(wholes[:-1] if wholes else None)
-        shared = wholes[-1] if wholes else None
-        self.shared.assign(self.link.broadcast(shared, (self.spec.num_classes, self.num_columns)))
+        if self.travels[-1]:
+            shared = wholes.pop() if wholes else None
+            shape = (self.spec.num_classes, self.num_columns)
+            self.shared.assign(self.link.broadcast(shared, shape))
+        self.exchange.scatter(wholes)
         self.round, self.step = round_index, step

@@ -6,12 +6,13 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
-from sparse_ist_tf.config import learning_rate_schedule
+from sparse_ist_tf.config import hidden_widths, ist_options, learning_rate_schedule
 from sparse_ist_tf.encoder.features import MaskOptions
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
-from sparse_ist_tf.ist.head import HeadSpec, accuracy, logits, table_of_accuracies
-from sparse_ist_tf.ist.partition import make_partition
+from sparse_ist_tf.inputs.thin_link import ThinLink
+from sparse_ist_tf.ist.head import HeadSpec, accuracy, fold, logits, table_of_accuracies
+from sparse_ist_tf.ist.partition import Partition, make_partition
 from sparse_ist_tf.ist.rounds import IstTrainer, Trainer, TrainerOptions
 from sparse_ist_tf.ist.synchronous import SynchronousTrainer
 
@@ -45,6 +46,26 @@ def load_splits(config: ConfigDict) -> dict[str, datasets.Split]:
     )
 
 
+def head_spec(config: ConfigDict, feature_dim: int, num_classes: int) -> HeadSpec:
+    """The shape of a configuration's merged head.
+
+    Args:
+        config: valid.
+        feature_dim: of the encoder.
+        num_classes: of the data set.
+
+    Returns:
+        The shape.
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config
+        >>> from sparse_ist_tf.ist.setup import head_spec
+        >>> head_spec(get_config(), 192, 10).num_parameters
+        1204010
+    """
+    return HeadSpec(feature_dim, hidden_widths(config), num_classes)
+
+
 def mask_options(config: ConfigDict) -> MaskOptions:
     """The masks of a configuration.
 
@@ -62,6 +83,25 @@ def mask_options(config: ConfigDict) -> MaskOptions:
     """
     masks = config.masks
     return MaskOptions(masks.kind, masks.ratio, masks.pattern, config.seed)
+
+
+def thin_link(config: ConfigDict) -> ThinLink:
+    """The link of a configuration that images or features cross.
+
+    Args:
+        config: valid.
+
+    Returns:
+        What it does to them.
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config
+        >>> from sparse_ist_tf.ist.setup import thin_link
+        >>> thin_link(get_config()).codec
+        'none'
+    """
+    transport = config.transport
+    return ThinLink(transport.codec, int(transport.quality), transport.features)
 
 
 def optimizer_config(config: ConfigDict) -> dict:
@@ -113,16 +153,22 @@ def make_trainer(config, spec, link, features, labels, ledger, steps: int) -> Tr
     Example:
         See sparse_ist_tf/ist/training.py.
     """
-    ist = config.ist
+    ist, head = ist_options(config), config.head
     count = 1 if ist.algorithm == "centralized" else ist.num_subnets
     options = TrainerOptions(
         num_subnets=count,
         capacities=tuple(ist.capacities) if ist.algorithm == "ist" else (),
         local_steps=ist.local_steps,
         moments=ist.moments if ist.algorithm == "ist" else "carry",
+        biases=ist.biases if ist.algorithm == "ist" else "carry",
         scale_inputs=ist.scale_inputs,
+        keep_last_step=ist.keep_last_step or ist.algorithm != "ist",
         batch_size=config.batch_size,
         label_smoothing=config.label_smoothing,
+        initializer=head.initializer,
+        standardize=head.standardize,
+        normalization=head.normalization,
+        dropout=head.dropout,
         optimizer=optimizer_config(config),
         learning_rate=learning_rate_schedule(config, steps),
         seed=config.seed,
@@ -143,7 +189,7 @@ def make_trainer(config, spec, link, features, labels, ledger, steps: int) -> Tr
 
 
 def parameters_of(state: Mapping[str, np.ndarray], of: str = "") -> dict[str, np.ndarray]:
-    """The parameters of a head in a run's state, without the moments.
+    """The parameters of a head in a run's state, statistics folded in, without the moments.
 
     Args:
         state: as a checkpoint has it.
@@ -158,12 +204,40 @@ def parameters_of(state: Mapping[str, np.ndarray], of: str = "") -> dict[str, np
         >>> list(parameters_of({"dense_0/bias": np.ones(3), "dense_0/bias/moment_0": np.ones(3)}))
         ['dense_0/bias']
     """
-    mark = f"{of}/" if of else "dense_"
-    return {
-        name.removeprefix(f"{of}/"): value
-        for name, value in state.items()
-        if name.startswith(mark) and "/moment_" not in name
-    }
+    place = f"{of}/" if of else ""
+    head, statistics = {}, {}
+    for name, value in state.items():
+        if name.startswith(f"{place}statistics/"):
+            statistics[name.removeprefix(f"{place}statistics/")] = value
+        elif name.startswith(f"{place}dense_") and "/moment_" not in name:
+            head[name.removeprefix(place)] = value
+    return fold(head, statistics)
+
+
+def last_partition(config: ConfigDict, spec: HeadSpec, rounds: int) -> Partition | None:
+    """Who held which neuron in the last round.
+
+    Args:
+        config: valid.
+        spec: the head's shape.
+        rounds: done.
+
+    Returns:
+        The partition; None for a head that is trained whole.
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config
+        >>> from sparse_ist_tf.ist.head import HeadSpec
+        >>> from sparse_ist_tf.ist.setup import last_partition
+        >>> last_partition(get_config(), HeadSpec(8, (6,), 3), 1).num_subnets
+        4
+    """
+    ist = config.ist
+    if ist.algorithm != "ist" or ist.num_subnets == 1:
+        return None
+    return make_partition(
+        config.seed, rounds - 1, tuple(spec.hidden), ist.num_subnets, tuple(ist.capacities)
+    )
 
 
 def accuracies(
@@ -190,14 +264,8 @@ def accuracies(
     Example:
         See sparse_ist_tf/ist/training.py.
     """
-    ist, partition = config.ist, None
-    if ist.algorithm == "ist" and ist.num_subnets > 1:
-        partition = make_partition(
-            config.seed, rounds - 1, tuple(spec.hidden), ist.num_subnets, tuple(ist.capacities)
-        )
-    table = table_of_accuracies(
-        parameters_of(state), spec, partition, features, labels, ist.scale_inputs
-    )
+    partition, scale = last_partition(config, spec, rounds), ist_options(config).scale_inputs
+    table = table_of_accuracies(parameters_of(state), spec, partition, features, labels, scale)
     central = parameters_of(state, CENTRALIZED)
     table["centralized"] = accuracy(logits(central, features), labels) if central else None
     return table

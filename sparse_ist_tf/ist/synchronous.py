@@ -32,7 +32,7 @@ def ring_all_reduce_bytes(entries: int, num_workers: int) -> int:
 
 
 def synchronous_bytes(
-    spec: HeadSpec, num_slots: int, num_workers: int, steps: int, local_steps: int
+    spec: HeadSpec, num_slots: int, num_workers: int, steps: int, rounds: int
 ) -> dict[str, int]:
     """What the baselines would have sent per worker for the same steps.
 
@@ -41,7 +41,7 @@ def synchronous_bytes(
         num_slots: moments per weight, which local SGD averages too.
         num_workers: P.
         steps: of the run.
-        local_steps: between two averages of local SGD.
+        rounds: of the run; local SGD averages at the end of each.
 
     Returns:
         {"data_parallel": bytes, "local_sgd": bytes}.
@@ -49,12 +49,12 @@ def synchronous_bytes(
     Example:
         >>> from sparse_ist_tf.ist.head import HeadSpec
         >>> from sparse_ist_tf.ist.synchronous import synchronous_bytes
-        >>> synchronous_bytes(HeadSpec(8, (6,), 3), 2, num_workers=2, steps=40, local_steps=20)
+        >>> synchronous_bytes(HeadSpec(8, (6,), 3), 2, num_workers=2, steps=40, rounds=2)
         {'data_parallel': 12160, 'local_sgd': 1808}
     """
     gradients = ring_all_reduce_bytes(spec.num_parameters, num_workers)
     state = ring_all_reduce_bytes(spec.num_parameters * (1 + num_slots), num_workers)
-    return {"data_parallel": gradients * steps, "local_sgd": state * -(-steps // local_steps)}
+    return {"data_parallel": gradients * steps, "local_sgd": state * rounds}
 
 
 class SynchronousTrainer(Trainer):
@@ -85,11 +85,12 @@ class SynchronousTrainer(Trainer):
         self.optimizer = SlotOptimizer(options.optimizer_config(), self.shapes)
         self.num_slots = self.optimizer.num_slots
         self.num_columns = 1 + self.num_slots
-        scales = [1.0] * len(spec.hidden)
-        self._steps = make_local_steps(self.optimizer, scales, options.label_smoothing)
+        ones = [1.0] * len(spec.hidden)
+        self._losses = {n: options.loss_options(ones, n) for n in self.mine}
+        self._steps = {n: make_local_steps(self.optimizer, self._losses[n]) for n in self.mine}
         with link.strategy.scope():
             self.state = per_worker_variable((self.num_columns, spec.num_parameters), "state")
-        initial = init_parameters(spec, options.seed)
+        initial = init_parameters(spec, options.seed, options.initializer)
         whole = np.zeros((self.num_columns, spec.num_parameters), np.float32)
         whole[0] = np.concatenate([initial[part.name].ravel() for part in spec.parameters()])
         self.state.assign(whole)
@@ -128,8 +129,8 @@ class SynchronousTrainer(Trainer):
         total = 0.0
         for k, replica in enumerate(self.mine):
             if self.average == "states":
-                new, moments, loss, hits = self._steps(
-                    weights, slots, features, labels, rows[k], rates, first_step
+                new, moments, loss, hits = self._steps[replica](
+                    weights, slots, features, labels, rows[k], rates, first_step, first_step
                 )
                 total += self._join([new, *zip(*moments, strict=True)])
                 losses[replica] = tf.reduce_mean(loss)
@@ -139,8 +140,8 @@ class SynchronousTrainer(Trainer):
                     weights,
                     tf.gather(features, batch),
                     tf.gather(labels, batch),
-                    [1.0] * len(self.spec.hidden),
-                    self.options.label_smoothing,
+                    self._losses[replica],
+                    first_step,
                 )
                 total += self._join([grads])
                 losses[replica] = loss
@@ -180,10 +181,11 @@ class SynchronousTrainer(Trainer):
             state[part.name] = weight.numpy()
             for i, moment in enumerate(moments):
                 state[f"{part.name}/moment_{i}"] = moment.numpy()
-        return state
+        return self._with_statistics(state)
 
     def restore(self, state, round_index: int, step: int) -> None:
         """Goes on from a gathered state; as IstTrainer.restore."""
+        self._restore_statistics(state)
         whole = None
         if self.link.chief:
             columns = []

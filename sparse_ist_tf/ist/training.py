@@ -1,7 +1,7 @@
 """A whole run: features, rounds, evaluations, checkpoints, and the results at the end."""
 
 import contextlib
-import math
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -9,23 +9,27 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sparse_ist_tf.config import rounds_between, total_steps
+from sparse_ist_tf.config import rounds_between, steps_of_round, total_steps
 from sparse_ist_tf.encoder.features import cache_key, shared_features
 from sparse_ist_tf.encoder.weights import load_configured
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs.datasets import image_errors
 from sparse_ist_tf.inputs.masks import num_visible, write_mask_preview
+from sparse_ist_tf.inputs.thin_link import bytes_per_image
 from sparse_ist_tf.ist.cluster import Cluster, lost_peers, make_strategy
 from sparse_ist_tf.ist.exchange import Link
-from sparse_ist_tf.ist.head import HeadSpec, build_model
+from sparse_ist_tf.ist.finished import finished_accuracies
+from sparse_ist_tf.ist.head import build_model
 from sparse_ist_tf.ist.setup import (
     CENTRALIZED,
     accuracies,
+    head_spec,
     load_splits,
     make_trainer,
     mask_options,
     optimizer_config,
     parameters_of,
+    thin_link,
 )
 from sparse_ist_tf.ist.synchronous import synchronous_bytes
 from sparse_ist_tf.reports.files import replacing
@@ -58,14 +62,15 @@ class Run:
         self.config, self.directory, self.link = config, directory, link
         optimizer_config(config)  # raises before any image is read
         self.encoder = load_configured(config.encoder)
-        self.masks = mask_options(config)
-        _check_masks(self.masks, self.encoder.num_patches)
+        self.masks, self.thin_link = mask_options(config), thin_link(config)
+        for ratio in (self.masks.ratio, *config.masks.test_ratios):
+            _check_masks(dataclasses.replace(self.masks, ratio=ratio), self.encoder.num_patches)
         self.splits = self._load_splits()
         self.ledger = Ledger()
         self.steps = total_steps(config, self.splits["train"].size)
-        self.rounds = math.ceil(self.steps / config.ist.local_steps)
+        self.rounds = self._count_rounds()
         self.feature_keys = {
-            part: cache_key(self.encoder, split, self.masks, config.encoder.dtype)
+            part: cache_key(self.encoder, split, self.masks, config.encoder.dtype, self.thin_link)
             for part, split in self.splits.items()
         }
         found = self._find_checkpoint()
@@ -82,6 +87,13 @@ class Run:
         splits = load_splits(self.config) if self.link.chief else None  # may have to prepare them
         self.link.all_gather(np.ones((1, 1), np.float32))
         return splits or load_splits(self.config)
+
+    def _count_rounds(self) -> int:
+        step, rounds = 0, 0
+        while step < self.steps:
+            step += steps_of_round(self.config, step, self.steps)
+            rounds += 1
+        return rounds
 
     def _epoch_of(self, step: int) -> int:
         if self.masks.kind != "random":
@@ -101,11 +113,12 @@ class Run:
             batch_size=config.encoder.batch_size,
             epoch=epoch,
             progress=self.link.chief,
+            thin_link=self.thin_link,
         )
 
     def _make_trainers(self, features: np.ndarray) -> None:
         config, train = self.config, self.splits["train"]
-        spec = HeadSpec(self.encoder.feature_dim, tuple(config.head.hidden), train.num_classes)
+        spec = head_spec(config, self.encoder.feature_dim, train.num_classes)
         data = (features, train.labels)
         self.trainer = make_trainer(config, spec, self.link, *data, self.ledger, self.steps)
         self.central = None  # the whole head that the chief trains beside, for comparison
@@ -177,7 +190,7 @@ class Run:
         with bar:
             while trainer.step < self.steps:
                 self._refresh_masks()
-                steps = min(self.steps - trainer.step, config.ist.local_steps)
+                steps = steps_of_round(config, trainer.step, self.steps)
                 record = trainer.run_round(steps)
                 if self.central:
                     self.central.run_round(steps)
@@ -256,7 +269,7 @@ class Run:
             self.trainer.num_slots,
             self.link.num_workers,
             steps,
-            self.config.ist.local_steps,
+            self.trainer.round - self.start_round,
         )
         return {name: self.earlier[name] + count for name, count in now.items()}
 
@@ -282,6 +295,8 @@ class Run:
             "training_bytes": Ledger(mean).training,
             "synchronous_bytes": progress["synchronous_bytes"],
             "features": self.feature_keys,
+            **self._finished_accuracies(state),
+            "bytes_per_image": self._bytes_per_image(),
         }
         if table["centralized"] is not None:
             best = max(record["centralized_accuracy"] for record in metrics)
@@ -293,6 +308,32 @@ class Run:
         write_report(directory.path, directory.config(), results, metrics)
         directory.save_results(results)
         return results
+
+    def _finished_accuracies(self, state) -> dict:
+        trainer, test = self.trainer, self.splits["test"]
+        return finished_accuracies(
+            self.config,
+            self.encoder,
+            test,
+            trainer.spec,
+            state,
+            trainer.round,
+            self.test_features,
+        )
+
+    def _bytes_per_image(self) -> dict:
+        encoder, masks, quality = self.encoder, self.masks, self.thin_link.quality
+        sizes = bytes_per_image(
+            self.splits["test"],
+            encoder.image_size,
+            encoder.patch_size,
+            lambda indices: masks.positions(indices, encoder.num_patches),
+            quality=quality,
+            feature_dim=encoder.feature_dim,
+            mask_seed=None if masks.kind == "shared" else masks.seed,
+            epoch=0 if masks.kind == "random" else None,
+        )
+        return {"quality": quality, **sizes}
 
     def _write_masks(self) -> None:
         test, encoder = self.splits["test"], self.encoder

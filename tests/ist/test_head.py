@@ -8,11 +8,12 @@ from sparse_ist_tf.ist.head import (
     HeadSpec,
     build_model,
     extract,
+    fold,
     init_parameters,
     logits,
     table_of_accuracies,
 )
-from sparse_ist_tf.ist.local import forward
+from sparse_ist_tf.ist.local import LossOptions, forward
 from sparse_ist_tf.ist.partition import make_partition
 
 SPEC = HeadSpec(6, (9, 8), 4)
@@ -49,7 +50,7 @@ def test_an_extracted_subnet_is_the_scaled_subnet_of_training():
             head["dense_2/bias"],
         ]
         scales = [9 / len(a), 8 / len(b)]
-        trained = forward(weights, FEATURES, scales).numpy()
+        trained = forward(weights, FEATURES, LossOptions(scales)).numpy()
         cut = extract(head, SPEC, partition, subnet)
         np.testing.assert_allclose(logits(cut, FEATURES), trained, rtol=1e-5, atol=1e-5)
 
@@ -71,3 +72,28 @@ def test_the_table_counts_subnets_and_ensembles():
     assert table["merged"] == 1.0
     assert len(table["subnets"]) == len(table["ensembles"]) == 2
     assert table["subnets"][0] == table["ensembles"][0]
+
+
+@pytest.mark.parametrize(
+    ("initializer", "variance"),
+    [
+        ("he_normal", 2 / 400),
+        ("lecun_normal", 1 / 400),
+        ("glorot_uniform", 2 / 900),
+        ("torch_uniform", 1 / 1200),
+    ],
+)
+def test_initial_kernels_have_their_initializer_s_variance(initializer, variance):
+    kernel = init_parameters(HeadSpec(400, (500,), 3), 1, initializer)["dense_0/kernel"]
+    assert kernel.var() == pytest.approx(variance, rel=0.02)
+    if initializer.endswith("uniform"):
+        assert np.abs(kernel).max() <= np.sqrt(3 * variance)
+
+
+def test_standardised_features_fold_into_the_first_layer():
+    head, rng = init_parameters(SPEC, 0), np.random.default_rng(3)
+    raw = rng.normal(4.0, 2.0, (32, 6)).astype(np.float32)
+    mean, deviation = raw.mean(axis=0), raw.std(axis=0)
+    folded = fold(head, {"features/mean": mean, "features/deviation": deviation})
+    want = logits(head, (raw - mean) / deviation)
+    np.testing.assert_allclose(logits(folded, raw), want, rtol=1e-4, atol=1e-4)

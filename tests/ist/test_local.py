@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.ist.local import SlotOptimizer, forward, loss_and_gradients
+from sparse_ist_tf.ist.head import fold, hidden_statistics, logits
+from sparse_ist_tf.ist.local import LossOptions, SlotOptimizer, forward, loss_and_gradients
 
 SHAPES = [(5, 4), (4,), (4, 3), (3,)]
 OPTIMIZERS = {
@@ -45,20 +46,51 @@ def test_an_optimizer_whose_moments_cannot_travel_is_refused():
         SlotOptimizer(config, [(64, 64), (64,)])
 
 
-def test_gradients_include_the_scaling():
+@pytest.mark.parametrize("normalization", ["none", "batch"])
+def test_gradients_include_scaling_and_normalisation(normalization):
     """Against finite differences of the loss."""
     rng = np.random.default_rng(0)
     weights = [tf.constant(rng.normal(size=s), tf.float32) for s in SHAPES]
     features = tf.constant(rng.normal(size=(8, 5)), tf.float32)
     labels = tf.constant(rng.integers(0, 3, 8), tf.int32)
-    _, right, grads = loss_and_gradients(weights, features, labels, [2.5], 0.1)
+    options = LossOptions([2.5], label_smoothing=0.1, normalization=normalization)
+    _, right, grads = loss_and_gradients(weights, features, labels, options)
 
     def loss(kernel):
-        return loss_and_gradients([kernel, *weights[1:]], features, labels, [2.5], 0.1)[0]
+        return loss_and_gradients([kernel, *weights[1:]], features, labels, options)[0]
 
     bump = np.zeros(SHAPES[0], np.float32)
     bump[2, 1] = 1e-2
     slope = (loss(weights[0] + bump) - loss(weights[0] - bump)) / 2e-2
     assert float(grads[0][2, 1]) == pytest.approx(float(slope), rel=2e-2, abs=1e-4)
-    outputs = forward(weights, features, [2.5]).numpy().argmax(1)
+    outputs = forward(weights, features, options).numpy().argmax(1)
     assert int(right) == int((outputs == labels.numpy()).sum())
+
+
+def _weights(rng):
+    return [tf.constant(rng.normal(size=shape), tf.float32) for shape in SHAPES]
+
+
+def test_a_normalised_head_folds_into_dense_layers():
+    """A batch of all examples has their statistics: both ways must agree."""
+    rng = np.random.default_rng(1)
+    weights, features = _weights(rng), rng.normal(2.0, 3.0, (50, 5)).astype(np.float32)
+    trained = forward(weights, features, LossOptions([1.0], normalization="batch")).numpy()
+    names = ("dense_0/kernel", "dense_0/bias", "dense_1/kernel", "dense_1/bias")
+    head = {name: weight.numpy() for name, weight in zip(names, weights, strict=True)}
+    folded = fold(head, hidden_statistics(head, features))
+    np.testing.assert_allclose(logits(folded, features), trained, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_depends_on_step_and_subnet_alone_and_keeps_the_mean():
+    rng = np.random.default_rng(2)
+    weights, features = _weights(rng), tf.constant(rng.normal(size=(4, 5)), tf.float32)
+    plain = forward(weights, features, LossOptions([1.0])).numpy()
+    options = LossOptions([1.0], dropout=0.5, seed=(0, 1))
+    outputs = [forward(weights, features, options, step).numpy() for step in range(400)]
+    np.testing.assert_array_equal(forward(weights, features, options, 3).numpy(), outputs[3])
+    assert np.abs(outputs[3] - outputs[4]).max() > 0
+    other = forward(weights, features, LossOptions([1.0], dropout=0.5, seed=(0, 2)), 3)
+    assert np.abs(other.numpy() - outputs[3]).max() > 0
+    error = np.std(outputs, axis=0) / np.sqrt(len(outputs))
+    assert (np.abs(np.mean(outputs, axis=0) - plain) < 5 * error + 1e-6).all()

@@ -13,16 +13,18 @@ import tensorflow as tf
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.ist.batches import BatchStream
 from sparse_ist_tf.ist.exchange import Link
-from sparse_ist_tf.ist.head import HeadSpec, build_model, init_parameters
+from sparse_ist_tf.ist.head import HeadSpec, accuracy, build_model, init_parameters, logits
 from sparse_ist_tf.ist.launch import run_local_workers
 from sparse_ist_tf.ist.rounds import IstTrainer, TrainerOptions
+from sparse_ist_tf.ist.setup import parameters_of
 from sparse_ist_tf.reports.ledger import Ledger
 
 SCRIPT = Path(__file__).parent / "worker_script.py"
-KINDS = "carry,reset,capacities,states,gradients"
+KINDS = "carry,reset,capacities,states,gradients,published,dressed"
 _spec = importlib.util.spec_from_file_location("worker_script", SCRIPT)
 script = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(script)
+RESUMED = [f"{kind}-resumed" for kind in script.HALVES]
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +35,12 @@ def runs(tmp_path_factory):
     for num_workers in (1, 2, 4):
         folder = root / str(num_workers)
         folder.mkdir()
-        kinds = KINDS if num_workers < 4 else "carry,resumed"
+        kinds = KINDS if num_workers < 4 else "carry," + ",".join(RESUMED)
         command = [sys.executable, str(SCRIPT), str(folder), kinds]
         assert run_local_workers(command, num_workers) == 0
         if num_workers == 1:
-            (folder / "half.npz").rename(root / "half.npz")
+            for kind in script.HALVES:
+                (folder / f"{kind}_half.npz").rename(root / f"{kind}_half.npz")
         folders[num_workers] = folder
     return folders
 
@@ -64,8 +67,10 @@ def test_four_workers_end_with_the_same_head_as_one(runs):
         np.testing.assert_allclose(four[name], one[name], rtol=0, atol=1e-5, err_msg=name)
 
 
-def test_four_workers_go_on_from_the_checkpoint_of_one(runs):
-    one, resumed = _state(runs[1], "carry"), _state(runs[4], "resumed")
+@pytest.mark.parametrize("kind", script.HALVES)
+def test_four_workers_go_on_from_the_checkpoint_of_one(runs, kind):
+    one, resumed = _state(runs[1], kind), _state(runs[4], f"{kind}-resumed")
+    assert one.keys() == resumed.keys()
     for name in one:
         np.testing.assert_allclose(resumed[name], one[name], rtol=0, atol=1e-5, err_msg=name)
 
@@ -74,7 +79,7 @@ def test_four_workers_go_on_from_the_checkpoint_of_one(runs):
 def test_the_ledger_counts_what_went_into_collectives(runs, num_workers):
     for worker in range(num_workers):
         facts = json.loads((runs[num_workers] / f"facts_{worker}.json").read_text())
-        for kind in facts.keys() & {"carry", "reset"}:
+        for kind in facts.keys() & {"carry", "reset", "published", "dressed"}:
             assert facts[kind]["sent"] == facts[kind]["ledger"] > 0
             assert facts[kind]["ledger"] <= 1.25 * facts[kind]["bound"]
     assert facts["carry"]["loss"] > 0
@@ -87,11 +92,11 @@ def test_moments_are_two_thirds_of_the_bytes(runs):
     assert one["carry"]["ledger"] == 0
 
 
-def _trainer(features, labels, **options):
+def _trainer(features, labels, num_subnets=1, **options):
     spec = HeadSpec(features.shape[1], (64, 48), 5)
-    options = TrainerOptions(**options)
+    options = TrainerOptions(num_subnets=num_subnets, **options)
     link = Link(tf.distribute.get_strategy(), 0, 1)
-    shards = [np.arange(len(labels))] * options.num_subnets
+    shards = [np.arange(len(labels))] * num_subnets
     return IstTrainer(spec, options, link, features, labels, shards, Ledger())
 
 
@@ -141,3 +146,51 @@ def test_unknown_moments_are_refused():
     features, labels = script.data()
     with pytest.raises(RequestError, match=r"ist.moments='keep'"):
         _trainer(features, labels, num_subnets=2, moments="keep")
+
+
+def _run(rounds, **options):
+    trainer = _trainer(*script.data(), **options)
+    for _ in range(rounds):
+        trainer.run_round()
+    return trainer.gather()
+
+
+def test_of_one_subnet_what_stays_in_the_slot_stays_with_the_neurons():
+    """With one subnet slot and neurons are the same, so only the merged biases may differ."""
+    carried = _run(4, local_steps=5)
+    slots = _run(4, local_steps=5, moments="slot", biases="slot")
+    for name in ("dense_0", "dense_1", "dense_2"):
+        np.testing.assert_allclose(
+            slots[f"{name}/kernel"], carried[f"{name}/kernel"], rtol=0, atol=1e-6
+        )
+        np.testing.assert_allclose(
+            slots[f"slots/0/{name}/bias"], carried[f"{name}/bias"], rtol=0, atol=1e-6
+        )
+        np.testing.assert_allclose(
+            slots[f"slots/0/{name}/kernel/moment_1"], carried[f"{name}/kernel/moment_1"], atol=1e-6
+        )
+        assert not slots[f"{name}/bias"].any(), "the merged head never sees the slots' biases"
+
+
+def test_without_the_last_step_one_step_changes_no_weight():
+    options = {"num_subnets": 2, "moments": "slot", "biases": "slot", "keep_last_step": False}
+    start = init_parameters(HeadSpec(16, (64, 48), 5), 0)
+    lost = _run(3, local_steps=1, **options)
+    np.testing.assert_array_equal(lost["dense_1/kernel"], start["dense_1/kernel"])
+    assert lost["slots/1/dense_1/kernel/moment_1"].any(), "but the moments have seen it"
+    kept = _run(3, local_steps=2, **options)
+    assert np.abs(kept["dense_1/kernel"] - start["dense_1/kernel"]).max() > 0
+
+
+def test_a_dressed_head_learns_and_its_folded_form_knows_it():
+    features, labels = script.data()
+    features = 5 + 3 * features
+    spec = HeadSpec(16, (64, 48), 5)
+    trainer = _trainer(features, labels, local_steps=10, standardize=True, normalization="batch")
+    for _ in range(20):
+        record = trainer.run_round()
+    head = parameters_of(trainer.gather())
+    assert head.keys() == init_parameters(spec, 0).keys()
+    found = accuracy(logits(head, features), labels)
+    assert found > 0.9
+    assert found == pytest.approx(record["train_accuracy"], abs=0.1)

@@ -15,6 +15,7 @@ from sparse_ist_tf.reports.ledger import Ledger
 
 SPEC = HeadSpec(16, (64, 48), 5)
 ROUNDS, LOCAL_STEPS, SUBNETS = 10, 5, 4
+HALVES = ("carry", "published", "dressed")  # kinds that another run goes on with
 
 
 def data():
@@ -41,11 +42,14 @@ class CountingLink(Link):
 def make(kind, link, ledger):
     """One of the trainers under test."""
     features, labels = data()
-    moments = "reset" if kind == "reset" else "carry"
-    capacities = (4.0, 2.0, 1.0, 1.0) if kind == "capacities" else ()
-    options = TrainerOptions(
-        num_subnets=SUBNETS, local_steps=LOCAL_STEPS, moments=moments, capacities=capacities
-    )
+    changes = {
+        "reset": {"moments": "reset"},
+        "capacities": {"capacities": (4.0, 2.0, 1.0, 1.0)},
+        "published": {"moments": "slot", "biases": "slot", "keep_last_step": False},
+        "dressed": {"standardize": True, "normalization": "batch", "dropout": 0.2},
+    }
+    kind = kind.removesuffix("-resumed")
+    options = TrainerOptions(num_subnets=SUBNETS, local_steps=LOCAL_STEPS, **changes.get(kind, {}))
     parts = (SPEC, options, link, features, labels, [np.arange(400)] * SUBNETS, ledger)
     if kind in ("gradients", "states"):
         return SynchronousTrainer(*parts, average=kind)
@@ -65,17 +69,17 @@ def main(folder, kinds):
     for kind in kinds.split(","):
         ledger = Ledger()
         trainer = make(kind, link, ledger)
-        if kind == "resumed":
-            with np.load(f"{folder}/../half.npz") as half:
+        if kind.endswith("-resumed"):
+            with np.load(f"{folder}/../{kind.removesuffix('-resumed')}_half.npz") as half:
                 state = dict(half) if link.chief else None
             trainer.restore(state, ROUNDS // 2, ROUNDS // 2 * LOCAL_STEPS)
         before, counted = link.sent, ledger.training
         while trainer.round < ROUNDS:
             record = trainer.run_round()
-            if kind == "carry" and trainer.round == ROUNDS // 2:
+            if kind in HALVES and trainer.round == ROUNDS // 2:
                 state = trainer.gather()
                 if link.chief:
-                    np.savez(f"{folder}/half.npz", **state)
+                    np.savez(f"{folder}/{kind}_half.npz", **state)
         facts[kind] = {
             "loss": record["loss"],
             "sent": link.sent - before,
