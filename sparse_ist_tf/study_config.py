@@ -29,6 +29,9 @@ def get_config() -> ConfigDict:
             "subnets": (("ist.num_subnets", (1, 2, 4, 8)),),
         }
     )
+    # Names for several settings at once, which an axis called "variant" has as its values:
+    # (("SGD", (("optimizer.name", "sgd"), ("learning_rate", 0.1))), ...)
+    config.variants = ()
     config.num_workers = 1  # of a training; it changes nothing but the bytes
     config.jobs = 0  # trainings at a time, as many as there are cores where 0
     return config
@@ -50,8 +53,10 @@ def validate(config: ConfigDict) -> None:
     default = get_config()
     default.grids = config.grids
     check_keys(config, default)
-    if not config.seeds or not all(isinstance(s, int) and s >= 0 for s in config.seeds):
-        raise RequestError(f"seeds={tuple(config.seeds)}: must be whole numbers of at least 0")
+    seeds = tuple(config.seeds)
+    good = all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
+    if not seeds or not good or len(set(seeds)) < len(seeds):
+        raise RequestError(f"seeds={seeds}: must be whole numbers of at least 0, each once")
     if config.jobs < 0:
         raise RequestError(f"jobs={config.jobs}: must be at least 0")
     cells_of(config)

@@ -1,136 +1,131 @@
-"""A study's figures as SVG, legible in grey: every line has a style and a mark of its own."""
+"""A study's figures as SVG, legible in grey: lines differ in darkness, dashes and marks."""
 
+import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-_STYLES = ("-", "--", "-.", ":")
+_DASHES = ("-", "--", "-.", ":")
 _MARKS = "osD^vPX*"
+_LIGHTEST = 0.78  # of the colour map, from dark to light
 
 
-def grid_figure(points: Sequence[Mapping], axes: Sequence[str], paper: Sequence) -> str:
-    """Accuracy along the first axis, a line for each combination of the others.
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A line of a figure.
 
     Args:
-        points: from results.points_of.
-        axes: of the grid.
-        paper: for each point the paper's accuracy or None; they become grey lines.
-
-    Returns:
-        SVG.
+        name: in the legend.
+        x: numbers, or the words below the axis.
+        y: a fraction in [0, 1] for each; drawn in percent.
+        spread: the standard deviation of each, or nothing.
+        like: the place in the order of lines whose look it has; its own where None.
+        is_paper: drawn thin and hollow, as what the paper reports.
 
     Example:
-        >>> from sparse_ist_tf.studies.figures import grid_figure
-        >>> point = {"masks.ratio": 0.5, "accuracy": (0.7, 0.01), "best_accuracy": (0.71, 0.01)}
-        >>> "accuracy (%)" in grid_figure([point], ["masks.ratio"], [0.9])
+        >>> from sparse_ist_tf.studies.figures import Line
+        >>> Line("4 subnets", (0.0, 0.5), (0.9, 0.8)).is_paper
+        False
+    """
+
+    name: str
+    x: Sequence
+    y: Sequence[float]
+    spread: Sequence[float] = ()
+    like: int | None = None
+    is_paper: bool = False
+
+
+def draw(
+    panels: Sequence[tuple[str, Sequence[Line]]],
+    x_label: str,
+    *,
+    y_label: str = "test accuracy (%)",
+    log: bool = False,
+    marks: bool = True,
+) -> str:
+    """Panels side by side, with one scale and one legend.
+
+    Args:
+        panels: a title and lines for each.
+        x_label: what is along the x axis, with its unit.
+        y_label: what is along the y axis, with its unit.
+        log: a logarithmic x axis.
+        marks: a mark at each point.
+
+    Returns:
+        SVG: the same numbers give the same text.
+
+    Example:
+        >>> from sparse_ist_tf.studies.figures import Line, draw
+        >>> "mask ratio" in draw([("", [Line("fixed", (0, 0.5), (0.9, 0.8))])], "mask ratio")
         True
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    plot = figure.subplots()
-    x_axis, others = axes[0], axes[1:]
-    ticks = list(dict.fromkeys(str(point[x_axis]) for point in points))
-    numeric = all(isinstance(point[x_axis], int | float) for point in points)
-    lines: dict[str, list] = {}
-    for point, known in zip(points, paper, strict=True):
-        name = ", ".join(f"{short(key)} {show(point[key])}" for key in others) or "merged head"
-        x = point[x_axis] if numeric else ticks.index(str(point[x_axis]))
-        lines.setdefault(name, []).append((x, point["accuracy"], known))
-    for i, (name, line) in enumerate(lines.items()):
-        style = {"linestyle": _STYLES[i % 4], "marker": _MARKS[i % 8], "markersize": 4}
-        color = str(0.55 * i / max(1, len(lines) - 1))
-        done = [(x, mean, spread) for x, (mean, spread) in ((x, a) for x, a, _ in line if a)]
-        if done:
-            x, mean, spread = zip(*done, strict=True)
-            error = {"yerr": [100 * s for s in spread], "capsize": 2, "color": color}
-            plot.errorbar(x, [100 * m for m in mean], **error, **style, label=name)
-        known = [(x, 100 * value) for x, _, value in line if value is not None]
-        if known:
-            x, y = zip(*known, strict=True)
-            plot.plot(x, y, color="0.75", linewidth=1, **style, label=f"{name}, paper")
-    if not numeric:
-        plot.set_xticks(range(len(ticks)), ticks)
-    plot.set(xlabel=label(x_axis), ylabel="test accuracy (%)")
-    return _finish(figure, plot)
+    panels = [(title, [line for line in lines if len(line.x)]) for title, lines in panels]
+    figure = Figure(figsize=(9.6 if len(panels) > 1 else 7.2, 3.9), layout="constrained")
+    plots = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    shown: dict[str, object] = {}
+    for plot, (title, lines) in zip(plots, panels, strict=True):
+        ticks = _ticks(lines)
+        count = max((_look(i, line) for i, line in enumerate(lines)), default=0) + 1
+        for i, line in enumerate(lines):
+            handle = _draw_line(plot, line, ticks, _style(_look(i, line), count, marks))
+            shown.setdefault(line.name, handle)
+        if log:
+            plot.set_xscale("log", base=10)
+        elif ticks:
+            plot.set_xticks(list(ticks.values()), [str(word) for word in ticks])
+        plot.set_title(title, fontsize=10)
+        plot.set_xlabel(x_label)
+        plot.grid(alpha=0.3)
+        plot.spines[["top", "right"]].set_visible(False)
+    plots[0].set_ylabel(y_label)
+    if len(shown) > 1:
+        where = {"loc": "outside right upper", "frameon": False, "fontsize": 8, "handlelength": 3.2}
+        figure.legend(shown.values(), shown.keys(), **where)
+    return _svg(figure)
 
 
-def bytes_figure(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    """Accuracy against what a worker has sent so far.
-
-    Args:
-        curves: (bytes, accuracy) pairs by name.
-
-    Returns:
-        SVG.
-
-    Example:
-        >>> from sparse_ist_tf.studies.figures import bytes_figure
-        >>> "bytes" in bytes_figure({"ist": [(1e6, 0.5), (2e6, 0.6)]})
-        True
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    plot = figure.subplots()
-    for i, (name, pairs) in enumerate(curves.items()):
-        sent, accuracy = zip(*pairs, strict=True)
-        style = {"linestyle": _STYLES[i % 4], "color": str(0.55 * i / max(1, len(curves) - 1))}
-        plot.plot(sent, [100 * value for value in accuracy], **style, label=name)
-    plot.set_xscale("log")
-    plot.set(xlabel="bytes sent by a worker for training", ylabel="test accuracy (%)")
-    return _finish(figure, plot)
+def _look(i, line) -> int:
+    return i if line.like is None else line.like
 
 
-def _finish(figure, plot) -> str:
+def _style(i, count, marks) -> dict:
+    from matplotlib import colormaps
+
+    color = colormaps["viridis"](_LIGHTEST * i / max(1, count - 1))
+    style = {"color": color, "linestyle": _DASHES[i % 4], "markersize": 5}
+    return style | ({"marker": _MARKS[i % 8]} if marks else {})
+
+
+def _ticks(lines) -> dict:
+    """Where on the axis each x stands that has a place of its own; none where numbers are many."""
+    values = list(dict.fromkeys(x for line in lines for x in line.x))
+    if all(isinstance(x, int | float) and not isinstance(x, bool) for x in values):
+        whole = all(isinstance(x, int) for x in values)
+        if not whole or len(values) > 10:
+            return {}
+        values.sort()
+    return {value: i for i, value in enumerate(values)}
+
+
+def _draw_line(plot, line, ticks, style):
+    x = [ticks.get(value, value) for value in line.x] if ticks else line.x
+    y = [100 * value for value in line.y]
+    if line.is_paper:
+        thin = {"linewidth": 0.9, "alpha": 0.75, "markerfacecolor": "white"}
+        return plot.plot(x, y, **style, **thin)[0]
+    error = [100 * value for value in line.spread] if any(line.spread) else None
+    return plot.errorbar(x, y, yerr=error, capsize=2.5, elinewidth=1, **style)
+
+
+def _svg(figure) -> str:
     import matplotlib
 
-    plot.grid(alpha=0.3)
-    plot.spines[["top", "right"]].set_visible(False)
-    if plot.get_legend_handles_labels()[0]:
-        plot.legend(frameon=False, fontsize=8)
     buffer = io.StringIO()
-    # The same numbers give the same file: no date, no random ids.
+    # No date and no random ids; a white ground of its own, for pages that are dark.
     with matplotlib.rc_context({"svg.hashsalt": "sparse_ist_tf", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
     text = buffer.getvalue()
     return text[text.index("<svg") :]
-
-
-def short(key: str) -> str:
-    """The last word of a key, for people.
-
-    Example:
-        >>> from sparse_ist_tf.studies.figures import short
-        >>> short("ist.num_subnets")
-        'subnets'
-    """
-    return key.rpartition(".")[2].removeprefix("num_").replace("_", " ")
-
-
-def label(key: str) -> str:
-    """An axis' name, with its unit where it has one.
-
-    Example:
-        >>> from sparse_ist_tf.studies.figures import label
-        >>> label("masks.ratio")
-        'mask ratio (hidden share of the patches)'
-    """
-    names = {
-        "masks.ratio": "mask ratio (hidden share of the patches)",
-        "ist.num_subnets": "subnets",
-        "ist.local_steps": "local steps of a round",
-    }
-    return names.get(key, key)
-
-
-def show(value) -> str:
-    """A setting's value, for people.
-
-    Example:
-        >>> from sparse_ist_tf.studies.figures import show
-        >>> show((4, 2, 1, 1)), show(0.5)
-        ('4-2-1-1', '0.5')
-    """
-    if isinstance(value, tuple | list):
-        return "-".join(map(str, value)) or "none"
-    return str(value)

@@ -11,7 +11,9 @@ from ml_collections import ConfigDict
 from sparse_ist_tf.config import lookup, validate
 from sparse_ist_tf.errors import RequestError
 
-WORKERS = "num_workers"  # the one axis that is no key of train's configuration
+# The two axes that are no key of train's configuration.
+WORKERS = "num_workers"
+VARIANT = "variant"  # by the names in study.variants, each of which sets several keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +48,13 @@ class Cell:
     @property
     def features(self) -> str:
         """Cells of which this is equal share their features; empty where none can."""
-        masks = self.config.masks
-        if masks.kind == "random":
+        masks = self.config.masks.to_dict()
+        if masks["kind"] == "random":
             return ""
-        seed = self.config.seed if masks.ratio else 0
-        parts = (self.config.dataset, self.config.encoder, masks)
-        return json.dumps([*(part.to_dict() for part in parts), seed], sort_keys=True)
+        del masks["test_ratios"]
+        seed = self.config.seed if masks["ratio"] else 0
+        parts = [self.config[name].to_dict() for name in ("dataset", "encoder", "transport")]
+        return json.dumps([*parts, masks, seed], sort_keys=True)
 
 
 def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
@@ -76,11 +79,7 @@ def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
         raise RequestError("grids: must hold at least one grid")
     out = {}
     for name, axes in study.grids.items():
-        keys = [key for key, _ in axes]
-        if not axes or not all(len(values) for _, values in axes):
-            raise RequestError(f"grids.{name}={axes}: must have axes, and each axis values")
-        if len(set(keys)) < len(keys) or "seed" in keys:
-            raise RequestError(f"grids.{name}: must have each axis once, and seeds in seeds")
+        keys = _checked_keys(name, axes)
         points = itertools.product(*(values for _, values in axes))
         out[name] = [
             _cell(name, study, dict(zip(keys, point, strict=True)), seed)
@@ -90,9 +89,54 @@ def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
     return out
 
 
+def _checked_keys(grid: str, axes) -> list[str]:
+    """The keys of a grid's axes."""
+    pairs = isinstance(axes, tuple | list) and all(
+        isinstance(axis, tuple | list)
+        and len(axis) == 2
+        and isinstance(axis[0], str)
+        and isinstance(axis[1], tuple | list)
+        for axis in axes
+    )
+    if not re.fullmatch(r"[\w.-]+", grid):
+        raise RequestError(f"grids: {grid!r} names files, it must be of letters, digits, _ . -")
+    if not pairs:
+        raise RequestError(f"grids.{grid}={axes!r}: must be pairs of a key and its values")
+    if not axes or not all(len(values) for _, values in axes):
+        raise RequestError(f"grids.{grid}={axes}: must have axes, and each axis values")
+    keys = [key for key, _ in axes]
+    if len(set(keys)) < len(keys) or "seed" in keys:
+        raise RequestError(f"grids.{grid}: must have each axis once, and seeds in seeds")
+    for key, values in axes:
+        if len({json.dumps(value) for value in values}) < len(values):
+            raise RequestError(f"grids.{grid}, {key}={values}: must have each value once")
+    return keys
+
+
+def _variant(grid: str, study: ConfigDict, name: str) -> list[tuple]:
+    """The keys and values that a variant's name stands for."""
+    variants = study.variants
+    if not all(map(_is_pair, variants)) or not all(
+        isinstance(pairs, tuple | list) and all(map(_is_pair, pairs)) for _, pairs in variants
+    ):
+        raise RequestError(f"variants={variants}: must be pairs of a name and its (key, value)s")
+    named = dict(variants)
+    if name not in named:
+        there = ", ".join(named) or "none"
+        raise RequestError(f"grids.{grid}: there is no variant {name!r}; there are: {there}")
+    return list(named[name])
+
+
+def _is_pair(value) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str)
+
+
 def _cell(grid: str, study: ConfigDict, values: dict, seed: int) -> Cell:
     config, num_workers = ConfigDict(study.base.to_dict()), study.num_workers
+    pairs = []
     for key, value in values.items():
+        pairs += _variant(grid, study, value) if key == VARIANT else [(key, value)]
+    for key, value in pairs:
         if key == WORKERS:
             num_workers = value
             continue

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pprint
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.ist.launch import LIFELINE, threads_per_worker
 from sparse_ist_tf.reports.files import write_atomically
 from sparse_ist_tf.reports.run_directory import RunDirectory, writing
@@ -76,13 +78,14 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
         See sparse_ist_tf/study.py.
     """
     todo = list({cell.name: cell for cell in cells}.values())
-    bar = tqdm(total=len(todo), desc="trainings", unit="training")
-    finished = [cell for cell in todo if RunDirectory(folder / "cells" / cell.name).results()]
-    bar.update(len(finished))
+    finished = [cell for cell in todo if _is_finished(cell, folder)]
+    # The time left is told by the trainings of this call, not by those that were there.
+    bar = tqdm(total=len(todo), initial=len(finished), desc="trainings", unit="training")
     done, failed = {cell.name for cell in finished}, 0
     waiting = [cell for cell in todo if cell.name not in done]
     encoded = {cell.features for cell in finished}
     running: dict[str, tuple[Cell, subprocess.Popen]] = {}
+    shown = time.monotonic()
     with bar, contextlib.ExitStack() as stack:
         stack.callback(_stop, running)
         while waiting or running:
@@ -91,8 +94,8 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
                     del running[name]
                     process.stdin.close()
                     failed += process.returncode != 0
+                    _note_signal(process.returncode, folder / "cells" / f"{name}.log")
                     encoded.add(cell.features)
-                    bar.set_postfix_str(f"{failed} failed" if failed else "", refresh=False)
                     bar.update(1)
             busy = {cell.features for cell, _ in running.values()} - encoded - {""}
             while len(running) < jobs:
@@ -102,7 +105,27 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
                 waiting.remove(free[0])
                 running[free[0].name] = (free[0], _start(free[0], folder, jobs))
                 busy |= {free[0].features} - encoded - {""}
+            state = f"{len(running)} at work" + f", {failed} failed" * bool(failed)
+            bar.set_postfix_str(state, refresh=False)
+            if time.monotonic() - shown > 1:  # the time goes on while no training ends
+                bar.refresh()
+                shown = time.monotonic()
             time.sleep(0.1)
+
+
+def _is_finished(cell: Cell, folder: Path) -> bool:
+    try:
+        return RunDirectory(folder / "cells" / cell.name).results() is not None
+    except RunError:  # its results are damaged: the training says so again
+        return False
+
+
+def _note_signal(status: int, log: Path) -> None:
+    """Says in the log of a training that was ended from outside what it could not say itself."""
+    if status < 0:
+        text = f"\nerror: it was ended by signal {-status} ({signal.strsignal(-status)})\n"
+        with contextlib.suppress(OSError), open(log, "a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def _start(cell: Cell, folder: Path, jobs: int) -> subprocess.Popen:
@@ -118,7 +141,8 @@ def _start(cell: Cell, folder: Path, jobs: int) -> subprocess.Popen:
     for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment.setdefault(name, threads)
     environment[LIFELINE] = "1"  # ends with this process, however that ends
-    with open(place.with_name(f"{cell.name}.log"), "wb") as log:
+    path = place.with_name(f"{cell.name}.log")
+    with writing(path), open(path, "wb") as log:
         return subprocess.Popen(
             [sys.executable, "-m", *command],
             env=environment,

@@ -5,14 +5,22 @@ import functools
 import io
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.studies.grid import Cell
 
-MEASURES = ("accuracy", "best_accuracy", "ensemble_accuracy", "centralized_accuracy")
+MEASURES = (
+    "accuracy",
+    "best_accuracy",
+    "ensemble_accuracy",
+    "centralized_accuracy",
+    "centralized_best_accuracy",
+)
+# Tables in results.json that become columns of their own, such as "accuracy_at.0.5".
+TABLES = ("accuracy_at", "missing_workers", "bytes_per_image")
 _SUBNETS = {1: "table4_fixed_max_acc", 2: "fig7_2workers", 4: "fig7_4workers"}
 
 
@@ -25,8 +33,8 @@ def row_of(cell: Cell, folder: Path) -> dict:
 
     Returns:
         "cell", "status" ("finished", "failed" or "missing"), "error", the cell's settings by key,
-        "seed", accuracies in [0, 1] by MEASURES, "steps" and "training_bytes" per worker; None
-        where there is none.
+        "seed", accuracies in [0, 1] by MEASURES, "steps" and "training_bytes" per worker, None
+        where there is none; and what TABLES hold, such as "missing_workers.2.merged".
 
     Example:
         See sparse_ist_tf/study.py.
@@ -39,6 +47,7 @@ def row_of(cell: Cell, folder: Path) -> dict:
         "dataset": config.dataset.name,
         "encoder": config.encoder.weights,
         "num_workers": cell.num_workers,
+        "share_total": config.share_total,
         **{f"masks.{key}": value for key, value in config.masks.items()},
         **{f"ist.{key}": value for key, value in config.ist.items()},
         **cell.values,
@@ -60,9 +69,20 @@ def row_of(cell: Cell, folder: Path) -> dict:
         "best_accuracy": results["best_accuracy"],
         "ensemble_accuracy": ensembles[-1] if ensembles else None,
         "centralized_accuracy": results["centralized_accuracy"],
+        "centralized_best_accuracy": results["centralized_best_accuracy"],
         "steps": results["steps"],
         "training_bytes": results["training_bytes"],
+        **{k: v for name in TABLES for k, v in _columns(name, results.get(name))},
     }
+
+
+def _columns(name: str, table) -> Iterator[tuple[str, float]]:
+    """The numbers in nested dictionaries, by their path."""
+    if isinstance(table, Mapping):
+        for key, value in table.items():
+            yield from _columns(f"{name}.{key}", value)
+    elif table is not None:
+        yield name, table
 
 
 def _last_error(log: Path) -> str | None:
@@ -84,8 +104,8 @@ def points_of(rows: Sequence[Mapping], axes: Sequence[str]) -> list[dict]:
 
     Returns:
         A dictionary per point, in the order of the rows: the axes' values, "seeds" (how many are
-        finished), and for each of MEASURES and "training_bytes" (mean, standard deviation), 0 for
-        a single seed; None where no seed has it.
+        finished), and for each of MEASURES, "training_bytes" and the columns of TABLES (mean,
+        standard deviation), 0 for a single seed; None where no seed has it.
 
     Example:
         >>> from sparse_ist_tf.studies.results import points_of
@@ -93,6 +113,8 @@ def points_of(rows: Sequence[Mapping], axes: Sequence[str]) -> list[dict]:
         >>> points_of(rows, ["n"])[0]["accuracy"][0]
         0.5
     """
+    tables = tuple(f"{name}." for name in TABLES)
+    columns = [k for k in dict.fromkeys(k for row in rows for k in row) if k.startswith(tables)]
     points: dict[str, list] = {}
     for row in rows:
         points.setdefault(json.dumps([row[axis] for axis in axes]), []).append(row)
@@ -100,7 +122,7 @@ def points_of(rows: Sequence[Mapping], axes: Sequence[str]) -> list[dict]:
     for group in points.values():
         done = [row for row in group if row["status"] == "finished"]
         point = {axis: group[0][axis] for axis in axes} | {"seeds": len(done)}
-        for measure in (*MEASURES, "training_bytes"):
+        for measure in (*MEASURES, "training_bytes", *columns):
             values = [row[measure] for row in done if row.get(measure) is not None]
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             point[measure] = (statistics.mean(values), spread) if values else None
@@ -125,9 +147,10 @@ def paper_results() -> dict:
 
 
 def paper_accuracy(row: Mapping) -> float | None:
-    """What the paper reports for a row's data set, masks and number of subnets.
+    """What the paper reports for a row's data set, masks, kind of encoder and number of subnets.
 
-    Source: paper table 4 and figures 4 and 7: the maximum over the epochs, one run, MAE ViT-B/16.
+    Source: paper table 4 and figures 3, 4 and 7: the maximum over the epochs, one run, MAE
+    ViT-B/16 (in figure 3 also ResNet-50).
 
     Args:
         row: from row_of.
@@ -138,7 +161,8 @@ def paper_accuracy(row: Mapping) -> float | None:
     Example:
         >>> from sparse_ist_tf.studies.results import paper_accuracy
         >>> paper_accuracy({"dataset": "aid", "masks.kind": "fixed", "masks.ratio": 0.5,
-        ...                 "ist.num_subnets": 4, "ist.algorithm": "ist"})
+        ...                 "ist.num_subnets": 4, "ist.algorithm": "ist",
+        ...                 "encoder": "packaged:vit_micro", "share_total": False})
         0.8599
     """
     paper, dataset = paper_results(), row["dataset"].upper()
@@ -146,6 +170,11 @@ def paper_accuracy(row: Mapping) -> float | None:
     subnets = 1 if whole else row["ist.num_subnets"]
     if row["ist.algorithm"] not in ("ist", "centralized"):
         return None
+    if subnets > 1 and row["share_total"]:
+        return None
+    if row["encoder"].startswith("resnet50:"):
+        known = dataset == "CIFAR10" and row["masks.ratio"] == 0 and subnets == 1
+        return paper["fig3_cifar10_unmasked"]["R50_test_max"] if known else None
     if row["masks.kind"] == "random" and subnets == 1:
         curve = paper["fig4_random"]
     elif row["masks.kind"] == "fixed" and subnets in _SUBNETS:

@@ -1,0 +1,135 @@
+"""How keys and values of a configuration are called in tables and figures."""
+
+import re
+
+_NAMES = {
+    "dataset.name": "data",
+    "encoder.weights": "encoder",
+    "encoder.image_size": "image size",
+    "head.hidden": "hidden layers",
+    "ist.algorithm": "algorithm",
+    "ist.capacities": "capacities",
+    "ist.local_steps": "local steps",
+    "ist.num_subnets": "subnets",
+    "masks.kind": "masks",
+    "masks.pattern": "pattern",
+    "masks.ratio": "mask ratio",
+    "masks.test_ratios": "test mask ratios",
+    "num_workers": "workers",
+    "share_total": "share total",
+}
+_UNITS = {
+    "encoder.image_size": "px",
+    "ist.local_steps": "steps of a round",
+    "masks.ratio": "hidden share of the patches",
+}
+_VALUES = {
+    "ist": "IST",
+    "local_sgd": "local SGD",
+    "data_parallel": "data parallel",
+    "centralized": "centralised",
+}
+
+
+def title(name: str) -> str:
+    """A grid's name as a heading; a number in front of it gives its place and isn't shown.
+
+    Args:
+        name: such as "1_table4".
+
+    Returns:
+        Words.
+
+    Example:
+        >>> from sparse_ist_tf.studies.words import title
+        >>> title("1_table_4"), title("subnets")
+        ('Table 4', 'Subnets')
+    """
+    text = re.sub(r"^\d+_", "", name).replace("_", " ")
+    return text[:1].upper() + text[1:]
+
+
+def short(key: str) -> str:
+    """A key's name, for people.
+
+    Args:
+        key: of the configuration.
+
+    Returns:
+        A few words; the key itself where it has no other name.
+
+    Example:
+        >>> from sparse_ist_tf.studies.words import short
+        >>> short("ist.num_subnets"), short("optimizer.name")
+        ('subnets', 'optimizer.name')
+    """
+    return _NAMES.get(key, key)
+
+
+def label(key: str) -> str:
+    """A key's name with its unit where it has one, for the axis of a figure.
+
+    Args:
+        key: of the configuration.
+
+    Returns:
+        A few words.
+
+    Example:
+        >>> from sparse_ist_tf.studies.words import label
+        >>> label("masks.ratio")
+        'mask ratio (hidden share of the patches)'
+    """
+    return f"{short(key)} ({_UNITS[key]})" if key in _UNITS else short(key)
+
+
+def show(value) -> str:
+    """A setting's value, for people.
+
+    Args:
+        value: of a key.
+
+    Returns:
+        Text.
+
+    Example:
+        >>> from sparse_ist_tf.studies.words import show
+        >>> show((4, 2, 1, 1)), show(0.5), show("local_sgd"), show(True)
+        ('4, 2, 1, 1', '0.5', 'local SGD', 'yes')
+    """
+    if isinstance(value, tuple | list):
+        return ", ".join(map(show, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return _VALUES.get(value, str(value))
+
+
+def settings(point, keys) -> str:
+    """What tells a line of a figure from the others.
+
+    Args:
+        point: values by key.
+        keys: which.
+
+    Returns:
+        Such as "2 subnets, fixed masks".
+
+    Example:
+        >>> from sparse_ist_tf.studies.words import settings
+        >>> point = {"ist.num_subnets": 2, "masks.kind": "fixed", "masks.ratio": 0.5}
+        >>> settings(point, list(point))
+        '2 subnets, fixed masks, mask ratio 0.5'
+    """
+    words = []
+    for key in keys:
+        value = point[key]
+        if key in ("ist.num_subnets", "num_workers") or key == "masks.kind":
+            name = short(key)
+            words.append(f"{show(value)} {name.removesuffix('s') if value == 1 else name}")
+        elif key in ("dataset.name", "encoder.weights", "ist.algorithm"):
+            words.append(show(value))
+        else:
+            words.append(f"{short(key)} {show(value)}")
+    return ", ".join(words)
