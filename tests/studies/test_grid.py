@@ -80,3 +80,34 @@ def test_the_studies_in_configs_are_valid():
     validate(config)
     cells = {cell.name for some in cells_of(config).values() for cell in some}
     assert len(cells) == 171, "as its docstring says"
+
+
+def test_a_variant_sets_several_keys():
+    study = get_config()
+    study.variants = (
+        ("SGD", (("optimizer.name", "sgd"), ("learning_rate", 0.1))),
+        ("wide", (("head.hidden", (2000, 2000)),)),
+    )
+    study.grids = {"one": (("variant", ("SGD", "wide")), ("ist.num_subnets", (2,)))}
+    study.seeds = (0,)
+    sgd, wide = cells_of(study)["one"]
+    assert (sgd.config.optimizer.name, sgd.config.learning_rate) == ("sgd", 0.1)
+    assert sgd.config.head.hidden == (1000, 1000)
+    assert (wide.config.head.hidden, wide.config.ist.num_subnets) == ((2000, 2000), 2)
+    assert wide.values == {"variant": "wide", "ist.num_subnets": 2}
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ((), "no variant 'wide'; there are: none"),
+        ((("wide", (("head.width", 3),)),), "no key 'head.width'"),
+        ((("wide", (("ist.local_steps", 0),)),), "ist.local_steps=0: must be at least 1"),
+        ((("wide", ("head.hidden",)),), "must be pairs of a name and its"),
+    ],
+)
+def test_an_impossible_variant_is_one_line(variants, message):
+    study = get_config()
+    study.variants, study.grids = variants, {"one": (("variant", ("wide",)),)}
+    with pytest.raises(RequestError, match=message):
+        cells_of(study)
