@@ -224,7 +224,7 @@ def test_the_baselines_run_under_the_same_command(caches, tmp_path, algorithm):
         assert estimate < results["training_bytes"] < 1.001 * estimate
 
 
-def test_random_masks_and_non_iid_shards(caches, tmp_path):
+def test_random_masks_non_iid_shards_and_a_thin_link(caches, tmp_path):
     done = _run(
         caches,
         f"--workdir={tmp_path / 'run'}",
@@ -235,10 +235,18 @@ def test_random_masks_and_non_iid_shards(caches, tmp_path):
         "--config.ist.moments=reset",
         "--config.optimizer.name=sgd",
         "--config.optimizer.kwargs={'momentum': 0.9}",
+        "--config.transport.codec=patches",
+        "--config.transport.quality=30",
+        "--config.transport.features=int8",
         "--config.total_steps=60",
-        "--num_workers=1",
     )
     assert done.returncode == 0, done.stderr
+    sizes = json.loads((tmp_path / "run" / "results.json").read_text())["bytes_per_image"]
+    assert sizes["quality"] == 30
+    assert sizes["images"] == 256
+    assert sizes["patches_jpeg"] < sizes["patches_jpeg_bitmap"] < sizes["patches_raw"]
+    assert sizes["feature_int8"] < sizes["feature_float16"] < sizes["feature_float32"]
+    assert "| visible patches, JPEG of quality 30 |" in (tmp_path / "run/report.md").read_text()
     again = _run(caches, f"--run={tmp_path / 'run'}", module="evaluate")
     assert again.returncode == 0, again.stdout + again.stderr
 

@@ -15,9 +15,11 @@ from sparse_ist_tf.encoder import fast
 from sparse_ist_tf.errors import RunError, warn
 from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.inputs.masks import num_visible, positions, select_patches
+from sparse_ist_tf.inputs.thin_link import ThinLink
 from sparse_ist_tf.reports.files import replacing
 
 _FORMAT = 2  # raise it when encoding changes what it returns
+_NO_LINK = ThinLink()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +92,7 @@ def encode_split(
     epoch: int = 0,
     batch_size: int = 64,
     progress: bool = True,
+    thin_link: ThinLink = _NO_LINK,
 ) -> np.ndarray:
     """Encodes a part of a split.
 
@@ -105,6 +108,7 @@ def encode_split(
         epoch: for random masks.
         batch_size: images at a time.
         progress: show a bar with images/s.
+        thin_link: that the images cross before.
 
     Returns:
         float32[stop - start, feature_dim].
@@ -124,7 +128,12 @@ def encode_split(
     stop = split.size if stop is None else stop
     encode = make_encode(encoder)
     out = np.empty((stop - start, encoder.feature_dim), np.float32)
-    rows = split.dataset(encoder.image_size, start=start, stop=stop, batch_size=batch_size)
+    rows = thin_link.sent_images(
+        split.dataset(encoder.image_size, start=start, stop=stop),
+        lambda indices: masks.positions(indices, encoder.num_patches, epoch),
+        encoder.patch_size,
+        batch_size,
+    )
     bar = tqdm(
         total=stop - start,
         desc=f"encoding {split.name}",
@@ -134,9 +143,8 @@ def encode_split(
     )
     with bar, image_errors():
         for batch in rows.as_numpy_iterator():
-            images, indices = batch["image"], batch["index"]
+            images, places, indices = batch["image"], batch["positions"], batch["index"]
             count = len(indices)
-            places = masks.positions(indices, encoder.num_patches, epoch)
             pad = [(0, batch_size - count)]
             images = np.pad(images, pad + [(0, 0)] * 3)
             places = np.pad(places, [*pad, (0, 0)])
@@ -146,14 +154,24 @@ def encode_split(
     return out
 
 
-def cache_key(encoder, split: Split, masks: MaskOptions, dtype: str = "float32") -> str:
+def cache_key(
+    encoder,
+    split: Split,
+    masks: MaskOptions,
+    dtype: str = "float32",
+    thin_link: ThinLink = _NO_LINK,
+) -> str:
     """What features depend on, as a digest: the name of their cache file.
+
+    The cache holds features as the encoder makes them; what thin_link.features makes of
+    them is made anew, so that all number formats share a file.
 
     Args:
         encoder: from load_encoder.
         split: the images.
         masks: what is visible of them.
         dtype: that the encoder computes in.
+        thin_link: that the images cross before.
 
     Returns:
         64 hexadecimal digits.
@@ -175,6 +193,8 @@ def cache_key(encoder, split: Split, masks: MaskOptions, dtype: str = "float32")
         "preprocessing": [list(encoder.mean), list(encoder.std), encoder.image_size],
         "dtype": dtype,
     }
+    if thin_link.images_key:
+        parts["link"] = thin_link.images_key
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -266,6 +286,7 @@ def shared_features(
     batch_size: int = 64,
     epoch: int = 0,
     progress: bool = True,
+    thin_link: ThinLink = _NO_LINK,
 ) -> np.ndarray:
     """The features of a whole split on every worker: from the cache, or encoded in shares.
 
@@ -283,49 +304,49 @@ def shared_features(
         batch_size: images at a time.
         epoch: for random masks.
         progress: show a bar.
+        thin_link: that the images, or their features, cross before they are used.
 
     Returns:
         float32[split.size, feature_dim].
 
     Raises:
-        RunError: if an image can't be read, or a feature is not finite.
+        RunError: if an image can't be read, or a feature is not finite or can't cross thin_link.
 
     Example:
         See sparse_ist_tf/ist/training.py.
     """
     keep = masks.kind != "random"
-    key = cache_key(encoder, split, masks, dtype)
+    key = cache_key(encoder, split, masks, dtype, thin_link)
     path = cache_path(cache_dir, key)
-    cached = load_features(path, key) if keep else None
-    mine = np.array([[cached is not None]], np.float32)
+    features = load_features(path, key) if keep else None
+    mine = np.array([[features is not None]], np.float32)
     ledger.add("features", mine.nbytes * (link.num_workers - 1))
     if link.all_gather(mine).all():
         if progress:
             count = f"{split.name}: {split.size:,} features"
             print(f"{count} from the cache", file=sys.stderr, flush=True)
-        return cached
+        return thin_link.sent_features(features)
+    options = {"epoch": epoch, "batch_size": batch_size, "thin_link": thin_link}
+    features = _encode_shares(encoder, split, masks, link, ledger, progress=progress, **options)
+    if keep:
+        _keep(path, key, features, link, ledger)
+    return thin_link.sent_features(features)
+
+
+def _encode_shares(encoder, split, masks, link, ledger, *, batch_size, **options) -> np.ndarray:
+    """Encodes this worker's share, and puts it together with those of the others."""
     # Shares are whole batches, so that every image is encoded in the same place of a batch.
     batches = -(-split.size // batch_size)
     per_worker = -(-batches // link.num_workers) * batch_size
     start = min(split.size, link.worker * per_worker)
     stop = min(split.size, start + per_worker)
-    share = encode_split(
-        encoder,
-        split,
-        masks,
-        start=start,
-        stop=stop,
-        epoch=epoch,
-        batch_size=batch_size,
-        progress=progress,
-    )
+    options |= {"start": start, "stop": stop, "batch_size": batch_size}
+    share = encode_split(encoder, split, masks, **options)
     share = np.pad(share, [(0, per_worker - len(share)), (0, 0)])
     ledger.add("features", share.nbytes * (link.num_workers - 1))
     features = link.all_gather(share).reshape(-1, share.shape[1])[: split.size]
     if not np.isfinite(features).all():
         raise RunError(f"{split.name}: not all features are finite: are the encoder's weights?")
-    if keep:
-        _keep(path, key, features, link, ledger)
     return features
 
 

@@ -30,6 +30,7 @@ from sparse_ist_tf.inputs.drawing import fixed_positions, random_positions
 MAGIC, VERSION = b"SP", 1
 JPEG, RAW, FLOAT32, FLOAT16, INT8 = range(5)
 BITMAP, FIXED, RANDOM = range(3)
+_FEATURES = {"float32": FLOAT32, "float16": FLOAT16, "int8": INT8}
 
 _MAX_PATCHES, _MAX_PIXELS = 2**20, 2**26  # of a message: more is damage, or an attack
 
@@ -304,20 +305,59 @@ def pack_feature(feature: np.ndarray, dtype: str = "float32") -> bytes:
         >>> len(pack_feature(np.ones(192), "int8"))
         206
     """
-    contents = {"float32": FLOAT32, "float16": FLOAT16, "int8": INT8}
-    if dtype not in contents:
-        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(contents)}")
     feature = np.asarray(feature, np.float32)
-    limit = float(np.finfo(np.float16 if dtype == "float16" else np.float32).max)
-    if feature.ndim != 1 or not np.all(np.abs(feature) <= limit):
-        raise ValueError(f"feature of shape {feature.shape}: must be one row of finite {dtype}")
+    if feature.ndim != 1:
+        raise ValueError(f"feature of shape {feature.shape}: must be one row")
+    _check_features(feature, dtype)
     if dtype == "int8":
-        scale = np.float32(np.abs(feature).max(initial=0) / 127)
-        steps = np.round(feature / scale) if scale else np.zeros(len(feature))
-        data = scale.astype("<f4").tobytes() + np.clip(steps, -127, 127).astype(np.int8).tobytes()
+        scale, steps = _steps(feature)
+        data = scale.astype("<f4").tobytes() + steps.tobytes()
     else:
         data = feature.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
-    return seal(contents[dtype], varint(len(feature)), data)
+    return seal(_FEATURES[dtype], varint(len(feature)), data)
+
+
+def sent_features(features: np.ndarray, dtype: str) -> np.ndarray:
+    """What unpack_feature makes of the messages of some features, without the messages.
+
+    Args:
+        features: float[n, d].
+        dtype: as pack_feature.
+
+    Returns:
+        float32[n, d].
+
+    Raises:
+        ValueError: as pack_feature.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.inputs.messages import sent_features
+        >>> sent_features(np.array([[0.5, -0.3]]), "float16").tolist()
+        [[0.5, -0.300048828125]]
+    """
+    features = np.asarray(features, np.float32)
+    _check_features(features, dtype)
+    if dtype == "int8":
+        scale, steps = _steps(features)
+        return steps.astype(np.float32) * scale
+    return features.astype(dtype).astype(np.float32)
+
+
+def _check_features(features, dtype):
+    if dtype not in _FEATURES:
+        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(_FEATURES)}")
+    limit = float(np.finfo(np.float16 if dtype == "float16" else np.float32).max)
+    if not np.all(np.abs(features) <= limit):
+        largest = np.abs(features).max()
+        raise ValueError(f"feature up to {largest:g}: must be one that {dtype} can hold")
+
+
+def _steps(features) -> tuple[np.ndarray, np.ndarray]:
+    """(scale float32[..., 1], steps int8[..., d]) of features in int8."""
+    scale = np.abs(features).max(axis=-1, initial=0, keepdims=True) / np.float32(127)
+    steps = np.round(features / np.where(scale, scale, 1))
+    return scale, np.clip(steps, -127, 127).astype(np.int8)
 
 
 def unpack_feature(message: bytes) -> np.ndarray:

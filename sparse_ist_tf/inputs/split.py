@@ -134,21 +134,48 @@ class Split:
             raise ValueError(
                 f"{self.name}: images {start} to {stop}: must be 0 <= start <= stop <= {self.size}"
             )
-        data = tf.data.Dataset.zip(
+        data = self._read(self._elements(start, stop), image_size)
+        data = data.apply(tf.data.experimental.assert_cardinality(stop - start))
+        if batch_size is not None:
+            data = data.batch(batch_size)
+        return data.prefetch(tf.data.AUTOTUNE)
+
+    def pick(self, image_size: int, indices: np.ndarray) -> tf.data.Dataset:
+        """Some images only; the others are not decoded.
+
+        Args:
+            image_size: side in pixels, at least 1.
+            indices: places in the split, ascending.
+
+        Returns:
+            Single images as dataset() has them.
+
+        Example:
+            >>> from sparse_ist_tf.inputs import datasets
+            >>> rows = datasets.load("digits")["test"].pick(64, [3, 5])
+            >>> [int(row["index"]) for row in rows]
+            [3, 5]
+        """
+        wanted = np.zeros(self.size, bool)
+        wanted[indices] = True
+        stop = int(np.flatnonzero(wanted).max(initial=-1)) + 1
+        marked = self._elements(0, stop), tf.data.Dataset.from_tensor_slices(wanted[:stop])
+        some = tf.data.Dataset.zip(*marked).filter(lambda _, keep: keep)
+        return self._read(some.map(lambda element, _: element), image_size)
+
+    def _elements(self, start, stop):
+        return tf.data.Dataset.zip(
             self.source.stream(start, stop),
             tf.data.Dataset.from_tensor_slices(self.labels[start:stop].astype(np.int32)),
             tf.data.Dataset.range(start, stop),
         )
 
+    def _read(self, elements, image_size):
         def read(element, label, index):
             image = scale_image(self.source.decode(element), image_size)
             return {"image": image, "label": label, "index": index}
 
-        data = data.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        data = data.apply(tf.data.experimental.assert_cardinality(stop - start))
-        if batch_size is not None:
-            data = data.batch(batch_size)
-        return data.prefetch(tf.data.AUTOTUNE)
+        return elements.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def scale_image(image: tf.Tensor, image_size: int) -> tf.Tensor:

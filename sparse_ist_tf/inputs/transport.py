@@ -19,6 +19,7 @@ from sparse_ist_tf.inputs.messages import (
     MaskSeed,
     pack_feature,
     read_patches,
+    sent_features,
     unpack_feature,
     write_patches,
 )
@@ -30,6 +31,8 @@ __all__ = [
     "count_bytes",
     "pack_feature",
     "pack_patches",
+    "sent_features",
+    "sent_patches",
     "unpack_feature",
     "unpack_patches",
 ]
@@ -119,8 +122,7 @@ def pack_patches(
         positions = tf.convert_to_tensor(positions)
     patches = select_patches(image[None], positions[None], patch_size)[0]
     if codec == "jpeg":
-        mosaic = _lay(tf.convert_to_tensor(patches), patch_size)
-        patches = tf.io.encode_jpeg(mosaic, quality=quality, chroma_downsampling=True)
+        patches = _encode(tf.convert_to_tensor(patches), patch_size, quality)
         patches = patches if in_graph else patches.numpy()
     if not in_graph:
         return write(patches, positions, index, epoch)
@@ -161,17 +163,11 @@ def unpack_patches(message):
         whole = restore_jpeg(content, header.quality, height, width)
         return whole, np.zeros((0, 0), np.uint8), places, np.int32(size)
 
-    def decode(whole, count, size):
-        mosaic = tf.io.decode_jpeg(
-            whole, channels=3, fancy_upscaling=False, dct_method="INTEGER_ACCURATE"
-        )
-        return _take_up(mosaic, count, size)
-
     if not tf.is_tensor(message):
         whole, pixels, places, size = read(message)
         if whole:
             try:
-                pixels = decode(whole, len(places), int(size)).numpy()
+                pixels = _decode(whole, len(places), int(size)).numpy()
             except tf.errors.OpError as error:
                 raise RunError("a message is damaged: its picture can't be decoded") from error
         return pixels, places
@@ -180,40 +176,63 @@ def unpack_patches(message):
     places, size = tf.ensure_shape(places, (None,)), tf.ensure_shape(size, ())
     pixels, whole = tf.ensure_shape(pixels, (None, None)), tf.ensure_shape(whole, ())
     is_jpeg = tf.strings.length(whole) > 0
-    pixels = tf.cond(is_jpeg, lambda: decode(whole, tf.shape(places)[0], size), lambda: pixels)
+    pixels = tf.cond(is_jpeg, lambda: _decode(whole, tf.shape(places)[0], size), lambda: pixels)
     return pixels, places
 
 
+def sent_patches(patches: tf.Tensor, patch_size: int, *, quality: int = 75) -> tf.Tensor:
+    """What unpack_patches makes of pack_patches' message in codec "jpeg", without the message.
+
+    The same pixels, bit for bit, in a graph that needs no Python: several times as fast.
+
+    Args:
+        patches: uint8[v, patch_size**2 * 3], the visible patches, in ascending order of position.
+        patch_size: side of a patch in pixels.
+        quality: of the JPEG, 1 to 100.
+
+    Returns:
+        uint8[v, patch_size**2 * 3].
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from sparse_ist_tf.inputs.transport import sent_patches
+        >>> sent_patches(tf.zeros((32, 192), tf.uint8), 8, quality=50).shape
+        TensorShape([32, 192])
+    """
+    count = patches.shape[0] or tf.shape(patches)[0]
+    return _decode(_encode(patches, patch_size, quality), count, patch_size)
+
+
 def count_bytes(
-    image: np.ndarray,
-    positions: np.ndarray,
+    image,
+    positions,
     patch_size: int,
     *,
     quality: int = 75,
     feature_dim: int | None = None,
     seed: int | None = None,
-    index: int | None = None,
-    epoch: int | None = None,
-) -> dict[str, int]:
+    index=None,
+    epoch=None,
+) -> dict:
     """Counts what one image costs on a link in each form, by encoding it.
 
     Source: paper figures 5 and 6 count the raw float32 of the same things.
 
     Args:
-        image: uint8[height, width, 3], sides multiples of patch_size.
-        positions: integers [v], the visible patches, ascending.
+        image: uint8[height, width, 3], sides multiples of patch_size; array or tensor.
+        positions: integers [v], the visible patches, ascending; array or tensor.
         patch_size: side of a patch in pixels.
         quality: of all JPEGs, 1 to 100; their chroma has half the resolution.
         feature_dim: length of the encoder's feature; None to leave features out.
         seed: of the mask; None to leave messages with a seed out.
-        index: the image's place in its split.
-        epoch: of a random mask.
+        index: the image's place in its split; may be a tensor.
+        epoch: of a random mask; may be a tensor.
 
     Returns:
         Bytes of "image_jpeg", the whole image as a file; of the messages "patches_raw" and
         "patches_jpeg", with the seed where it is known, else a bitmap, and
         "patches_jpeg_bitmap", always with a bitmap; and of "feature_float32", "feature_float16",
-        "feature_int8".
+        "feature_int8". Integers, or int32 scalars where image or positions is a tensor.
 
     Raises:
         ValueError: as pack_patches.
@@ -226,19 +245,34 @@ def count_bytes(
         (6164, 206)
     """
     mask = {"seed": seed, "index": index, "epoch": epoch}
-    whole = tf.io.encode_jpeg(image, quality=quality, chroma_downsampling=True).numpy()
     jpeg = {"quality": quality}
-    sizes = {
-        "image_jpeg": len(whole),
-        "patches_raw": len(pack_patches(image, positions, patch_size, codec="raw", **mask)),
-        "patches_jpeg": len(pack_patches(image, positions, patch_size, **jpeg, **mask)),
-        "patches_jpeg_bitmap": len(pack_patches(image, positions, patch_size, **jpeg)),
+    messages = {
+        "image_jpeg": tf.io.encode_jpeg(image, quality=quality, chroma_downsampling=True),
+        "patches_raw": pack_patches(image, positions, patch_size, codec="raw", **mask),
+        "patches_jpeg": pack_patches(image, positions, patch_size, **jpeg, **mask),
+        "patches_jpeg_bitmap": pack_patches(image, positions, patch_size, **jpeg),
     }
     if feature_dim is not None:
         for dtype in ("float32", "float16", "int8"):
             message = pack_feature(np.zeros(feature_dim, np.float32), dtype)
-            sizes[f"feature_{dtype}"] = len(message)
-    return sizes
+            messages[f"feature_{dtype}"] = message
+    sizes = {what: tf.strings.length(message) for what, message in messages.items()}
+    if tf.is_tensor(image) or tf.is_tensor(positions):
+        return sizes
+    return {what: int(size) for what, size in sizes.items()}
+
+
+def _encode(patches: tf.Tensor, patch_size: int, quality: int) -> tf.Tensor:
+    mosaic = _lay(patches, patch_size)
+    return tf.io.encode_jpeg(mosaic, quality=quality, chroma_downsampling=True)
+
+
+def _decode(whole, count, patch_size) -> tf.Tensor:
+    """A whole JPEG of a mosaic to patches; count and patch_size may be tensors."""
+    mosaic = tf.io.decode_jpeg(
+        whole, channels=3, fancy_upscaling=False, dct_method="INTEGER_ACCURATE"
+    )
+    return _take_up(mosaic, count, patch_size)
 
 
 def _layout(count, patch_size):

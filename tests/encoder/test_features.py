@@ -19,10 +19,12 @@ from sparse_ist_tf.encoder.features import (
 from sparse_ist_tf.encoder.weights import load_encoder
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs import datasets
+from sparse_ist_tf.inputs.thin_link import ThinLink
 from sparse_ist_tf.ist.exchange import Link
 from sparse_ist_tf.reports.ledger import Ledger
 
 MASKS = MaskOptions("fixed", 0.5)
+KNOWN_KEY = "a3cebe219ac43f77aa23bd8aca078cc083f27e96014378c34ded168d31b97e09"
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +37,9 @@ def test_split():
     return datasets.load("digits")["test"]
 
 
-def _shared(encoder, split, cache_dir, masks=MASKS, epoch=0):
+def _shared(encoder, split, cache_dir, masks=MASKS, epoch=0, **more):
     link = Link(tf.distribute.get_strategy(), 0, 1)
-    options = {"cache_dir": str(cache_dir), "epoch": epoch, "progress": False}
+    options = {"cache_dir": str(cache_dir), "epoch": epoch, "progress": False, **more}
     return shared_features(encoder, split, masks, link, Ledger(), **options)
 
 
@@ -166,3 +168,68 @@ def test_features_that_are_not_finite_are_refused(test_split, tmp_path):
     with pytest.raises(RunError, match="digits/test: not all features are finite"):
         _shared(broken, test_split, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["fixed", "random"])
+def test_features_are_of_what_the_receiver_decodes(encoder, test_split, kind):
+    from sparse_ist_tf.inputs.masks import select_patches, unpatchify, visible_from_positions
+    from sparse_ist_tf.inputs.transport import pack_patches, unpack_patches
+
+    masks = MaskOptions(kind, 0.5)
+    options = {"stop": 9, "batch_size": 7, "epoch": 2, "progress": False}
+
+    def encoded(*link):
+        return encode_split(encoder, test_split, masks, thin_link=ThinLink(*link), **options)
+
+    sent = encoded("patches", 20)
+    [images] = [b["image"].numpy() for b in test_split.dataset(64, stop=9, batch_size=9)]
+    places = masks.positions(np.arange(9), 64, 2)
+    decoded = np.zeros((9, 64, 192), np.uint8)
+    pairs = zip(images, places, strict=True)
+    pixels = [unpack_patches(pack_patches(*pair, 8, quality=20))[0] for pair in pairs]
+    decoded[visible_from_positions(places, 64)] = np.concatenate(pixels)
+    decoded = unpatchify(decoded, 8, (8, 8))
+    expected = make_encode(encoder)(decoded, places).numpy()
+    np.testing.assert_allclose(sent, expected, atol=1e-5)
+    plain = encoded()
+    assert np.array_equal(encoded("raw"), plain)
+    assert np.abs(plain - sent).max() > 1e-3
+    assert np.abs(plain - encoded("jpeg", 20)).max() > 1e-3
+    assert not np.array_equal(select_patches(images, places, 8), pixels)
+
+
+def test_numbers_of_features_share_a_cache(encoder, test_split, tmp_path, monkeypatch):
+    from sparse_ist_tf.inputs.transport import pack_feature, unpack_feature
+
+    plain = _shared(encoder, test_split, tmp_path)
+    monkeypatch.setattr("sparse_ist_tf.encoder.features.encode_split", None)
+    small = _shared(encoder, test_split, tmp_path, thin_link=ThinLink(features="int8"))
+    again = [unpack_feature(pack_feature(feature, "int8")) for feature in plain]
+    assert np.array_equal(small, again)
+    assert not np.array_equal(small, plain)
+
+
+def test_a_codec_has_a_cache_of_its_own(encoder, test_split, tmp_path):
+    link = ThinLink("patches", 20)
+    first = _shared(encoder, test_split, tmp_path, thin_link=link)
+    plain = _shared(encoder, test_split, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert np.array_equal(_shared(encoder, test_split, tmp_path, thin_link=link), first)
+    assert not np.array_equal(first, plain)
+    raw = cache_key(encoder, test_split, MASKS, thin_link=ThinLink("raw"))
+    assert raw == cache_key(encoder, test_split, MASKS)
+    assert cache_key(encoder, test_split, MASKS, thin_link=ThinLink("jpeg", 20)) not in {
+        raw,
+        cache_key(encoder, test_split, MASKS, thin_link=link),
+        cache_key(encoder, test_split, MASKS, thin_link=ThinLink("jpeg", 21)),
+    }
+
+
+def test_keys_of_caches_that_exist_stay(test_split):
+    """Someone's cache would be encoded anew otherwise: raise _FORMAT if that is meant."""
+
+    class Known:
+        digest, num_patches, mean, std, image_size = "ab", 64, (0.5,) * 3, (0.5,) * 3, 64
+
+    split = dataclasses.replace(test_split, fingerprint="cd")
+    assert cache_key(Known(), split, MASKS) == KNOWN_KEY

@@ -21,6 +21,7 @@ from sparse_ist_tf.inputs.transport import (
     count_bytes,
     pack_feature,
     pack_patches,
+    sent_patches,
     unpack_feature,
     unpack_patches,
 )
@@ -85,6 +86,15 @@ def test_patches_keep_the_quality_of_a_whole_jpeg(size, loss):
     reference = psnr(select_patches(whole[None], places[None], size)[0], expected)
     pixels, _ = unpack_patches(pack_patches(image, places, size, quality=90))
     assert psnr(pixels, expected) > reference - loss
+
+
+@pytest.mark.parametrize(("size", "count"), [(8, 1), (8, 18), (14, 7), (16, 5)])
+def test_pixels_without_the_message_are_those_of_the_message(size, count):
+    image = picture(size * 6, size * 6)
+    places = np.arange(count) * 2
+    expected, _ = unpack_patches(pack_patches(image, places, size, quality=35))
+    patches = tf.constant(select_patches(image[None], places[None], size)[0])
+    np.testing.assert_array_equal(sent_patches(patches, size, quality=35), expected)
 
 
 def test_hidden_pixels_are_not_in_the_message():
@@ -337,6 +347,9 @@ def test_bytes_of_real_photos(side, size):
                 sizes = count_bytes(image, places, size, quality=quality, seed=0, index=index)
                 whole += sizes["image_jpeg"]
                 sent += sizes["patches_jpeg"]
+                message = pack_patches(image, places, size, quality=quality, seed=0, index=index)
+                assert len(message) == sizes["patches_jpeg"]
+                np.testing.assert_array_equal(unpack_patches(message)[1], places)
             share = sent / whole / (1 - ratio)
             kept = num_visible(patches, ratio) / patches
             print(f"{side} px, patch {size}, ratio {ratio}, quality {quality}: ", end="")
