@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from sparse_ist_tf.config import (
+    completed,
     get_config,
     learning_rate_schedule,
     lookup,
@@ -51,11 +52,20 @@ def test_every_file_in_configs_is_valid(name):
         ("masks.ratio", "half", "of type float"),
         ("masks.kind", "some", "one of fixed, random, shared"),
         ("masks.pattern", "star", "one of uniform, grid, center, border"),
+        ("masks.test_ratios", (0.5, 1.0), "in [0, 1), each once"),
+        ("masks.test_ratios", (0.5, 0.5), "in [0, 1), each once"),
+        ("masks.test_ratios", ("half",), "in [0, 1), each once"),
+        ("share_total", 1, "of type bool"),
         ("dataset.name", "mnist", "one of digits, cifar10, resisc45, aid, folder:PATH"),
         ("dataset.name", "folder:", "one of digits"),
         ("dataset.shards", "some", "one of all, iid, dirichlet"),
         ("dataset.dirichlet_alpha", 0.0, "above 0"),
         ("dataset.on_bad_image", "cry", "one of error, skip"),
+        ("transport.codec", "webp", "one of none, jpeg, patches, raw"),
+        ("transport.quality", 0, "in [1, 100]"),
+        ("transport.quality", 101, "in [1, 100]"),
+        ("transport.quality", 7.5, "of type int"),
+        ("transport.features", "int4", "one of float32, float16, int8"),
         ("encoder.dtype", "float8", "one of float32, bfloat16"),
         ("encoder.batch_size", 0, "at least 1"),
         ("encoder", 3, "a dictionary"),
@@ -122,6 +132,18 @@ def test_a_duration_has_one_unit(key, value, steps):
     assert total_steps(config, 128) == steps
 
 
+def test_a_shared_duration_is_cut_in_n_with_its_evaluations():
+    config = get_config()
+    config.total_epochs, config.share_total = 2.0, True
+    config.eval_every_rounds, config.eval_every_epochs = 0, 1.0
+    assert total_steps(config, 6400) == 50, "200 among 4 subnets"
+    assert rounds_between(config, "eval", 64 * 20 * 12) == 3
+    config.total_epochs, config.total_steps = 0.0, 7
+    assert total_steps(config, 6400) == 2, "the last is not cut off"
+    config.ist.algorithm = "centralized"
+    assert total_steps(config, 6400) == 7
+
+
 def test_epochs_become_whole_rounds():
     config = get_config()
     config.eval_every_rounds, config.eval_every_epochs = 0, 1.0
@@ -141,3 +163,13 @@ def test_schedules():
     rates = [cosine(step) for step in range(10, 110)]
     assert rates == sorted(rates, reverse=True)
     assert cosine(110) == pytest.approx(0.0)
+
+
+def test_a_stored_configuration_gets_the_keys_that_came_later():
+    stored = _with("masks.ratio", 0.75).to_dict()
+    del stored["ist"]["local_steps"], stored["features"]
+    stored["optimizer"]["kwargs"] = {"beta_2": 0.99}
+    config = completed(stored)
+    validate(config, 1)
+    assert config.ist.local_steps == get_config().ist.local_steps
+    assert (config.masks.ratio, config.optimizer.kwargs.to_dict()) == (0.75, {"beta_2": 0.99})

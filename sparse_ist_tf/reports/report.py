@@ -30,10 +30,34 @@ def accuracy_rows(results: Mapping) -> list[tuple[str, str]]:
         rows.append((f"subnet {i} alone", percent(100 * value)))
     for i, value in enumerate(table["ensembles"]):
         rows.append((f"ensemble of {i + 1} subnet{'s' * (i > 0)}", percent(100 * value)))
+    for ratio, value in (results.get("accuracy_at") or {}).items():
+        rows.append((f"merged head, tested with mask ratio {ratio}", percent(100 * value)))
     if results.get("centralized_accuracy") is not None:
         value = percent(100 * results["centralized_accuracy"])
         rows.append(("centralised head, same steps as a worker", value))
     return rows
+
+
+def missing_rows(results: Mapping) -> list[tuple[str, str]]:
+    """Rows of the table of accuracies when workers are missing.
+
+    Args:
+        results: of a finished run, as results.json has it.
+
+    Returns:
+        (what, percent) pairs; none for a head that has no subnets.
+
+    Example:
+        >>> from sparse_ist_tf.reports.report import missing_rows
+        >>> missing_rows({"missing_workers": {"1": {"merged": 0.5, "ensemble": 0.25}}})[0]
+        ('any 1 of 1 subnets, merged', '50.00 %')
+    """
+    table = results.get("missing_workers") or {}
+    return [
+        (f"any {kept} of {len(table)} subnets, {what}", f"{100 * row[what]:.2f} %")
+        for what in ("merged", "ensemble")
+        for kept, row in table.items()
+    ]
 
 
 def bytes_rows(results: Mapping) -> list[tuple[str, str, str]]:
@@ -56,6 +80,34 @@ def bytes_rows(results: Mapping) -> list[tuple[str, str, str]]:
     for name, count in results["synchronous_bytes"].items():
         rows.append((f"{name} would have sent", count))
     return [(what, human_bytes(count), f"{count:,}") for what, count in rows]
+
+
+def image_rows(results: Mapping) -> list[tuple[str, str]]:
+    """Rows of the table of what an image costs on a link.
+
+    Args:
+        results: of a finished run, as results.json has it.
+
+    Returns:
+        (what, bytes) pairs.
+
+    Example:
+        >>> from sparse_ist_tf.reports.report import image_rows
+        >>> image_rows({"bytes_per_image": {"quality": 75, "image_jpeg": 1553.05}})
+        [('whole image, JPEG of quality 75', '1,553')]
+    """
+    sizes = results["bytes_per_image"]
+    names = {
+        "image_jpeg": "whole image, JPEG of quality {quality}",
+        "patches_raw": "visible patches, raw",
+        "patches_jpeg": "visible patches, JPEG of quality {quality}",
+        "patches_jpeg_bitmap": "the same with its mask as a bitmap",
+        "feature_float32": "feature, float32",
+        "feature_float16": "feature, float16",
+        "feature_int8": "feature, int8",
+    }
+    rows = [(text, sizes[what]) for what, text in names.items() if what in sizes]
+    return [(text.format(**sizes), f"{size:,.0f}") for text, size in rows]
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
@@ -141,11 +193,28 @@ def write_report(folder: Path, config: Mapping, results: Mapping, metrics: Seque
         "",
         "![loss, accuracy and bytes over the steps](training.png)",
         "",
+        *_missing_lines(results),
         "| bytes that a worker sent | | exactly |",
         "|---|---:|---:|",
         *(f"| {what} | {short} | {exact} |" for what, short, exact in bytes_rows(results)),
+        "",
+        f"| bytes of an image, mean of {results['bytes_per_image']['images']} test images | |",
+        "|---|---:|",
+        *(f"| {what} | {size} |" for what, size in image_rows(results)),
         "",
         "![what is visible of some test images](masks.png)",
         "",
     ]
     write_atomically(folder / "report.md", "\n".join(lines))
+
+
+def _missing_lines(results) -> list[str]:
+    rows = missing_rows(results)
+    if not rows:
+        return []
+    return [
+        "| accuracy when only some subnets can be reached, mean over which | |",
+        "|---|---:|",
+        *(f"| {what} | {value} |" for what, value in rows),
+        "",
+    ]

@@ -8,7 +8,13 @@ from PIL import Image
 
 from sparse_ist_tf.reports.figures import training_figure
 from sparse_ist_tf.reports.metrics import ScalarLog
-from sparse_ist_tf.reports.report import accuracy_rows, bytes_rows, summary, write_report
+from sparse_ist_tf.reports.report import (
+    accuracy_rows,
+    bytes_rows,
+    missing_rows,
+    summary,
+    write_report,
+)
 
 RESULTS = {
     "algorithm": "ist",
@@ -22,6 +28,7 @@ RESULTS = {
     "bytes": {"weights": 1_000_000, "moments": 2_000_000},
     "training_bytes": 3_000_000,
     "synchronous_bytes": {"data_parallel": 90_000_000, "local_sgd": 9_000_000},
+    "bytes_per_image": {"images": 256, "quality": 60, "image_jpeg": 1553.1, "patches_raw": 6159.9},
 }
 METRICS = [
     {
@@ -46,6 +53,24 @@ def test_every_accuracy_has_its_row():
     assert rows["centralised head, same steps as a worker"] == "89.00 %"
 
 
+def test_other_mask_ratios_and_missing_workers_have_their_rows(tmp_path):
+    more = RESULTS | {
+        "accuracy_at": {"0.25": 0.95},
+        "missing_workers": {
+            "1": {"merged": 0.75, "ensemble": 0.76, "subsets": 2},
+            "2": {"merged": 0.9, "ensemble": 0.85, "subsets": 1},
+        },
+    }
+    assert dict(accuracy_rows(more))["merged head, tested with mask ratio 0.25"] == "95.00 %"
+    assert missing_rows(RESULTS) == []
+    assert missing_rows(more) == [
+        ("any 1 of 2 subnets, merged", "75.00 %"),
+        ("any 2 of 2 subnets, merged", "90.00 %"),
+        ("any 1 of 2 subnets, ensemble", "76.00 %"),
+        ("any 2 of 2 subnets, ensemble", "85.00 %"),
+    ]
+
+
 def test_bytes_are_exact_and_readable():
     rows = {what: (short, exact) for what, short, exact in bytes_rows(RESULTS)}
     assert rows["ist: training in all"] == ("3 MB", "3,000,000")
@@ -66,6 +91,10 @@ def test_the_report_holds_tables_and_figures(tmp_path):
     write_report(tmp_path, config, RESULTS, METRICS)
     text = (tmp_path / "report.md").read_text()
     assert "| merged head | 90.00 % |" in text
+    assert "| bytes of an image, mean of 256 test images | |" in text
+    assert "| whole image, JPEG of quality 60 | 1,553 |" in text
+    assert "| visible patches, raw | 6,160 |" in text
+    assert "feature, int8" not in text
     assert "seed 3" in text
     for name in re.findall(r"\((\w+\.png)\)", text):
         assert name in ("training.png", "masks.png")
