@@ -45,10 +45,12 @@ def draw(
 ) -> str:
     """Panels side by side, with one scale and one legend.
 
+    Where x are words they stand one below the other, and accuracy is along the horizontal axis.
+
     Args:
         panels: a title and lines for each.
-        x_label: what is along the x axis, with its unit.
-        y_label: what is along the y axis, with its unit.
+        x_label: what x is, with its unit.
+        y_label: what y is, with its unit.
         log: a logarithmic x axis.
         marks: a mark at each point.
 
@@ -63,27 +65,40 @@ def draw(
     from matplotlib.figure import Figure
 
     panels = [(title, [line for line in lines if len(line.x)]) for title, lines in panels]
-    figure = Figure(figsize=(9.6 if len(panels) > 1 else 7.2, 3.9), layout="constrained")
-    plots = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    ticks = _ticks([line for _, lines in panels for line in lines])
+    words = any(isinstance(tick, str) for tick in ticks)
+    names = {line.name for _, lines in panels for line in lines}
+    height = 1.3 + 0.3 * len(ticks) if words else 3.6
+    size = (9.6 if len(panels) > 1 else 7.2, height + 0.1 * (len(names) + 2))
+    figure = Figure(figsize=size, layout="constrained")
+    shared = {"sharex": words, "sharey": True}
+    plots = figure.subplots(1, len(panels), squeeze=False, **shared)[0]
     shown: dict[str, object] = {}
     for plot, (title, lines) in zip(plots, panels, strict=True):
-        ticks = _ticks(lines)
         count = max((_look(i, line) for i, line in enumerate(lines)), default=0) + 1
         for i, line in enumerate(lines):
-            handle = _draw_line(plot, line, ticks, _style(_look(i, line), count, marks))
-            shown.setdefault(line.name, handle)
-        if log:
-            plot.set_xscale("log", base=10)
-        elif ticks:
-            plot.set_xticks(list(ticks.values()), [str(word) for word in ticks])
+            style = _style(_look(i, line), count, marks)
+            shown.setdefault(line.name, _draw_line(plot, line, ticks, words, style))
         plot.set_title(title, fontsize=10)
-        plot.set_xlabel(x_label)
+        plot.set_xlabel(y_label if words else x_label)
         plot.grid(alpha=0.3)
         plot.spines[["top", "right"]].set_visible(False)
-    plots[0].set_ylabel(y_label)
+        if log:
+            plot.set_xscale("log")
+            plot.xaxis.set_major_formatter("{x:g}")
+        elif ticks and not words:
+            plot.set_xticks(list(ticks.values()), [str(tick) for tick in ticks])
+    if words:
+        plots[0].set_yticks(list(ticks.values()), list(ticks))
+        plots[0].set_ylim(len(ticks) - 0.5, -0.5)
+    plots[0].set_ylabel(x_label if words else y_label)
     if len(shown) > 1:
-        where = {"loc": "outside right upper", "frameon": False, "fontsize": 8, "handlelength": 3.2}
-        figure.legend(shown.values(), shown.keys(), **where)
+        longest = max(map(len, shown))
+        columns = max(1, int(size[0] * 13 / (longest + 9)))
+        where = {"loc": "outside lower center", "ncols": min(columns, len(shown))}
+        figure.legend(
+            shown.values(), shown.keys(), frameon=False, fontsize=9, handlelength=3.2, **where
+        )
     return _svg(figure)
 
 
@@ -102,22 +117,26 @@ def _style(i, count, marks) -> dict:
 def _ticks(lines) -> dict:
     """Where on the axis each x stands that has a place of its own; none where numbers are many."""
     values = list(dict.fromkeys(x for line in lines for x in line.x))
-    if all(isinstance(x, int | float) and not isinstance(x, bool) for x in values):
-        whole = all(isinstance(x, int) for x in values)
-        if not whole or len(values) > 10:
+    if not any(isinstance(x, str) for x in values):
+        if not all(isinstance(x, int) for x in values) or len(values) > 10:
             return {}
         values.sort()
     return {value: i for i, value in enumerate(values)}
 
 
-def _draw_line(plot, line, ticks, style):
+def _draw_line(plot, line, ticks, words, style):
     x = [ticks.get(value, value) for value in line.x] if ticks else line.x
     y = [100 * value for value in line.y]
+    error = [100 * value for value in line.spread] if any(line.spread) else None
+    if words:  # in no order, so that no line joins them
+        style = style | {"linestyle": "none", "marker": style.get("marker", "o")}
+        x, y = y, x
     if line.is_paper:
         thin = {"linewidth": 0.9, "alpha": 0.75, "markerfacecolor": "white"}
         return plot.plot(x, y, **style, **thin)[0]
-    error = [100 * value for value in line.spread] if any(line.spread) else None
-    return plot.errorbar(x, y, yerr=error, capsize=2.5, elinewidth=1, **style)
+    style["markevery"] = max(1, len(x) // 10)
+    style |= {"xerr" if words else "yerr": error, "capsize": 2.5, "elinewidth": 1}
+    return plot.errorbar(x, y, **style)
 
 
 def _svg(figure) -> str:

@@ -44,6 +44,8 @@ class Section:
         self.points = points_of(rows, axes)
         first = [next(r for r in rows if all(r[a] == p[a] for a in axes)) for p in self.points]
         self.paper = [paper_accuracy(row) for row in first]
+        if len(self.points) > 1 and len(set(self.paper)) == 1:  # of what the axes don't touch
+            self.paper = [None] * len(self.points)
         # Axes of one value don't tell points apart: they are said once.
         self.fixed = [a for a in axes if all(p[a] == self.points[0][a] for p in self.points)]
         if len(self.fixed) == len(axes):
@@ -90,7 +92,7 @@ class Section:
                 note += ". Thin lines: the paper, which reports the best of one run"
             yield "", self._accuracies(), note
         if _ENCODER in self.varied and (curves := self._curves()):
-            note = "Accuracy while training, mean over seeds; solid: test, dashed: training batches"
+            note = "Accuracy while training, mean over seeds"
             yield "_curves", curves, note
         if self.sends and (curves := self._bytes()):
             note = "Accuracy against what a worker has sent for training so far, mean over seeds"
