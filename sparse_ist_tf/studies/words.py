@@ -17,6 +17,9 @@ _NAMES = {
     "masks.test_ratios": "test mask ratios",
     "num_workers": "workers",
     "share_total": "share total",
+    "transport.codec": "codec",
+    "transport.features": "features",
+    "transport.quality": "JPEG quality",
 }
 _UNITS = {
     "encoder.image_size": "px",
@@ -128,7 +131,7 @@ def settings(point, keys) -> str:
         if key in ("ist.num_subnets", "num_workers") or key == "masks.kind":
             name = short(key)
             words.append(f"{show(value)} {name.removesuffix('s') if value == 1 else name}")
-        elif key in ("dataset.name", "encoder.weights", "ist.algorithm"):
+        elif key in ("dataset.name", "encoder.weights", "ist.algorithm", "variant"):
             words.append(show(value))
         else:
             words.append(f"{short(key)} {show(value)}")

@@ -37,6 +37,9 @@ def test_cells_that_can_share_features_say_so():
     cells = cells_of(config)["a"]
     # Nothing hidden: one set for all seeds. Half hidden: one for each seed.
     assert len({cell.features for cell in cells}) == 3
+    tested = cells_of(_study(a=(("masks.ratio", (0.5,)), ("masks.test_ratios", ((), (0.9,))))))["a"]
+    assert len({cell.name for cell in tested}) == 4
+    assert len({cell.features for cell in tested}) == 2, "training sees the same images"
     random = cells_of(_study(a=(("masks.kind", ("random",)),)))["a"]
     assert {cell.features for cell in random} == {""}
 
@@ -58,6 +61,15 @@ def test_workers_are_an_axis():
         ({"a": (("seed", (1,)),)}, "seeds in seeds"),
         ({"a": (("masks.ratio", (0.5, 1.0)),)}, "grids.a, masks.ratio=1.0: masks.ratio=1.0"),
         ({"a": (("num_workers", (8,)),)}, "num_workers=8"),
+        ({"a": 5}, "grids.a=5: must be pairs of a key and its values"),
+        ({"a": ("masks.ratio", (0.5,))}, "must be pairs of a key and its values"),
+        ({"a": (("masks.ratio", 0.5),)}, "must be pairs of a key and its values"),
+        (
+            {"a": (("masks.ratio", (0.5, 0.5)),)},
+            "masks.ratio=(0.5, 0.5): must have each value once",
+        ),
+        ({"a": (("masks.ratio", (0.5,)),) * 2}, "each axis once"),
+        ({"a/b": (("masks.ratio", (0.5,)),)}, "'a/b' names files"),
     ],
 )
 def test_a_bad_grid_is_named(grids, words):
@@ -67,7 +79,7 @@ def test_a_bad_grid_is_named(grids, words):
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("seeds", [(), (-1,), (0.5,), ("a",)])
+@pytest.mark.parametrize("seeds", [(), (-1,), (0.5,), ("a",), (True,), (0, 0)])
 def test_bad_seeds_are_named(seeds):
     config = get_config()
     config.seeds = seeds
@@ -75,11 +87,20 @@ def test_bad_seeds_are_named(seeds):
         validate(config)
 
 
-def test_the_studies_in_configs_are_valid():
-    config = importlib.import_module("configs.study_aid").get_config()
+@pytest.mark.parametrize("name", ["study_aid", "study_cifar10"])
+def test_the_papers_studies_are_valid_and_as_long_as_they_say(name):
+    module = importlib.import_module(f"configs.{name}")
+    config = module.get_config()
     validate(config)
-    cells = {cell.name for some in cells_of(config).values() for cell in some}
-    assert len(cells) == 171, "as its docstring says"
+    cells = cells_of(config)
+    assert (
+        f"{len({cell.name for some in cells.values() for cell in some})} trainings"
+        in module.__doc__
+    )
+    alone = {cell.name for cell in cells["1_table_4_and_figure_7"]}
+    shared = [cell.name for cell in cells["2_figure_3"] if "resnet" not in cell.features]
+    assert shared, "the same trainings as in table 4"
+    assert set(shared) <= alone
 
 
 def test_a_variant_sets_several_keys():

@@ -6,9 +6,13 @@ import statistics
 
 import pytest
 
-from sparse_ist_tf.studies.results import as_csv, paper_accuracy, paper_results, points_of
-
-MEASURES = ("accuracy", "best_accuracy", "ensemble_accuracy", "centralized_accuracy")
+from sparse_ist_tf.studies.results import (
+    MEASURES,
+    as_csv,
+    paper_accuracy,
+    paper_results,
+    points_of,
+)
 
 
 def _row(n, accuracy, status="finished"):
@@ -25,9 +29,26 @@ def test_means_are_over_the_finished_seeds():
     assert points_of([_row(1, 0.5)], ["n"])[0]["accuracy"] == (0.5, 0.0)
 
 
-def _paper(dataset="cifar10", kind="fixed", ratio=0.5, subnets=1, algorithm="ist"):
+def test_numbers_in_tables_are_columns_of_which_means_are_taken():
+    rows = [_row(1, 0.5) | {"accuracy_at.0.9": a, "missing_workers.1.merged": 0.25} for a in (0, 1)]
+    [point] = points_of([*rows, _row(1, None, "failed")], ["n"])
+    assert point["accuracy_at.0.9"][0] == 0.5
+    assert point["missing_workers.1.merged"] == (0.25, 0.0)
+
+
+def _paper(
+    dataset="cifar10",
+    kind="fixed",
+    ratio=0.5,
+    subnets=1,
+    algorithm="ist",
+    encoder="packaged:vit_micro",
+    share_total=False,
+):
     return paper_accuracy(
         {
+            "encoder": encoder,
+            "share_total": share_total,
             "dataset": dataset,
             "masks.kind": kind,
             "masks.ratio": ratio,
@@ -45,7 +66,11 @@ def test_the_papers_numbers_are_found_where_it_has_them():
     assert _paper(subnets=4) == 0.846
     assert _paper(subnets=4, algorithm="centralized") == 0.851
     assert _paper(dataset="resisc45", ratio=0.9, subnets=4) == 0.6848
+    assert _paper(ratio=0.0, encoder="resnet50:imagenet") == 0.5927
     for other in (
+        {"encoder": "resnet50:random"},
+        {"encoder": "resnet50:random", "ratio": 0.0, "subnets": 4},
+        {"subnets": 4, "share_total": True},
         {"subnets": 4, "ratio": 0.2},
         {"subnets": 8},
         {"ratio": 0.55},
