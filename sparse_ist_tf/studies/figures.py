@@ -16,7 +16,7 @@ class Line:
     Args:
         name: in the legend.
         x: numbers, or the words below the axis.
-        y: a fraction in [0, 1] for each; drawn in percent.
+        y: for each a fraction in [0, 1], or what draw's percent says.
         spread: the standard deviation of each, or nothing.
         like: the place in the order of lines whose look it has; its own where None.
         is_paper: drawn thin and hollow, as what the paper reports.
@@ -42,6 +42,7 @@ def draw(
     y_label: str = "test accuracy (%)",
     log: bool = False,
     marks: bool = True,
+    percent: bool = True,
 ) -> str:
     """Panels side by side, with one scale and one legend.
 
@@ -53,6 +54,8 @@ def draw(
         y_label: what y is, with its unit.
         log: a logarithmic x axis.
         marks: a mark at each point.
+        percent: y are fractions, drawn in percent; drawn as they are, on a logarithmic axis,
+            where False.
 
     Returns:
         SVG: the same numbers give the same text.
@@ -74,18 +77,22 @@ def draw(
     shared = {"sharex": words, "sharey": True}
     plots = figure.subplots(1, len(panels), squeeze=False, **shared)[0]
     shown: dict[str, object] = {}
+    scale = 100 if percent else 1
     for plot, (title, lines) in zip(plots, panels, strict=True):
         count = max((_look(i, line) for i, line in enumerate(lines)), default=0) + 1
         for i, line in enumerate(lines):
             style = _style(_look(i, line), count, marks)
-            shown.setdefault(line.name, _draw_line(plot, line, ticks, words, style))
+            shown.setdefault(line.name, _draw_line(plot, line, ticks, words, style, scale))
         plot.set_title(title, fontsize=10)
         plot.set_xlabel(y_label if words else x_label)
         plot.grid(alpha=0.3)
         plot.spines[["top", "right"]].set_visible(False)
+        if not percent:
+            plot.set_yscale("log")
+            plot.yaxis.set_major_formatter("{x:,g}")
         if log:
             plot.set_xscale("log")
-            plot.xaxis.set_major_formatter("{x:g}")
+            plot.xaxis.set_major_formatter("{x:,g}")
         elif ticks and not words:
             plot.set_xticks(list(ticks.values()), [str(tick) for tick in ticks])
     if words:
@@ -124,10 +131,10 @@ def _ticks(lines) -> dict:
     return {value: i for i, value in enumerate(values)}
 
 
-def _draw_line(plot, line, ticks, words, style):
+def _draw_line(plot, line, ticks, words, style, scale):
     x = [ticks.get(value, value) for value in line.x] if ticks else line.x
-    y = [100 * value for value in line.y]
-    error = [100 * value for value in line.spread] if any(line.spread) else None
+    y = [scale * value for value in line.y]
+    error = [scale * value for value in line.spread] if any(line.spread) else None
     if words:  # in no order, so that no line joins them
         style = style | {"linestyle": "none", "marker": style.get("marker", "o")}
         x, y = y, x

@@ -8,6 +8,7 @@ from pathlib import Path
 from sparse_ist_tf.reports.files import write_atomically
 from sparse_ist_tf.reports.run_directory import RunDirectory, writing
 from sparse_ist_tf.studies import words
+from sparse_ist_tf.studies.links import link_sections
 from sparse_ist_tf.studies.results import as_csv, paper_accuracy, paper_results
 from sparse_ist_tf.studies.sections import Section
 
@@ -89,10 +90,10 @@ def write_pages(
     def metrics(row):
         return RunDirectory(folder / "cells" / row["cell"]).metrics()
 
-    for name, (axes, some) in grids.items():
+    sections = {name: Section(axes, some, metrics) for name, (axes, some) in grids.items()}
+    for name, section in (sections | link_sections(grids)).items():
         markdown.extend([f"## {words.title(name)}", ""])
         page.append(f"<h2>{html.escape(words.title(name))}</h2>")
-        section = Section(axes, some, metrics)
         if intro := section.intro():
             say(intro)
         tabulate(section.table())

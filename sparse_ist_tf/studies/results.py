@@ -50,6 +50,7 @@ def row_of(cell: Cell, folder: Path) -> dict:
         "share_total": config.share_total,
         **{f"masks.{key}": value for key, value in config.masks.items()},
         **{f"ist.{key}": value for key, value in config.ist.items()},
+        **{f"transport.{key}": value for key, value in config.transport.items()},
         **cell.values,
         "seed": config.seed,
         **dict.fromkeys((*MEASURES, "steps", "training_bytes")),

@@ -1,0 +1,51 @@
+"""Accuracy against bytes of an image on the Aerial Image Dataset: what to send over a thin link.
+
+    python -m sparse_ist_tf.study --config=configs/study_link_aid.py --workdir=runs/study_link_aid \
+        --config.base.dataset.data_dir=DATA_DIR
+
+23 trainings with one seed; `--config.seeds=(0,1,2)` makes them three times as many. Whole images as
+JPEGs, visible patches as JPEGs of their own and raw, and features, which a sensor sends that has
+the encoder itself.
+"""
+
+from ml_collections import ConfigDict
+
+from sparse_ist_tf import study_config
+
+QUALITIES = (5, 15, 40, 75)
+
+
+def get_config() -> ConfigDict:
+    """The settings."""
+    config = study_config.get_config()
+    base = config.base
+    base.dataset.name = "aid"
+    base.total_epochs = 30.0
+    base.eval_every_rounds, base.eval_every_epochs = 0, 1.0
+    base.checkpoint_every_rounds, base.checkpoint_every_epochs = 0, 3.0
+    base.centralized_baseline = False
+    config.seeds = (0,)
+    config.grids = ConfigDict(
+        {
+            "1_whole_images": (
+                ("transport.quality", QUALITIES),
+                ("transport.codec", ("jpeg",)),
+                ("masks.ratio", (0.0,)),
+            ),
+            "2_visible_patches": (
+                ("transport.quality", QUALITIES),
+                ("transport.codec", ("patches",)),
+                ("masks.ratio", (0.0, 0.5, 0.75)),
+            ),
+            "3_raw_patches": (
+                ("masks.ratio", (0.0, 0.5, 0.75, 0.9)),
+                ("transport.codec", ("raw",)),
+            ),
+            "4_features": (
+                ("transport.features", ("float32", "float16", "int8")),
+                ("transport.codec", ("none",)),
+                ("masks.ratio", (0.0,)),
+            ),
+        }
+    )
+    return config

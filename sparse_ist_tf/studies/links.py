@@ -1,0 +1,234 @@
+"""What a study says to someone with a thin link: bytes of an image, and accuracy against them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from sparse_ist_tf.studies.figures import Line, draw
+from sparse_ist_tf.studies.results import points_of
+from sparse_ist_tf.studies.sections import percent
+from sparse_ist_tf.studies.words import settings, show
+
+_CODEC, _QUALITY, _FEATURES = "transport.codec", "transport.quality", "transport.features"
+_RATIO = "masks.ratio"
+_OF_A_LINK = (_CODEC, _QUALITY, _FEATURES, _RATIO)
+_WHAT_CROSSES = {
+    "jpeg": "whole image, JPEG",
+    "patches": "visible patches, JPEG",
+    "raw": "visible patches, raw",
+    "none": "feature",
+}
+_KINDS = {
+    "image_jpeg": "whole image, JPEG",
+    "patches_raw": "visible patches, raw",
+    "patches_jpeg": "visible patches, JPEG",
+    "feature_float32": "feature, float32",
+    "feature_float16": "feature, float16",
+    "feature_int8": "feature, int8",
+}
+_MEANS = "means of test images that were really encoded"
+_HEADERS = (
+    "A whole JPEG is a file, with its header of some 600 bytes; messages of patches do without it, "
+    "so that a whole image, too, is smaller as such a message, with mask ratio 0."
+)
+
+
+def link_sections(
+    grids: Mapping[str, tuple[Sequence[str], Sequence[Mapping]]],
+) -> dict[str, "AccuracyOfLinks | BytesOfImages"]:
+    """The parts of a report that all grids make together.
+
+    Args:
+        grids: (axes, rows) by the name of the grid; rows from results.row_of.
+
+    Returns:
+        By name; what the grids have no numbers for is left out.
+
+    Example:
+        >>> from sparse_ist_tf.studies.links import link_sections
+        >>> link_sections({})
+        {}
+    """
+    sections = {}
+    varied = {
+        name: (axes, rows)
+        for name, (axes, rows) in grids.items()
+        if any(axis.startswith("transport.") for axis in axes)
+    }
+    links = AccuracyOfLinks(varied)
+    if len(links.points) > 1:
+        sections["accuracy_and_bytes_of_an_image"] = links
+    rows = {row["cell"]: row for _, some in grids.values() for row in some}
+    data = sorted({(row["dataset"], row["encoder"]) for row in rows.values()})
+    for i, pair in enumerate(data):
+        some = [row for row in rows.values() if (row["dataset"], row["encoder"]) == pair]
+        images = BytesOfImages(some)
+        if len(images.sizes) > 1:
+            number = f"_{i + 1}" if len(data) > 1 else ""
+            sections[f"bytes_of_an_image{number}"] = images
+    return sections
+
+
+class AccuracyOfLinks:
+    """Accuracy against the bytes of an image, from all grids that vary what crosses the link.
+
+    Where no codec is set the encoder stands at the sensor, and it is the feature that crosses.
+
+    Args:
+        grids: (axes, rows) by name.
+
+    Example:
+        >>> from sparse_ist_tf.studies.links import AccuracyOfLinks
+        >>> AccuracyOfLinks({}).points
+        []
+    """
+
+    def __init__(self, grids: Mapping[str, tuple[Sequence[str], Sequence[Mapping]]]):
+        rows = {row["cell"]: row for _, some in grids.values() for row in some}
+        axes = list(dict.fromkeys(axis for axes, _ in grids.values() for axis in axes))
+        axes = [axis for axis in axes if axis not in _OF_A_LINK]
+        some = [row for row in rows.values() if all(axis in row for axis in axes)]
+        self.others = [axis for axis in axes if len({show(row[axis]) for row in some}) > 1]
+        points = points_of(some, [*_OF_A_LINK, *self.others])
+        self.points = sorted((p for p in points if _bytes(p)), key=_bytes)
+
+    def intro(self) -> str:
+        """What is counted."""
+        return (
+            f"Bytes of an image on the link are {_MEANS}, of messages with all that they hold. "
+            "Where a feature crosses, the encoder stands at the sensor; elsewhere at the receiver. "
+            f"{_HEADERS}"
+        )
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Rows of text, the first the names of the columns, by ascending bytes."""
+        best = [id(point) for point in _front(self.points)]
+        rows = [
+            (
+                "what crosses the link",
+                "JPEG quality",
+                "mask ratio",
+                "seeds",
+                "bytes",
+                "merged head, at the end",
+                "at its best evaluation",
+                "most accurate for its bytes",
+            )
+        ]
+        for point in self.points:
+            coded = point[_CODEC] in ("jpeg", "patches")
+            rows.append(
+                (
+                    self._name(point),
+                    show(point[_QUALITY]) if coded else "",
+                    show(point[_RATIO]),
+                    str(point["seeds"]),
+                    f"{_bytes(point):,.0f}",
+                    percent(point["accuracy"]),
+                    percent(point["best_accuracy"]),
+                    "yes" if id(point) in best else "",
+                )
+            )
+        return rows
+
+    def figures(self) -> Iterator[tuple[str, str, str]]:
+        """(what its file's name ends with, SVG, caption) of each figure."""
+        groups: dict[str, list[Mapping]] = {}
+        for point in self.points:
+            groups.setdefault(self._line(point), []).append(point)
+        lines = []
+        for name in sorted(groups):
+            front = _front(groups[name])
+            means, spreads = zip(*(point["accuracy"] for point in front), strict=True)
+            lines.append(Line(name, [_bytes(point) for point in front], means, spreads))
+        caption = (
+            "Merged head after the last step, of each kind the most accurate of those that need at "
+            f"most so many bytes; bytes are {_MEANS}, bars one standard deviation over seeds"
+        )
+        yield "", draw([("", lines)], "bytes of an image on the link", log=True), caption
+
+    def _line(self, point) -> str:
+        """What a line of the figure is called."""
+        words = [_WHAT_CROSSES[point[_CODEC]]]
+        if point[_CODEC] != "none" and point[_FEATURES] != "float32":
+            words.append(f"features in {point[_FEATURES]}")
+        return ", ".join(filter(None, [*words, settings(point, self.others)]))
+
+    def _name(self, point) -> str:
+        return self._line(point) + (f", {point[_FEATURES]}" if point[_CODEC] == "none" else "")
+
+
+class BytesOfImages:
+    """Bytes of an image in each form, by mask ratio.
+
+    Source: paper figures 5 and 6, which count raw float32.
+
+    Args:
+        rows: from results.row_of, of one data set and encoder.
+
+    Example:
+        >>> from sparse_ist_tf.studies.links import BytesOfImages
+        >>> BytesOfImages([]).sizes
+        {}
+    """
+
+    def __init__(self, rows: Sequence[Mapping]):
+        done = [row for row in rows if row.get("bytes_per_image.quality")]
+        # JPEGs of one quality: that which most mask ratios have, the finest of those.
+        ratios: dict[int, set[float]] = {}
+        for row in done:
+            ratios.setdefault(row["bytes_per_image.quality"], set()).add(row[_RATIO])
+        self.quality = max(ratios, key=lambda q: (len(ratios[q]), q), default=None)
+        same = [row for row in done if row["bytes_per_image.quality"] == self.quality]
+        self.rows = same
+        self.sizes = {
+            ratio: _means([row for row in same if row[_RATIO] == ratio])
+            for ratio in sorted({row[_RATIO] for row in same})
+        }
+
+    def intro(self) -> str:
+        """What is counted."""
+        row = self.rows[0]
+        return (
+            f"{row['dataset']} as encoder {row['encoder']} takes it: bytes of an image in each "
+            f"form, {_MEANS}. JPEGs are of quality {self.quality}; messages of patches hold the "
+            f"seed of their mask where it has one, a bitmap where not. {_HEADERS}"
+        )
+
+    def table(self) -> list[tuple[str, ...]]:
+        """Rows of text, the first the names of the columns."""
+        rows = [("mask ratio", *_KINDS.values())]
+        for ratio, sizes in self.sizes.items():
+            rows.append((show(ratio), *(f"{sizes[kind]:,.0f}" for kind in _KINDS)))
+        return rows
+
+    def figures(self) -> Iterator[tuple[str, str, str]]:
+        """(what its file's name ends with, SVG, caption) of each figure."""
+        lines = [
+            Line(name, list(self.sizes), [sizes[kind] for sizes in self.sizes.values()])
+            for kind, name in _KINDS.items()
+        ]
+        caption = f"Bytes of an image in each form, {_MEANS}; JPEGs of quality {self.quality}"
+        label = "mask ratio (hidden share of the patches)"
+        yield "", draw([("", lines)], label, y_label="bytes of an image", percent=False), caption
+
+
+def _bytes(point) -> float | None:
+    """What crosses the link for an image; None where no seed has finished."""
+    codec = point[_CODEC]
+    kind = {"jpeg": "image_jpeg", "patches": "patches_jpeg", "raw": "patches_raw"}.get(codec)
+    found = point.get(f"bytes_per_image.{kind or 'feature_' + point[_FEATURES]}")
+    return found[0] if found and point["accuracy"] else None
+
+
+def _front(points: Sequence[Mapping]) -> list[Mapping]:
+    """Those of points in ascending order of bytes than which no cheaper one is as accurate."""
+    front: list[Mapping] = []
+    for point in points:
+        if not front or point["accuracy"][0] > front[-1]["accuracy"][0]:
+            front.append(point)
+    return front
+
+
+def _means(rows) -> dict[str, float]:
+    return {
+        kind: sum(row[f"bytes_per_image.{kind}"] for row in rows) / len(rows) for kind in _KINDS
+    }
