@@ -48,7 +48,7 @@ def study(config: ConfigDict, folder: str | Path) -> list[dict]:
     directory = RunDirectory(folder)
     with directory.opened({"base": base, "num_workers": config.num_workers}):
         cells = [cell for some in grids.values() for cell in some]
-        jobs = config.jobs or max(1, (os.cpu_count() or 1) // config.num_workers)
+        jobs = config.jobs or os.cpu_count() or 1
         try:
             run_cells(cells, folder, jobs)
         finally:

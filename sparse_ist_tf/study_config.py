@@ -22,18 +22,19 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.base = train_config.get_config()  # what all trainings share
     config.seeds = (0, 1, 2)
-    # Each grid becomes a table and a figure: its axes, the first of them along the x axis.
+    # Each grid becomes a section of the report, in the order of their names: a number in front
+    # isn't shown. Its axes are keys and their values, the first of them along the x axis.
     config.grids = ConfigDict(
         {
-            "mask_ratio": (("masks.ratio", (0.0, 0.5, 0.75)), ("ist.num_subnets", (1, 4))),
-            "subnets": (("ist.num_subnets", (1, 2, 4, 8)),),
+            "1_mask_ratio": (("masks.ratio", (0.0, 0.5, 0.75)), ("ist.num_subnets", (1, 4))),
+            "2_subnets": (("ist.num_subnets", (1, 2, 4, 8)),),
         }
     )
     # Names for several settings at once, which an axis called "variant" has as its values:
     # (("SGD", (("optimizer.name", "sgd"), ("learning_rate", 0.1))), ...)
     config.variants = ()
     config.num_workers = 1  # of a training; it changes nothing but the bytes
-    config.jobs = 0  # trainings at a time, as many as there are cores where 0
+    config.jobs = 0  # worker processes at a time, as many as there are cores where 0
     return config
 
 

@@ -28,7 +28,7 @@ class Cell:
     Example:
         >>> from sparse_ist_tf.study_config import get_config
         >>> from sparse_ist_tf.studies.grid import cells_of
-        >>> cells_of(get_config())["subnets"][0].values
+        >>> cells_of(get_config())["2_subnets"][0].values
         {'ist.num_subnets': 1}
     """
 
@@ -72,7 +72,7 @@ def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
     Example:
         >>> from sparse_ist_tf.study_config import get_config
         >>> from sparse_ist_tf.studies.grid import cells_of
-        >>> len(cells_of(get_config())["mask_ratio"])
+        >>> len(cells_of(get_config())["1_mask_ratio"])
         18
     """
     if not study.grids:
@@ -98,8 +98,8 @@ def _checked_keys(grid: str, axes) -> list[str]:
         and isinstance(axis[1], tuple | list)
         for axis in axes
     )
-    if not re.fullmatch(r"[\w.-]+", grid):
-        raise RequestError(f"grids: {grid!r} names files, it must be of letters, digits, _ . -")
+    if not re.fullmatch(r"[\w-]+", grid):
+        raise RequestError(f"grids: {grid!r} names files, it must be of letters, digits, _ and -")
     if not pairs:
         raise RequestError(f"grids.{grid}={axes!r}: must be pairs of a key and its values")
     if not axes or not all(len(values) for _, values in axes):

@@ -49,7 +49,7 @@ def command_of(cell: Cell, folder: Path) -> list[str]:
         >>> from sparse_ist_tf.study_config import get_config
         >>> from sparse_ist_tf.studies.grid import cells_of
         >>> from sparse_ist_tf.studies.pool import command_of
-        >>> command_of(cells_of(get_config())["subnets"][0], Path("runs/study"))[0]
+        >>> command_of(cells_of(get_config())["2_subnets"][0], Path("runs/study"))[0]
         'sparse_ist_tf.train'
     """
     place = folder / "cells" / cell.name
@@ -69,7 +69,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
     Args:
         cells: of all grids; the same one may be there twice.
         folder: of the study.
-        jobs: trainings at a time.
+        jobs: worker processes at a time; a training that has more of them runs alone.
 
     Raises:
         RunError: if a file can't be written.
@@ -99,7 +99,12 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
                     bar.update(1)
             busy = {cell.features for cell, _ in running.values()} - encoded - {""}
             while len(running) < jobs:
-                free = [cell for cell in waiting if cell.features not in busy]
+                left = jobs - sum(cell.num_workers for cell, _ in running.values())
+                free = [
+                    cell
+                    for cell in waiting
+                    if cell.features not in busy and (cell.num_workers <= left or not running)
+                ]
                 if not free:
                     break
                 waiting.remove(free[0])
@@ -137,7 +142,7 @@ def _start(cell: Cell, folder: Path, jobs: int) -> subprocess.Popen:
         text = _FILE.format(command=f"python -m {' '.join(command)}", values=values)
         write_atomically(place.with_name(f"{cell.name}.py"), text)
     environment = dict(os.environ)
-    threads = str(threads_per_worker(jobs * cell.num_workers))
+    threads = str(threads_per_worker(max(jobs, cell.num_workers)))
     for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment.setdefault(name, threads)
     environment[LIFELINE] = "1"  # ends with this process, however that ends
