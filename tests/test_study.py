@@ -1,7 +1,9 @@
 """A study with real trainings: stopped, gone on with, one that fails, and its pages."""
 
+import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -17,11 +19,15 @@ def get_config():
     base.encoder.weights = "random:vit_pico"
     base.head.hidden = (32,)
     base.total_epochs, base.total_steps = 0.0, 20
-    base.ist.local_steps = 10
+    base.ist.local_steps, base.ist.num_subnets = 10, 2
+    base.eval_every_rounds = 1
     config.seeds = (0,)
     config.grids = {
-        "mask_ratio": (("masks.ratio", (0.5, 0.99)), ("ist.num_subnets", (2,))),
-        "bytes": (("ist.algorithm", ("ist", "local_sgd")), ("num_workers", (2,))),
+        "2_data": (
+            ("dataset.name", ("folder:nowhere", "digits")),
+            ("masks.test_ratios", ((0.0,),)),
+        ),
+        "10_bytes": (("ist.algorithm", ("ist", "local_sgd")), ("num_workers", (2,))),
     }
     return config
 """
@@ -43,24 +49,38 @@ def _run(tmp_path, *arguments):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """(folder, what the command printed) of a study of which one training can't be."""
+    """(folder, what the command printed) of a study of which one data set isn't there."""
     tmp_path = tmp_path_factory.mktemp("study")
     (tmp_path / "config.py").write_text(CONFIG)
     return tmp_path, _run(tmp_path, f"--config={tmp_path / 'config.py'}")
 
 
-def test_a_training_that_fails_is_reported_and_not_fatal(study):
+def test_a_data_set_that_fails_is_reported_and_not_fatal(study):
     tmp_path, done = study
     assert done.returncode == 1, done.stderr
     assert "3 of 4 trainings are finished." in done.stdout
-    assert "leaves none of 64 patches visible" in done.stdout
-    lines = (tmp_path / "study/results.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    failed = {row["masks.ratio"]: row["status"] == "failed" for row in rows}
-    assert failed == {0.5: False, 0.99: True}
+    lines = [line for line in done.stdout.splitlines() if "nowhere" in line]
+    assert len(lines) == 1, "one clear line"
+    rows = [json.loads(line) for line in (tmp_path / "study/results.jsonl").open()]
+    failed = {row["dataset"]: row["status"] == "failed" for row in rows}
+    assert failed == {"digits": False, "folder:nowhere": True}
     assert len(rows) == 4
     sent = {row["ist.algorithm"]: row["training_bytes"] for row in rows if row["num_workers"] == 2}
     assert 0 < sent["ist"] < sent["local_sgd"]
+    assert "trainings: 100%" in done.stderr
+    assert "at work" in done.stderr
+
+
+def test_results_have_a_column_for_each_number(study):
+    tmp_path, _ = study
+    rows = list(csv.DictReader((tmp_path / "study/results.csv").open()))
+    [tested] = [row for row in rows if row["accuracy_at.0"]]
+    assert (tested["dataset"], tested["status"]) == ("digits", "finished")
+    assert tested["missing_workers.2.merged"] == tested["accuracy"]
+    assert 0 <= float(tested["missing_workers.1.ensemble"]) <= 1
+    assert [row["missing_workers.1.merged"] for row in rows if row["ist.algorithm"] != "ist"] == [
+        ""
+    ]
 
 
 def test_the_pages_hold_tables_and_figures(study):
@@ -70,14 +90,20 @@ def test_the_pages_hold_tables_and_figures(study):
     page = (folder / "report.html").read_text()
     for text in (markdown, page):
         assert "1 of 4 trainings are not finished" in text
-        assert "leaves none of 64 patches visible" in text
-        assert "mask_ratio" in text
-    for name in ("mask_ratio", "bytes", "bytes_bytes"):
+        assert "folder:nowhere" in text
+        assert "Data" in text
+        assert "All with 2 workers." in text
+        assert "at its best evaluation" in text
+    assert [line for line in markdown.splitlines() if line.startswith("## ")] == [
+        "## Data",
+        "## Bytes",
+    ]
+    for name in ("2_data", "2_data_test_ratios", "10_bytes", "10_bytes_bytes"):
         assert f"({name}.svg)" in markdown
         assert ET.parse(folder / f"{name}.svg").getroot().tag.endswith("svg")
-    assert page.count("<svg") == 3
-    assert "src=" not in page, "nothing is fetched"
-    assert "prefers-color-scheme" in page or "color-scheme: light dark" in page
+    assert page.count("<svg") == 4
+    assert not re.search(r"src=|url\((?!#)|@import|<link|<script", page), "nothing is fetched"
+    assert "color-scheme: light dark" in page
 
 
 def test_a_training_can_be_repeated_by_hand(study):

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import re
 
 from ml_collections import ConfigDict
@@ -64,7 +65,8 @@ def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
         study: as study_config.get_config makes it.
 
     Returns:
-        Cells by the name of their grid, in the order of its axes, seeds innermost.
+        Cells by the name of their grid, in the order of its axes, seeds innermost; the grids in the
+        order of the numbers that their names begin with.
 
     Raises:
         RequestError: if a grid is empty, an axis is unknown, or a training isn't possible.
@@ -78,7 +80,8 @@ def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
     if not study.grids:
         raise RequestError("grids: must hold at least one grid")
     out = {}
-    for name, axes in study.grids.items():
+    for name in sorted(study.grids, key=_place):
+        axes = study.grids[name]
         keys = _checked_keys(name, axes)
         points = itertools.product(*(values for _, values in axes))
         out[name] = [
@@ -87,6 +90,12 @@ def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
             for seed in study.seeds
         ]
     return out
+
+
+def _place(name: str) -> tuple[float, str]:
+    """Grids are in the order of the numbers in front of their names, the others behind."""
+    number = re.match(r"\d+(?=_)", name)
+    return (int(number.group()) if number else math.inf, name)
 
 
 def _checked_keys(grid: str, axes) -> list[str]:
