@@ -81,9 +81,13 @@ def write_pages(
     rows = {row["cell"]: row for _, some in grids.values() for row in some}
     bad = [row for row in rows.values() if row["status"] != "finished"]
     if bad:
-        say(f"{len(bad)} of {len(rows)} trainings are not finished:")
-        what = [(row["cell"], row["error"] or "not begun") for row in bad]
-        tabulate([("training", "what happened"), *what])
+        failed = [(row["cell"], row["error"]) for row in bad if row["status"] == "failed"]
+        say(
+            f"{len(bad)} of {len(rows)} trainings are not finished; "
+            f"{len(failed)} have failed{':' if failed else '.'}"
+        )
+        if failed:
+            tabulate([("training", "what happened"), *failed])
     if any(paper_accuracy(row) is not None for row in rows.values()):
         say(_CAVEATS.format(source=paper_results()["source"]))
 
@@ -103,7 +107,10 @@ def write_pages(
 
 
 def _write(folder, title, markdown, page, rows) -> None:
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
+    )
     files = {
         "report.md": "\n".join(markdown),
         "report.html": f"<!doctype html><html lang=en>{head}<body>{''.join(page)}</body></html>\n",
