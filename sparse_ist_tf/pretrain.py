@@ -2,11 +2,15 @@
 
     python -m sparse_ist_tf.pretrain --config=configs/pretrain_vit_micro.py --workdir=runs/pretrain
 
-The same command goes on from the last checkpoint. The encoder is written to encoder.safetensors in
-the run directory, which train takes as --config.encoder.weights=PATH.
+With TF_CONFIG set the process joins that cluster as one worker; without it, num_workers processes
+are started here. Workers share each batch and average their gradients. The same command goes on
+from the last checkpoint. The encoder is written to encoder.safetensors in the run directory, which
+train takes as --config.encoder.weights=PATH.
 """
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,75 +20,117 @@ from ml_collections import ConfigDict, config_flags
 from sparse_ist_tf import pretrain_config
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.ist.cluster import Cluster, lost_peers, make_strategy, read_tf_config
+from sparse_ist_tf.ist.launch import follow_launcher, run_local_workers
 from sparse_ist_tf.pretrain_config import validate
+from sparse_ist_tf.reports.run_directory import RunDirectory
+
+FLAGS = flags.FLAGS
+_COLLECTIVE_TIMEOUT_S = 1800.0  # others wait while the chief evaluates; a dead peer shows sooner
 
 
-def decoded_images(split, image_size: int, cache_dir: str | Path) -> np.ndarray:
-    """The images of a split as one array, decoded once and then mapped from a file.
-
-    Args:
-        split: from inputs.datasets.load.
-        image_size: side in pixels.
-        cache_dir: where the file is kept.
-
-    Returns:
-        uint8[size, image_size, image_size, 3], read-only.
-
-    Example:
-        >>> from sparse_ist_tf.inputs import datasets
-        >>> from sparse_ist_tf.pretrain import decoded_images
-        >>> decoded_images(datasets.load("digits")["test"], 64, "/tmp/images").shape
-        (360, 64, 64, 3)
-    """
-    from tqdm import tqdm
-
-    from sparse_ist_tf.inputs.datasets import image_errors
-
-    path = Path(cache_dir) / f"{split.fingerprint[:32]}-{image_size}.npy"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        shape = (split.size, image_size, image_size, 3)
-        try:
-            images = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-            bar = tqdm(total=split.size, desc=f"decoding {split.name}", unit="img")
-            with bar, image_errors():
-                for batch in split.dataset(image_size, batch_size=512).as_numpy_iterator():
-                    images[batch["index"]] = batch["image"]
-                    bar.update(len(batch["index"]))
-            images.flush()
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return np.load(path, mmap_mode="r")
-
-
-def pretrain(config: ConfigDict, workdir: str | Path) -> dict:
-    """Pre-trains, or goes on, and writes the encoder.
+def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = None) -> dict:
+    """Pre-trains, or goes on, and writes the encoder: one worker's part.
 
     Args:
         config: as sparse_ist_tf.pretrain_config makes it.
-        workdir: the run directory.
+        workdir: the run directory, written by the chief alone.
+        cluster: this process's place; None for a single worker.
 
     Returns:
-        The last evaluation's record.
+        The last evaluation's record; on the chief alone, {} elsewhere.
 
     Raises:
         RequestError: if the configuration or the data can't be used.
-        RunError: if the loss is not finite.
+        RunError: if a peer is lost, the loss is not finite, or a file can't be written.
 
     Example:
         See tests/test_pretrain.py.
     """
-    validate(config)
+    cluster = cluster or Cluster(0, ())
+    validate(config, cluster.num_workers)
     with quiet():
-        from sparse_ist_tf.encoder.presets import PRESETS
-        from sparse_ist_tf.encoder.pretraining import Images, Pretraining
+        from sparse_ist_tf.encoder.pretraining import Pretraining
         from sparse_ist_tf.encoder.weights import save_encoder
-        from sparse_ist_tf.inputs import datasets
+        from sparse_ist_tf.ist.exchange import Link
+        from sparse_ist_tf.reports.pretraining import write_pretraining_report
+
+    check_preset(config)
+    directory, chief = RunDirectory(workdir), cluster.worker == 0
+    with directory.opened(config.to_dict()) if chief else contextlib.nullcontext():
+        with lost_peers(cluster):
+            strategy = make_strategy(cluster, config.cluster.peer_timeout_s)
+            link = Link(strategy, cluster.worker, cluster.num_workers, _COLLECTIVE_TIMEOUT_S)
+            link.check_order()
+            run = Pretraining(config, load_images(config, link), workdir, link)
+            if chief:
+                where = f"{workdir}: {config.preset} on {config.dataset.name}"
+                print(f"{where}, from step {run.step}", flush=True)
+            record = run.train(_show)
+        if chief:
+            path = directory.path / "encoder.safetensors"
+            save_encoder(path, run.encoder, tuple(config.mean), tuple(config.std))
+            write_pretraining_report(directory.path, config.to_dict(), directory.metrics())
+            print(f"{path}: the encoder; train with --config.encoder.weights={path}")
+    return record
+
+
+def check_preset(config: ConfigDict) -> None:
+    """Checks the preset, and that its images have patches enough for the ratios.
+
+    Args:
+        config: valid.
+
+    Raises:
+        RequestError: naming the key, its value and what is allowed.
+
+    Example:
+        >>> from sparse_ist_tf.pretrain import check_preset
+        >>> from sparse_ist_tf.pretrain_config import get_config
+        >>> check_preset(get_config())
+    """
+    from sparse_ist_tf.encoder.presets import PRESETS
+    from sparse_ist_tf.inputs.masks import num_visible
 
     if config.preset not in PRESETS:
         raise RequestError(f"preset={config.preset!r}: must be one of {', '.join(PRESETS)}")
+    sizes = PRESETS[config.preset]
+    num_patches = (sizes["image_size"] // sizes["patch_size"]) ** 2
+    for ratio in (*config.mask_ratios, *config.eval_mask_ratios, *config.probe.mask_ratios):
+        try:
+            num_visible(num_patches, ratio)
+        except ValueError as error:
+            raise RequestError(f"a mask ratio of {ratio} for {config.preset}: {error}") from None
+
+
+def load_images(config: ConfigDict, link=None):
+    """The decoded images; the chief prepares and decodes them first, others find its files.
+
+    Args:
+        config: valid.
+        link: to the other workers, all of which call this; None for a single one.
+
+    Returns:
+        encoder.pretraining.Images.
+
+    Raises:
+        RequestError: if the data isn't there or can't be used.
+
+    Example:
+        >>> from sparse_ist_tf.pretrain import load_images
+        >>> from sparse_ist_tf.pretrain_config import get_config
+        >>> config = get_config()
+        >>> config.dataset.name, config.dataset.cache_dir = "digits", "/tmp/images"
+        >>> load_images(config).test.shape
+        (360, 64, 64, 3)
+    """
+    from sparse_ist_tf.encoder.decoded import decoded_images
+    from sparse_ist_tf.encoder.presets import PRESETS
+    from sparse_ist_tf.encoder.pretraining import Images
+    from sparse_ist_tf.inputs import datasets
+
+    if link and not link.chief:
+        link.all_gather(np.ones((1, 1), np.float32))
     cache = Path.home() / ".cache" / "sparse_ist_tf" / "images"
     cache_dir = Path(config.dataset.cache_dir or cache).expanduser()
     splits = datasets.load(
@@ -102,13 +148,9 @@ def pretrain(config: ConfigDict, workdir: str | Path) -> dict:
         test.labels,
         train.num_classes,
     )
-    run = Pretraining(config, images, workdir)
-    print(f"{workdir}: {config.preset} on {config.dataset.name}, from step {run.step}", flush=True)
-    record = run.train(_show)
-    path = Path(workdir) / "encoder.safetensors"
-    save_encoder(path, run.encoder, tuple(config.mean), tuple(config.std))
-    print(f"{path}: the encoder; train with --config.encoder.weights={path}")
-    return record
+    if link and link.chief:
+        link.all_gather(np.ones((1, 1), np.float32))
+    return images
 
 
 def _show(record: dict) -> None:
@@ -116,8 +158,29 @@ def _show(record: dict) -> None:
     print("  ".join(numbers), flush=True)
 
 
-def _main(_):
-    pretrain(flags.FLAGS.config, flags.FLAGS.workdir)
+def main(_) -> int:
+    """Starts local workers, or is one.
+
+    Returns:
+        The exit status.
+    """
+    follow_launcher(os.environ)
+    config, cluster = FLAGS.config, read_tf_config(os.environ)
+    if cluster is not None:
+        num_workers = cluster.num_workers
+        if FLAGS.num_workers not in (None, num_workers):
+            raise RequestError(
+                f"--num_workers={FLAGS.num_workers}: TF_CONFIG has {num_workers} workers"
+            )
+    else:
+        num_workers = 1 if FLAGS.num_workers is None else FLAGS.num_workers
+    validate(config, num_workers)
+    if cluster is None and num_workers > 1:
+        RunDirectory(FLAGS.workdir).check(config.to_dict())
+        command = [sys.executable, "-m", "sparse_ist_tf.pretrain", *sys.argv[1:]]
+        return run_local_workers(command, num_workers)
+    pretrain(config, FLAGS.workdir, cluster)
+    return 0
 
 
 def define_flags() -> None:
@@ -129,7 +192,8 @@ def define_flags() -> None:
         lock_config=True,
     )
     flags.DEFINE_string("workdir", "runs/pretrain", "Run directory.")
+    flags.DEFINE_integer("num_workers", None, "Local worker processes; 1 where not given.")
 
 
 if __name__ == "__main__":
-    run(_main, define_flags)
+    run(main, define_flags)

@@ -1,14 +1,29 @@
 """The default configuration of pretrain, and what it may hold."""
 
+import math
+
 from ml_collections import ConfigDict
 
-from sparse_ist_tf.config import check_keys
+from sparse_ist_tf.config import check_keys, lookup
 from sparse_ist_tf.errors import RequestError
 
 OBJECTIVES = ("supervised", "mae")
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("cosine", "trapezoid")
 DTYPES = ("float32", "bfloat16")
+_AT_LEAST_ONE = (
+    "batch_size",
+    "total_steps",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "eval_images",
+    "decoder.width",
+    "decoder.depth",
+    "decoder.num_heads",
+    "probe.images",
+)
+_AT_LEAST_ZERO = ("seed", "dataset.split_seed", "warmup_steps", "probe.every")
 
 
 def get_config() -> ConfigDict:
@@ -29,7 +44,7 @@ def get_config() -> ConfigDict:
     config.dataset.cache_dir = ""  # decoded images; ~/.cache/sparse_ist_tf/images where empty
 
     config.preset = "vit_micro"
-    config.weights = ""  # what the encoder starts from, as encoder.weights of train; drawn where empty
+    config.weights = ""  # what it starts from, as encoder.weights of train; drawn where empty
     config.dtype = "bfloat16"
     config.mean, config.std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     config.objective = "supervised"
@@ -40,30 +55,36 @@ def get_config() -> ConfigDict:
     # Most steps hide much, which is cheap; some show all, so that whole images stay familiar.
     config.mask_ratios = (0.75, 0.5, 0.0)
     config.mask_probabilities = (0.5, 0.4, 0.1)
-    config.augment = ("flip", "crop")
+    config.augment = ("flip", "crop")  # and color, rand_augment
+    config.crop_area = 0.35  # share of an image that a crop has at least
 
     config.optimizer = {"name": "muon"}
     config.optimizer.kwargs = {"weight_decay": 0.05, "adam_weight_decay": 0.0, "adam_beta_2": 0.99}
     config.learning_rate = 2e-3
+    config.scale_learning_rate = False  # learning_rate is for 256 images: times batch_size / 256
     config.schedule = "trapezoid"
     config.decay = 0.28
     config.warmup_steps = 200
-    config.batch_size = 256
+    config.batch_size = 256  # of all workers together
     config.total_steps = 5000
 
     config.eval_mask_ratios = (0.0, 0.5, 0.75)
     config.eval_images = 2000
+    # Linear accuracy of the features, every so many steps; never where 0.
+    config.probe = {"every": 0, "images": 10000, "mask_ratios": (0.0,)}
     config.log_every = 20
     config.eval_every = 400
     config.checkpoint_every = 200
+    config.cluster = {"peer_timeout_s": 60.0}
     return config
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: ConfigDict, num_workers: int = 1) -> None:
     """Checks a configuration of pre-training, but for its preset and data, before any work is done.
 
     Args:
         config: as get_config makes it.
+        num_workers: P.
 
     Raises:
         RequestError: naming the key, its value and what is allowed.
@@ -82,8 +103,8 @@ def validate(config: ConfigDict) -> None:
     for key, value, allowed in choices:
         if value not in allowed:
             raise RequestError(f"{key}={value!r}: must be one of {', '.join(allowed)}")
-    for key in ("mask_ratios", "eval_mask_ratios"):
-        for ratio in config[key]:
+    for key in ("mask_ratios", "eval_mask_ratios", "probe.mask_ratios"):
+        for ratio in lookup(config, key):
             if not 0 <= ratio < 1:
                 raise RequestError(f"{key} has {ratio}: must be in [0, 1)")
     odds = config.mask_probabilities
@@ -93,9 +114,27 @@ def validate(config: ConfigDict) -> None:
         )
     if config.objective == "mae" and 0 in config.mask_ratios:
         raise RequestError("mask_ratios has 0: must be above 0 for objective='mae'")
-    for key in ("batch_size", "total_steps", "log_every", "eval_every", "checkpoint_every"):
-        if config[key] < 1:
-            raise RequestError(f"{key}={config[key]}: must be at least 1")
+    for keys, least in ((_AT_LEAST_ONE, 1), (_AT_LEAST_ZERO, 0)):
+        for key in keys:
+            if not least <= lookup(config, key) < math.inf:
+                raise RequestError(f"{key}={lookup(config, key)}: must be at least {least}")
+    for key in ("learning_rate", "cluster.peer_timeout_s"):
+        if not 0 < lookup(config, key) < math.inf:
+            raise RequestError(f"{key}={lookup(config, key)}: must be above 0")
     for key in ("distillation", "label_smoothing"):
         if not 0 <= config[key] <= 1:
             raise RequestError(f"{key}={config[key]}: must be in [0, 1]")
+    if not 0 < config.crop_area <= 1:
+        raise RequestError(f"crop_area={config.crop_area}: must be in (0, 1]")
+    decoder = config.decoder
+    if decoder.width % 4 or decoder.width % decoder.num_heads:
+        raise RequestError(
+            f"decoder.width={decoder.width}: must be a multiple of 4 and of decoder.num_heads="
+            f"{decoder.num_heads}"
+        )
+    if num_workers < 1:
+        raise RequestError(f"num_workers={num_workers}: must be at least 1")
+    if config.batch_size % num_workers:
+        raise RequestError(
+            f"batch_size={config.batch_size}: must be a multiple of num_workers={num_workers}"
+        )

@@ -50,7 +50,7 @@ def default_workdir(config) -> str:
         here = values
         for part in above:
             here = here[part]
-        del here[last]
+        here.pop(last, None)  # some are keys of pretrain
     text = json.dumps(values, sort_keys=True)
     name = Path(config.dataset.name.removeprefix("folder:")).resolve().name or "images"
     name = re.sub(r"[^\w.-]", "_", name)

@@ -1,17 +1,22 @@
 """The pretrain command on real digits."""
 
 import importlib
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
+from sparse_ist_tf.encoder.decoded import decoded_images
+from sparse_ist_tf.encoder.pretraining import Pretraining
 from sparse_ist_tf.encoder.weights import load_encoder
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
-from sparse_ist_tf.pretrain import decoded_images, pretrain
+from sparse_ist_tf.pretrain import check_preset, load_images, pretrain
 from sparse_ist_tf.pretrain_config import get_config, validate
+from sparse_ist_tf.reports.run_directory import RunDirectory
 
 
 def _config(tmp_path):
@@ -33,8 +38,63 @@ def test_digits_are_pre_trained_and_the_encoder_loads(tmp_path):
     fresh = load_encoder("random:vit_pico")
     assert encoder.feature_dim == 96
     assert encoder.digest != fresh.digest
+    assert "(pretraining.svg)" in (tmp_path / "run" / "report.md").read_text()
     again = pretrain(_config(tmp_path), tmp_path / "run")  # finished: nothing left to train
-    assert again["step"] == 20
+    assert again == record
+
+
+MAE = {
+    "dataset.name": "digits",
+    "preset": "vit_pico",
+    "dtype": "float32",
+    "decoder.width": 32,
+    "decoder.depth": 1,
+    "decoder.num_heads": 2,
+    "batch_size": 16,
+    "learning_rate": 4e-3,
+    "warmup_steps": 2,
+    "total_steps": 6,
+    "log_every": 3,
+    "eval_every": 3,
+    "checkpoint_every": 3,
+    "probe.images": 100,
+    "probe.every": 6,
+}
+
+
+def _mae_config(settings):
+    config = importlib.import_module("configs.pretrain_mae").get_config()
+    config.update_from_flattened_dict(settings)
+    return config
+
+
+def test_two_workers_go_on_from_one_and_end_as_one(tmp_path):
+    """The second half of a run by two processes, against the whole by one."""
+    settings = MAE | {"dataset.cache_dir": str(tmp_path / "images")}
+    config, one, two = _mae_config(settings), tmp_path / "one", tmp_path / "two"
+    pretrain(config, one)
+    half = Pretraining(config, load_images(config), two)
+    for batch in half.batches():
+        half.train_step(*batch)
+        if half.step == 3:
+            break
+    half.save()
+    command = [sys.executable, "-m", "sparse_ist_tf.pretrain", "--config=configs/pretrain_mae.py"]
+    command += [f"--config.{key}={value}" for key, value in settings.items()]
+    command += [f"--workdir={two}", "--num_workers=2"]
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "vit_pico on digits, from step 3" in done.stdout
+    assert "[worker 1]" not in done.stdout, "the chief alone reports"
+    states = [load_file(folder / "checkpoint.safetensors") for folder in (one, two)]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        np.testing.assert_allclose(states[1][name], value, rtol=0, atol=1e-4, err_msg=name)
+    a, b = (RunDirectory(folder).metrics()[-1] for folder in (one, two))
+    assert a.keys() == b.keys()
+    for key in a.keys() - {"images_per_s"}:
+        assert b[key] == pytest.approx(a[key], abs=3e-2 if "linear" in key else 1e-3)
 
 
 def test_images_are_decoded_once(tmp_path):
@@ -57,20 +117,40 @@ def test_images_are_decoded_once(tmp_path):
         ("mask_ratios", (1.0,), "mask_ratios"),
         ("mask_probabilities", (0.5, 0.5, 0.5), "mask_probabilities"),
         ("label_smoothing", 1.5, "label_smoothing=1.5"),
+        ("crop_area", 0.0, "crop_area=0.0"),
+        ("learning_rate", 0.0, "learning_rate=0.0"),
+        ("probe.every", -1, "probe.every=-1"),
+        ("probe.mask_ratios", (1.0,), "probe.mask_ratios"),
+        ("decoder.num_heads", 7, "decoder.num_heads=7"),
     ],
 )
 def test_bad_settings_are_named(key, value, words):
     config = get_config()
-    config[key] = value
+    config.update_from_flattened_dict({key: value})
     with pytest.raises(RequestError, match=words):
         validate(config)
 
 
-@pytest.mark.parametrize("name", ["pretrain_vit_micro", "pretrain_vit_pico"])
+def test_workers_have_equal_parts_of_a_batch():
+    with pytest.raises(RequestError, match="batch_size=256: must be a multiple of num_workers=3"):
+        validate(get_config(), num_workers=3)
+    with pytest.raises(RequestError, match="num_workers=0"):
+        validate(get_config(), num_workers=0)
+
+
+def test_a_ratio_that_leaves_no_patch_is_named():
+    config = get_config()
+    config.mask_ratios = (0.999, 0.5, 0.0)
+    with pytest.raises(RequestError, match=r"mask ratio of 0\.999 for vit_micro"):
+        check_preset(config)
+
+
+@pytest.mark.parametrize("name", ["vit_micro", "vit_pico", "mae"])
 def test_every_file_in_configs_is_valid(name):
-    config = importlib.import_module(f"configs.{name}").get_config()
-    validate(config)
-    assert config.preset == name.removeprefix("pretrain_")
+    config = importlib.import_module(f"configs.pretrain_{name}").get_config()
+    validate(config, num_workers=8)
+    check_preset(config)
+    assert config.preset == {"mae": "vit_base"}.get(name, name)
 
 
 def test_a_bad_request_is_one_line(tmp_path):

@@ -50,3 +50,50 @@ def training_figure(metrics: Sequence[Mapping]) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()
+
+
+def pretraining_figure(metrics: Sequence[Mapping]) -> str:
+    """Loss and accuracy over the epochs of a pre-training, as its records have them.
+
+    Args:
+        metrics: the records of metrics.jsonl.
+
+    Returns:
+        An SVG.
+
+    Example:
+        >>> from sparse_ist_tf.reports.figures import pretraining_figure
+        >>> records = [{"epoch": 1.0, "loss": 0.9, "linear_accuracy@0.0": 0.4}]
+        >>> pretraining_figure(records).startswith("<?xml")
+        True
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    styles = ("k-", "k--", "k:", "k-.")
+    names = list(dict.fromkeys(name for record in metrics for name in record))
+    for axes, words in ((loss, "loss"), (accuracy, "accuracy")):
+        shown = [name for name in names if words in name]
+        for i, name in enumerate(shown):
+            points = [(record["epoch"], record[name]) for record in metrics if name in record]
+            epochs, values = zip(*points, strict=True)
+            if words == "accuracy":
+                values = [100 * value for value in values]
+            mark = "o" if len(points) < 40 else ""
+            what, at, ratio = name.partition("@")
+            label = what.replace("_", " ") + (f", {100 * float(ratio):g} % hidden" if at else "")
+            label = {"loss": "loss of a step"}.get(label, label)
+            axes.plot(epochs, values, styles[i % 4], marker=mark, markersize=3, label=label)
+        if shown:
+            axes.legend(frameon=False, fontsize="small")
+        axes.set(title=words.capitalize(), xlabel="epochs")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    accuracy.set_ylabel("accuracy (%)")
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "figure"}):
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    return buffer.getvalue()

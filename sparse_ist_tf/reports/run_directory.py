@@ -20,8 +20,10 @@ KEPT_CHECKPOINTS = 2
 # Keys that change where or how fast, not what; a run may go on with others.
 FREE_KEYS = (
     "cluster.peer_timeout_s",
+    "checkpoint_every",
     "checkpoint_every_epochs",
     "checkpoint_every_rounds",
+    "dataset.cache_dir",
     "dataset.data_dir",
     "features.cache_dir",
 )

@@ -1,0 +1,125 @@
+"""What is drawn for a step of pre-training: what is visible, and how images are changed."""
+
+import math
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.inputs.masks import num_visible
+
+AUGMENTATIONS = ("flip", "crop", "color", "rand_augment")
+_RATIOS = (3 / 4, 4 / 3)  # of a crop's width to its height
+
+
+def draw_positions(rng: np.random.Generator, count: int, num_patches: int, mask_ratio: float):
+    """Visible places of `count` images, drawn uniformly without replacement.
+
+    Args:
+        rng: the source of chance.
+        count: images.
+        num_patches: patches of an image.
+        mask_ratio: in [0, 1).
+
+    Returns:
+        int32[count, num_visible], ascending in a row.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.encoder.augmentation import draw_positions
+        >>> draw_positions(np.random.default_rng(0), 2, 64, 0.75).shape
+        (2, 16)
+    """
+    visible = num_visible(num_patches, mask_ratio)
+    return np.sort(rng.random((count, num_patches)).argsort(axis=1)[:, :visible]).astype(np.int32)
+
+
+def draw_boxes(
+    rng: np.random.Generator, count: int, names: tuple[str, ...], least_area: float
+) -> np.ndarray:
+    """The part of each of `count` images that is seen, for "flip" and "crop".
+
+    Areas are uniform, ratios of width to height log-uniform from 3/4 to 4/3, as in torchvision's
+    RandomResizedCrop, which MAE uses.
+
+    Args:
+        rng: the source of chance.
+        count: images.
+        names: augmentations; without "crop" all is seen.
+        least_area: share of an image that is seen at least, in (0, 1].
+
+    Returns:
+        float32[count, 4]: top, left, bottom, right in [0, 1]; left and right change places where an
+        image is flipped.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.encoder.augmentation import draw_boxes
+        >>> draw_boxes(np.random.default_rng(0), 1, (), 0.35)
+        array([[0., 0., 1., 1.]], dtype=float32)
+    """
+    height, width = np.ones(count), np.ones(count)
+    if "crop" in names:
+        area = rng.uniform(least_area, 1.0, count)
+        ratio = np.exp(rng.uniform(*map(math.log, _RATIOS), count))
+        height, width = np.minimum(1, np.sqrt(area / ratio)), np.minimum(1, np.sqrt(area * ratio))
+    top, left = (rng.uniform(0, 1, count) * (1 - side) for side in (height, width))
+    boxes = np.stack([top, left, top + height, left + width], axis=1).astype(np.float32)
+    if "flip" in names:
+        boxes = np.where(rng.random((count, 1)) < 0.5, boxes[:, [0, 3, 2, 1]], boxes)
+    return boxes
+
+
+def make_augmentation(names: tuple[str, ...], image_size: int, seed: int = 0) -> Callable:
+    """A function over batches of images and the boxes that are seen of them.
+
+    "flip" and "crop" are in the boxes, which are resized bilinearly to the whole image. "color"
+    (brightness, contrast, saturation, hue) and "rand_augment" are KerasCV's, whose chance is drawn
+    as they go.
+
+    Args:
+        names: of AUGMENTATIONS.
+        image_size: side of the images in pixels.
+        seed: of KerasCV's chance.
+
+    Returns:
+        (uint8[b, size, size, 3], float32[b, 4] from draw_boxes) to float32[b, size, size, 3], in
+        [0, 255].
+
+    Raises:
+        RequestError: if a name isn't known.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.encoder.augmentation import draw_boxes, make_augmentation
+        >>> augment = make_augmentation(("flip",), 64)
+        >>> boxes = draw_boxes(np.random.default_rng(0), 2, ("flip",), 1.0)
+        >>> augment(np.zeros((2, 64, 64, 3), "uint8"), boxes).shape
+        TensorShape([2, 64, 64, 3])
+    """
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise RequestError(f"augment: {name!r} is none of {', '.join(AUGMENTATIONS)}")
+    layers = []
+    if {"color", "rand_augment"}.intersection(names):
+        import keras_cv  # 2 s to import: only where it is used
+
+        keras.utils.set_random_seed(seed)
+        if "color" in names:
+            layers.append(keras_cv.layers.RandomColorJitter((0, 255), 0.2, 0.2, 0.2, 0.05))
+        if "rand_augment" in names:
+            layers.append(keras_cv.layers.RandAugment((0, 255), 2, 0.3))
+    moves = bool({"flip", "crop"}.intersection(names))
+
+    def augment(images, boxes):
+        images = tf.cast(images, tf.float32)
+        if moves:
+            every = tf.range(tf.shape(images)[0])
+            images = tf.image.crop_and_resize(images, boxes, every, (image_size, image_size))
+        for layer in layers:
+            images = layer(images)
+        return tf.ensure_shape(images, (None, image_size, image_size, 3))
+
+    return augment

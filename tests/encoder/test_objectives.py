@@ -1,0 +1,47 @@
+"""The objectives of pre-training against their definitions."""
+
+import numpy as np
+import pytest
+
+from sparse_ist_tf.encoder.augmentation import draw_positions
+from sparse_ist_tf.encoder.objectives import MaskedAutoencoder, draw_glorot
+from sparse_ist_tf.encoder.presets import create_encoder
+
+
+def test_the_masked_autoencoder_scores_hidden_patches_alone():
+    encoder = create_encoder("vit_pico")
+    model = MaskedAutoencoder(encoder, width=32, depth=1, num_heads=2)
+    rng = np.random.default_rng(0)
+    whole = rng.normal(size=(2, 64, 192)).astype(np.float32)
+    places = draw_positions(rng, 2, 64, 0.75)
+    patches = np.take_along_axis(whole, places[:, :, None], axis=1)
+    loss, _ = model.loss_of(patches, places, None, whole)
+    predicted = np.asarray(model({"patches": patches, "positions": places}))
+    target = whole - whole.mean(-1, keepdims=True)
+    target /= np.sqrt(whole.var(-1, ddof=1, keepdims=True) + 1e-6)
+    errors = ((predicted - target) ** 2).mean(-1)
+    hidden = np.ones((2, 64), bool)
+    np.put_along_axis(hidden, places, False, axis=1)
+    assert float(loss) == pytest.approx(errors[hidden].mean(), rel=1e-4)
+
+
+def test_the_decoder_sees_every_token():
+    """A hidden patch's prediction depends on all visible ones, and on its own place."""
+    model = MaskedAutoencoder(create_encoder("vit_pico"), width=32, depth=1, num_heads=2)
+    rng = np.random.default_rng(0)
+    patches = rng.normal(size=(1, 16, 192)).astype(np.float32)
+    places = draw_positions(rng, 1, 64, 0.75)
+    first = np.asarray(model({"patches": patches, "positions": places}))
+    patches[0, 3] += 1
+    second = np.asarray(model({"patches": patches, "positions": places}))
+    hidden = np.setdiff1d(np.arange(64), places)
+    assert first.shape == (1, 64, 192)
+    assert (np.abs(first - second)[0, hidden].max(axis=-1) > 0).all()
+    assert np.ptp(first[0, hidden], axis=0).max() > 1e-3
+
+
+def test_glorot_kernels_have_glorot_s_deviation():
+    block = create_encoder("vit_pico").blocks[0]
+    draw_glorot([block])
+    kernel = np.asarray(block.fc1.kernel)
+    assert kernel.std() == pytest.approx(np.sqrt(2 / sum(kernel.shape)), rel=0.02)
