@@ -25,6 +25,7 @@ from sparse_ist_tf.ist.setup import (
     mask_options,
     parameters_of,
     thin_link,
+    with_tuned_encoder,
 )
 from sparse_ist_tf.reports.run_directory import RunDirectory
 
@@ -153,13 +154,13 @@ class FinishedRun:
     def __init__(self, path: str | Path):
         directory = RunDirectory(path)
         self.path = Path(path)
-        self.config, results = completed(directory.config()), directory.results()
+        config, results = completed(directory.config()), directory.results()
         found = directory.checkpoint()
         if results is None or found is None:
             raise RequestError(f"{path}: the run is not finished; train with its command goes on")
         state, progress = found
         self.parameters = parameters_of(state)
-        config = self.config
+        self.config = config = with_tuned_encoder(config, path)
         if config.encoder.weights.startswith("resnet50:"):
             raise RequestError(f"{path}: its encoder is a ResNet-50, only those with a ViT export")
         self.images = Images(config, load_configured({**config.encoder, "dtype": "float32"}))

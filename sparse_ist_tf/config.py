@@ -49,13 +49,19 @@ _AT_LEAST_ONE = (
     "ist.local_steps",
     "batch_size",
 )
-_ABOVE_ZERO = ("learning_rate", "dataset.dirichlet_alpha", "cluster.peer_timeout_s")
+_ABOVE_ZERO = (
+    "learning_rate",
+    "encoder.learning_rate_factor",
+    "dataset.dirichlet_alpha",
+    "cluster.peer_timeout_s",
+)
 _AT_LEAST_ZERO = (
     "seed",
     "dataset.split_seed",
     "encoder.image_size",
     "encoder.num_heads",
     "encoder.epsilon",
+    "encoder.trainable_blocks",
     "warmup_steps",
     *sum(_UNITS, ()),
 )
@@ -106,6 +112,9 @@ def get_config() -> ConfigDict:
         "pool": "",
         "mean": (),
         "std": (),
+        # How many of the last blocks train with the head, by ist.algorithm="centralized" alone.
+        "trainable_blocks": 0,
+        "learning_rate_factor": 0.1,  # of these blocks, over the head's
     }
     config.features = {"cache_dir": ""}  # ~/.cache/sparse_ist_tf/features where empty
     config.head = {
@@ -216,6 +225,8 @@ def validate(config: ConfigDict, num_workers: int) -> None:
         _check(config, key, lambda v: 0 <= v < math.inf, "at least 0")
     for key in ("masks.ratio", "label_smoothing", "head.dropout"):
         _check(config, key, lambda v: 0 <= v < 1, "in [0, 1)")
+    if config.encoder.trainable_blocks:
+        _check_tunable(config)
     ratios = "numbers in [0, 1), each once"
     _check(config, "masks.test_ratios", _are_ratios, ratios)
     _check(config, "transport.quality", lambda v: 1 <= v <= 100, "in [1, 100]")
@@ -235,6 +246,24 @@ def validate(config: ConfigDict, num_workers: int) -> None:
             f"head.hidden={hidden}: must be whole numbers of at least 1, a layer each"
         )
     _check_subnets(config, hidden, num_workers)
+
+
+# What the training of the encoder's blocks needs: features change at every step.
+_TUNABLE = {
+    "ist.algorithm": "centralized",
+    "encoder.dtype": "float32",
+    "transport.codec": "none",
+    "transport.features": "float32",
+    "head.standardize": False,
+    "head.normalization": "none",
+}
+
+
+def _check_tunable(config):
+    blocks = config.encoder.trainable_blocks
+    for key, needed in _TUNABLE.items():
+        text = f"{needed!r} for encoder.trainable_blocks={blocks}"
+        _check(config, key, lambda v, needed=needed: v == needed, text)
 
 
 def _check_subnets(config, hidden, num_workers):

@@ -57,9 +57,11 @@ def evaluate(path: str) -> dict:
             load_splits,
             mask_options,
             thin_link,
+            with_tuned_encoder,
         )
         from sparse_ist_tf.reports.ledger import Ledger
 
+    config = with_tuned_encoder(config, path)
     test, encoder = load_splits(config)["test"], load_configured(config.encoder)
     features = shared_features(
         encoder,

@@ -34,13 +34,60 @@ def features(model: ViT, inputs: dict):
     """
     if not isinstance(model, ViT):
         return model(inputs)
+    return upper_features(model, lower_tokens(model, inputs, 0), 0)
+
+
+def lower_tokens(model: ViT, inputs: dict, first: int):
+    """The tokens that go into block number `first`.
+
+    Args:
+        model: the encoder's model.
+        inputs: as `features`.
+        first: from 0 to model.depth.
+
+    Returns:
+        [b, t, width], of the model's dtype.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.encoder.fast import lower_tokens
+        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> inputs = {"patches": np.zeros((2, 5, 192)), "positions": np.zeros((2, 5), "int32")}
+        >>> lower_tokens(load_encoder("random:vit_pico").model, inputs, 3).shape
+        TensorShape([2, 6, 96])
+    """
     x = _embed(model, inputs["patches"], inputs["positions"])
     batch, tokens, width = ops.shape(x)
     x = ops.reshape(x, (-1, width))
     if model.pre_norm:
         x = model.norm_pre(x)
+    for block in model.blocks[:first]:
+        x = _block(block, x, batch, tokens)
+    return ops.reshape(x, (batch, tokens, width))
+
+
+def upper_features(model: ViT, x, first: int):
+    """The feature, from the tokens that go into block number `first`.
+
+    Args:
+        model: the encoder's model.
+        x: [b, t, width], from lower_tokens.
+        first: from 0 to model.depth - 1.
+
+    Returns:
+        [b, width], of the model's dtype.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.encoder.fast import upper_features
+        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> upper_features(load_encoder("random:vit_pico").model, np.zeros((2, 6, 96)), 3).shape
+        TensorShape([2, 96])
+    """
+    batch, tokens, width = ops.shape(x)
+    x = ops.reshape(x, (-1, width))
     only_cls = model.pool == "cls"
-    for block in model.blocks[:-1] if only_cls else model.blocks:
+    for block in model.blocks[first:-1] if only_cls else model.blocks[first:]:
         x = _block(block, x, batch, tokens)
     if only_cls:
         return model.norm(_last_block(model.blocks[-1], x, batch, tokens))

@@ -165,6 +165,32 @@ def forward(
     return x
 
 
+def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float = 0.0) -> tf.Tensor:
+    """The mean cross-entropy of a batch.
+
+    Args:
+        logits: float32[b, num_classes].
+        labels: int32[b].
+        label_smoothing: in [0, 1).
+
+    Returns:
+        A float32 scalar, in nats.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from sparse_ist_tf.ist.local import cross_entropy
+        >>> round(float(cross_entropy(tf.zeros((1, 3)), tf.constant([0]))), 4)
+        1.0986
+    """
+    if label_smoothing:
+        count = logits.shape[-1]
+        truth = tf.one_hot(labels, count) * (1 - label_smoothing) + label_smoothing / count
+        losses = tf.nn.softmax_cross_entropy_with_logits(truth, logits)
+    else:
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    return tf.reduce_mean(losses)
+
+
 def loss_and_gradients(weights, features, labels, options: LossOptions, step=0):
     """Cross-entropy of a batch.
 
@@ -186,17 +212,10 @@ def loss_and_gradients(weights, features, labels, options: LossOptions, step=0):
         >>> round(float(loss), 4)
         1.0986
     """
-    label_smoothing = options.label_smoothing
     with tf.GradientTape() as tape:
         tape.watch(weights)
         logits = forward(weights, features, options, step)
-        if label_smoothing:
-            count = logits.shape[-1]
-            truth = tf.one_hot(labels, count) * (1 - label_smoothing) + label_smoothing / count
-            losses = tf.nn.softmax_cross_entropy_with_logits(truth, logits)
-        else:
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        loss = tf.reduce_mean(losses)
+        loss = cross_entropy(logits, labels, options.label_smoothing)
     right = tf.reduce_sum(tf.cast(tf.argmax(logits, -1, tf.int32) == labels, tf.int32))
     return loss, right, tape.gradient(loss, weights)
 

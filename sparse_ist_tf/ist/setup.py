@@ -1,6 +1,7 @@
 """From a configuration to the parts of a run, and from a state to its accuracies."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,6 +12,7 @@ from sparse_ist_tf.encoder.features import MaskOptions
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.thin_link import ThinLink
+from sparse_ist_tf.ist.finetuning import FineTuningTrainer
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, fold, logits, table_of_accuracies
 from sparse_ist_tf.ist.partition import Partition, make_partition
 from sparse_ist_tf.ist.rounds import IstTrainer, Trainer, TrainerOptions
@@ -104,6 +106,30 @@ def thin_link(config: ConfigDict) -> ThinLink:
     return ThinLink(transport.codec, int(transport.quality), transport.features)
 
 
+def with_tuned_encoder(config: ConfigDict, folder: str | Path) -> ConfigDict:
+    """The configuration of a finished run with the encoder that it ended with.
+
+    Args:
+        config: of the run.
+        folder: the run directory.
+
+    Returns:
+        A new configuration; of a run whose encoder's blocks trained, encoder.weights are its
+        encoder.safetensors.
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config
+        >>> from sparse_ist_tf.ist.setup import with_tuned_encoder
+        >>> with_tuned_encoder(get_config(), "runs/digits").encoder.weights
+        'packaged:vit_micro'
+    """
+    config = ConfigDict(config.to_dict())
+    if config.encoder.trainable_blocks:
+        config.encoder.weights = str(Path(folder).resolve() / "encoder.safetensors")
+        config.encoder.trainable_blocks = 0
+    return config
+
+
 def optimizer_config(config: ConfigDict) -> dict:
     """The optimizer of a configuration, as keras.optimizers.serialize gives it.
 
@@ -132,7 +158,9 @@ def optimizer_config(config: ConfigDict) -> dict:
         raise RequestError(f"optimizer.kwargs={kwargs}: {error}") from None
 
 
-def make_trainer(config, spec, link, features, labels, ledger, steps: int) -> Trainer:
+def make_trainer(
+    config, spec, link, features, labels, ledger, steps: int, tuning: Mapping | None = None
+) -> Trainer:
     """The trainer of config.ist.algorithm.
 
     Args:
@@ -143,6 +171,8 @@ def make_trainer(config, spec, link, features, labels, ledger, steps: int) -> Tr
         labels: int32[n].
         ledger: where bytes are counted.
         steps: of the whole run, for the schedule.
+        tuning: where the encoder's blocks train, FineTuningTrainer's encoder and tokens; the
+            features are not used then.
 
     Returns:
         A trainer at step 0.
@@ -180,6 +210,13 @@ def make_trainer(config, spec, link, features, labels, ledger, steps: int) -> Tr
         alpha=config.dataset.dirichlet_alpha,
         seed=config.seed,
     )
+    if tuning:
+        return FineTuningTrainer(
+            *(spec, options, link, labels, shards, ledger),
+            trainable_blocks=config.encoder.trainable_blocks,
+            rate_factor=config.encoder.learning_rate_factor,
+            **tuning,
+        )
     parts = (spec, options, link, features, labels, shards, ledger)
     if ist.algorithm == "data_parallel":
         return SynchronousTrainer(*parts, average="gradients")

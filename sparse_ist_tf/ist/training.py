@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sparse_ist_tf.config import rounds_between, steps_of_round, total_steps
-from sparse_ist_tf.encoder.features import cache_key, shared_features
-from sparse_ist_tf.encoder.weights import load_configured
+from sparse_ist_tf.encoder.features import cache_key, cache_path, shared_features
+from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
+from sparse_ist_tf.encoder.weights import load_configured, save_encoder
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs.datasets import image_errors
 from sparse_ist_tf.inputs.masks import num_visible, write_mask_preview
@@ -30,6 +31,7 @@ from sparse_ist_tf.ist.setup import (
     optimizer_config,
     parameters_of,
     thin_link,
+    with_tuned_encoder,
 )
 from sparse_ist_tf.ist.synchronous import synchronous_bytes
 from sparse_ist_tf.reports.files import replacing
@@ -77,8 +79,9 @@ class Run:
         self.epoch = self._epoch_of(self.start_step)
         if link.chief:
             print(self.encoder.describe(), file=sys.stderr, flush=True)
-        self.test_features = self._features("test", 0)
-        self._make_trainers(self._features("train", self.epoch))
+        self.tokens = self._frozen_tokens() if config.encoder.trainable_blocks else None
+        self.test_features = None if self.tokens else self._features("test", 0)
+        self._make_trainers(None if self.tokens else self._features("train", self.epoch))
         self._restore(found)
 
     def _load_splits(self):
@@ -116,11 +119,24 @@ class Run:
             thin_link=self.thin_link,
         )
 
-    def _make_trainers(self, features: np.ndarray) -> None:
+    def _frozen_tokens(self) -> dict[str, FrozenTokens]:
+        """Where blocks of the encoder train: what is below them."""
+        blocks = self.config.encoder.trainable_blocks
+        trained_variables(self.encoder, blocks)  # raises before any image is read
+        cache_dir = cache_path(self.config.features.cache_dir, "").parent
+        first = self.encoder.model.depth - blocks
+        parts = (
+            FrozenTokens(self.encoder, split, self.masks, first, cache_dir)
+            for split in self.splits.values()
+        )
+        return dict(zip(self.splits, parts, strict=True))
+
+    def _make_trainers(self, features: np.ndarray | None) -> None:
         config, train = self.config, self.splits["train"]
         spec = head_spec(config, self.encoder.feature_dim, train.num_classes)
         data = (features, train.labels)
-        self.trainer = make_trainer(config, spec, self.link, *data, self.ledger, self.steps)
+        tuning = {"encoder": self.encoder, "tokens": self.tokens["train"]} if self.tokens else None
+        self.trainer = make_trainer(config, spec, self.link, *data, self.ledger, self.steps, tuning)
         self.central = None  # the whole head that the chief trains beside, for comparison
         baseline = config.centralized_baseline and config.ist.algorithm != "centralized"
         if baseline and self.link.chief:
@@ -212,7 +228,9 @@ class Run:
 
     def _refresh_masks(self) -> None:
         epoch = self._epoch_of(self.trainer.step)
-        if epoch != self.epoch:
+        if self.tokens:
+            self.tokens["train"].epoch = epoch
+        elif epoch != self.epoch:
             self.epoch = epoch
             features = self._features("train", epoch)
             for trainer in filter(None, (self.trainer, self.central)):
@@ -234,6 +252,8 @@ class Run:
         )
 
     def _evaluate(self, state, ledgers, record) -> float:
+        if self.tokens:
+            self.test_features = self.trainer.features_of(self.tokens["test"])
         table = self._accuracies(self._with_central(parameters_of(state)))
         mean = _mean_counts(ledgers)
         record = {
@@ -277,6 +297,8 @@ class Run:
         """head.keras, masks.png, the report and the results; on the chief alone."""
         directory = self.directory
         state, progress = directory.checkpoint()
+        if self.tokens:
+            self._keep_encoder()
         table, metrics = self._accuracies(state), directory.metrics()
         mean = _mean_counts(progress["bytes_by_worker"])
         results = {
@@ -308,6 +330,13 @@ class Run:
         write_report(directory.path, directory.config(), results, metrics)
         directory.save_results(results)
         return results
+
+    def _keep_encoder(self) -> None:
+        """Writes the tuned encoder, and tests with what was written, as others will."""
+        path, encoder = self.directory.path / "encoder.safetensors", self.encoder
+        save_encoder(path, encoder.model, encoder.mean, encoder.std, dtype="float32")
+        self.encoder = load_configured(with_tuned_encoder(self.config, path.parent).encoder)
+        self.test_features = self._features("test", 0)
 
     def _finished_accuracies(self, state) -> dict:
         trainer, test = self.trainer, self.splits["test"]

@@ -1,0 +1,117 @@
+"""An encoder whose last blocks train while those below stay as they are."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from sparse_ist_tf.encoder import fast
+from sparse_ist_tf.encoder.bundle import Encoder, stored_variables
+from sparse_ist_tf.encoder.decoded import decoded_images
+from sparse_ist_tf.encoder.features import MaskOptions
+from sparse_ist_tf.encoder.vit import ViT
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.inputs.datasets import Split
+from sparse_ist_tf.inputs.masks import num_visible, select_patches
+
+_IN_MEMORY = 2 << 30  # bytes of tokens that are kept rather than computed again at every step
+_BATCH = 64
+
+
+def trained_variables(encoder: Encoder, trainable_blocks: int) -> dict[str, keras.Variable]:
+    """The variables of an encoder's last blocks and of its final norm.
+
+    Args:
+        encoder: from load_encoder.
+        trainable_blocks: how many blocks.
+
+    Returns:
+        Path, as stored_variables has it, to variable.
+
+    Raises:
+        RequestError: if the encoder is no ViT, or has fewer blocks.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.finetuning import trained_variables
+        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> list(trained_variables(load_encoder("random:vit_pico"), 1))[0]
+        'block_3/norm1/scale'
+    """
+    model = encoder.model
+    if not isinstance(model, ViT):
+        raise RequestError(
+            f"encoder.trainable_blocks={trainable_blocks}: must be 0 for {encoder.name}, no ViT"
+        )
+    if not 1 <= trainable_blocks <= model.depth:
+        raise RequestError(
+            f"encoder.trainable_blocks={trainable_blocks}: must be from 0 to {model.depth}, the "
+            f"blocks of {encoder.name}"
+        )
+    first = model.depth - trainable_blocks
+    places = ("norm/", *(f"block_{i}/" for i in range(first, model.depth)))
+    return {k: v for k, v in stored_variables(model).items() if k.startswith(places)}
+
+
+class FrozenTokens:
+    """What a split's images are below the blocks that train, in any order.
+
+    Computed once where masks stay the same and the tokens fit into 2 GiB, at every step elsewhere.
+
+    Args:
+        encoder: from load_encoder, a ViT.
+        split: the images.
+        masks: what is visible of them.
+        first_block: the lowest block that trains.
+        cache_dir: where decoded images are kept.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.features import MaskOptions
+        >>> from sparse_ist_tf.encoder.finetuning import FrozenTokens
+        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> from sparse_ist_tf.inputs import datasets
+        >>> test, masks = datasets.load("digits")["test"], MaskOptions("random", 0.5)
+        >>> FrozenTokens(load_encoder("random:vit_pico"), test, masks, 3, "/tmp/images")([7, 2]).shape
+        (2, 33, 96)
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        split: Split,
+        masks: MaskOptions,
+        first_block: int,
+        cache_dir: str | Path,
+    ):
+        self.size, self.masks, self.epoch = split.size, masks, 0
+        self.images = decoded_images(split, encoder.image_size, cache_dir)
+        self.num_patches, self._lower = encoder.num_patches, _make_lower(encoder, first_block)
+        tokens = num_visible(encoder.num_patches, masks.ratio) + encoder.model.num_prefix_tokens
+        shape = (split.size, tokens, encoder.model.width)
+        self._kept = None
+        if masks.kind != "random" and 4 * np.prod(shape, dtype=np.int64) <= _IN_MEMORY:
+            kept = np.empty(shape, np.float32)
+            for start in range(0, split.size, _BATCH):
+                rows = np.arange(start, min(start + _BATCH, split.size))
+                kept[rows] = self._compute(rows)
+            self._kept = kept
+
+    def __call__(self, rows) -> np.ndarray:
+        """The tokens of some images, masked as in `epoch`: float32[b, t, width]."""
+        return self._compute(np.asarray(rows)) if self._kept is None else self._kept[rows]
+
+    def _compute(self, rows):
+        places = self.masks.positions(rows, self.num_patches, self.epoch)
+        return self._lower(self.images[rows], places).numpy()
+
+
+def _make_lower(encoder, first_block):
+    mean, std = (tf.constant(value, tf.float32) for value in (encoder.mean, encoder.std))
+
+    @tf.function(reduce_retracing=True)
+    def lower(images, places):
+        images = (tf.cast(images, tf.float32) / 255.0 - mean) / std
+        inputs = {"patches": select_patches(images, places, encoder.patch_size)}
+        return fast.lower_tokens(encoder.model, inputs | {"positions": places}, first_block)
+
+    return lower

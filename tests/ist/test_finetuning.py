@@ -1,0 +1,159 @@
+"""The encoder's last blocks train with the head: what changes, what doesn't, and what is kept."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sparse_ist_tf.config import get_config, validate
+from sparse_ist_tf.encoder.bundle import stored_arrays
+from sparse_ist_tf.encoder.features import MaskOptions, encode_split
+from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
+from sparse_ist_tf.encoder.weights import load_encoder
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.evaluate import evaluate
+from sparse_ist_tf.inputs import datasets
+from sparse_ist_tf.ist.cluster import Cluster
+from sparse_ist_tf.ist.exchange import Link
+from sparse_ist_tf.ist.finetuning import FineTuningTrainer
+from sparse_ist_tf.ist.head import HeadSpec
+from sparse_ist_tf.ist.rounds import IstTrainer, TrainerOptions
+from sparse_ist_tf.ist.training import train_and_evaluate
+from sparse_ist_tf.reports.ledger import Ledger
+from sparse_ist_tf.reports.run_directory import RunDirectory
+
+OPTIONS = TrainerOptions(batch_size=32, local_steps=4)
+SPEC = HeadSpec(96, (32,), 10)
+
+
+@pytest.fixture(scope="module")
+def test_split():
+    """360 digits."""
+    return datasets.load("digits")["test"]
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+    """Where decoded images go."""
+    return tmp_path_factory.mktemp("decoded")
+
+
+def _trainer(split, cache_dir, kind="fixed", blocks=1, factor=1.0, epoch=0):
+    encoder = load_encoder("packaged:vit_pico")
+    tokens = FrozenTokens(encoder, split, MaskOptions(kind, 0.5), 4 - blocks, cache_dir)
+    tokens.epoch = epoch
+    link, shards = Link(tf.distribute.get_strategy(), 0, 1), [np.arange(split.size)]
+    return FineTuningTrainer(
+        *(SPEC, OPTIONS, link, split.labels, shards, Ledger()),
+        encoder=encoder,
+        trainable_blocks=blocks,
+        rate_factor=factor,
+        tokens=tokens,
+    )
+
+
+@pytest.mark.parametrize("kind", ["fixed", "shared", "random"])
+def test_frozen_blocks_stay_and_the_others_learn(kind, test_split, cache_dir):
+    trainer = _trainer(test_split, cache_dir, kind, blocks=2)
+    before = stored_arrays(trainer.encoder.model)
+    first = trainer.run_round()["loss"]
+    for _ in range(4):
+        last = trainer.run_round()["loss"]
+    assert last < 0.9 * first
+    after = stored_arrays(trainer.encoder.model)
+    for path, value in before.items():
+        trains = path.startswith(("block_2/", "block_3/", "norm/"))
+        assert np.array_equal(value, after[path]) != trains, path
+    assert {f"encoder/{path}" for path in trained_variables(trainer.encoder, 2)} == {
+        name for name in trainer.gather() if name.startswith("encoder/") and "moment" not in name
+    }
+
+
+def test_an_encoder_at_rest_gives_the_head_of_centralised_training(test_split, cache_dir):
+    """With a rate of 0 for its blocks: the path on features that are encoded once."""
+    tuned = _trainer(test_split, cache_dir, factor=0.0)
+    features = encode_split(
+        load_encoder("packaged:vit_pico"), test_split, MaskOptions("fixed", 0.5), progress=False
+    )
+    np.testing.assert_allclose(tuned.features_of(tuned.tokens), features, atol=1e-4)
+    link, shards = Link(tf.distribute.get_strategy(), 0, 1), [np.arange(test_split.size)]
+    plain = IstTrainer(SPEC, OPTIONS, link, features, test_split.labels, shards, Ledger())
+    for trainer in (tuned, plain):
+        for _ in range(3):
+            record = trainer.run_round()
+    assert record["step"] == tuned.step == 12
+    found = tuned.gather()
+    for name, value in plain.gather().items():
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-4, err_msg=name)
+
+
+def test_random_masks_change_with_the_epoch(test_split, cache_dir):
+    tokens = _trainer(test_split, cache_dir, "random").tokens
+    rows = np.array([5, 3])
+    first, again = tokens(rows), tokens(rows[::-1])[::-1]
+    np.testing.assert_allclose(first, again, atol=1e-5)
+    tokens.epoch = 1
+    assert np.abs(tokens(rows) - first).max() > 1e-3
+
+
+def test_more_blocks_than_there_are_is_refused():
+    with pytest.raises(RequestError, match=r"trainable_blocks=5: must be from 0 to 4"):
+        trained_variables(load_encoder("random:vit_pico"), 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, r"ist.algorithm='ist': must be 'centralized' for encoder.trainable_blocks=1"),
+        ({"encoder.dtype": "bfloat16"}, "encoder.dtype='bfloat16': must be 'float32'"),
+        ({"transport.codec": "jpeg"}, "transport.codec='jpeg': must be 'none'"),
+        ({"head.standardize": True}, "head.standardize=True: must be False"),
+        ({"encoder.trainable_blocks": -1}, "encoder.trainable_blocks=-1: must be at least 0"),
+        ({"encoder.learning_rate_factor": 0.0}, "encoder.learning_rate_factor=0.0: must be above"),
+    ],
+)
+def test_what_does_not_go_together_is_named(changes, words):
+    config = get_config()
+    config.encoder.trainable_blocks = 1
+    if changes:
+        config.ist.algorithm = "centralized"
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(RequestError, match=words):
+        validate(config, num_workers=1)
+
+
+def _config(cache):
+    config = get_config()
+    config.encoder.weights, config.features.cache_dir = "packaged:vit_pico", str(cache)
+    config.encoder.trainable_blocks = 1
+    config.ist.algorithm, config.ist.local_steps = "centralized", 5
+    config.head.hidden = (32,)
+    config.total_epochs, config.total_steps = 0.0, 20
+    config.eval_every_rounds = config.checkpoint_every_rounds = 2
+    return config
+
+
+def test_a_run_is_kept_recomputed_exported_and_resumed(cache_dir, tmp_path):
+    from sparse_ist_tf.export.runs import FinishedRun
+
+    config, alone = _config(cache_dir), Cluster(0, ())
+    validate(config, 1)
+    results = train_and_evaluate(config, tmp_path / "whole", alone)
+    tuned = load_encoder(str(tmp_path / "whole" / "encoder.safetensors"))
+    assert tuned.digest != load_encoder("packaged:vit_pico").digest
+    again = evaluate(str(tmp_path / "whole"))
+    assert again["accuracy"] == results["accuracy"]
+    assert again["head_keras"] == results["accuracy"]["merged"]
+    run = FinishedRun(tmp_path / "whole")
+    assert run.encoder.digest == tuned.digest
+    assert run.config.encoder.weights == str(tmp_path / "whole" / "encoder.safetensors")
+
+    parts = tmp_path / "parts"
+    (parts / "checkpoints").mkdir(parents=True)
+    half = "round_00000002.safetensors"
+    first = RunDirectory(tmp_path / "whole").path / "checkpoints"
+    assert sorted(path.name for path in first.iterdir()) == [half, "round_00000004.safetensors"]
+    (parts / "checkpoints" / half).write_bytes((first / half).read_bytes())
+    train_and_evaluate(config, parts, alone)
+    states = [RunDirectory(folder).checkpoint()[0] for folder in (tmp_path / "whole", parts)]
+    for name, value in states[0].items():
+        np.testing.assert_allclose(states[1][name], value, rtol=0, atol=1e-5, err_msg=name)
