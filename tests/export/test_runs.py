@@ -1,5 +1,6 @@
 """A finished run as export sees it."""
 
+import json
 import shutil
 
 import numpy as np
@@ -57,3 +58,14 @@ def test_no_run_and_an_unfinished_run_are_refused(run_path, tmp_path):
     (unfinished / "results.json").unlink()
     with pytest.raises(RequestError, match="the run is not finished"):
         FinishedRun(unfinished)
+
+
+def test_a_run_with_a_resnet_is_refused_in_one_line(run_path, tmp_path):
+    copy = tmp_path / "resnet"
+    shutil.copytree(run_path, copy, ignore=shutil.ignore_patterns("tensorboard", "export"))
+    config = RunDirectory(copy).config()
+    config["encoder"]["weights"] = "resnet50:random"
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RequestError, match="its encoder is a ResNet-50") as caught:
+        FinishedRun(copy)
+    assert str(copy) in str(caught.value)
