@@ -5,10 +5,18 @@ import shutil
 
 import numpy as np
 import pytest
-from sparse_ist_tf.export.runs import FinishedRun, stratified
+from sparse_ist_tf.export.runs import FinishedRun, Images, stratified
 
+from sparse_ist_tf.config import get_config
+from sparse_ist_tf.encoder.weights import load_encoder
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs.masks import select_patches
+from sparse_ist_tf.inputs.transport import (
+    pack_feature,
+    pack_patches,
+    unpack_feature,
+    unpack_patches,
+)
 from sparse_ist_tf.ist.head import accuracy, logits
 from sparse_ist_tf.reports.run_directory import RunDirectory
 
@@ -69,3 +77,21 @@ def test_a_run_with_a_resnet_is_refused_in_one_line(run_path, tmp_path):
     with pytest.raises(RequestError, match="its encoder is a ResNet-50") as caught:
         FinishedRun(copy)
     assert str(copy) in str(caught.value)
+
+
+def test_images_are_those_behind_the_runs_link(tmp_path):
+    config = get_config()
+    config.transport.codec, config.transport.quality = "patches", 20
+    config.transport.features = "int8"
+    config.features.cache_dir = str(tmp_path)
+    images = Images(config, load_encoder("random:vit_pico"))
+    plain = next(iter(images.splits["test"].dataset(64)))["image"].numpy()
+    example = next(images.examples("test"))
+    message = pack_patches(plain, example["positions"], 8, quality=20)
+    assert np.array_equal(example["patches"], unpack_patches(message)[0])
+    hidden = np.setdiff1d(np.arange(64), example["positions"])
+    assert not select_patches(example["image"][None], hidden[None], 8).any()
+    [drawn] = images.drawn(1)
+    assert drawn["patches"].shape == example["patches"].shape
+    for feature in images.features("test")[:5]:
+        assert np.array_equal(feature, unpack_feature(pack_feature(feature, "int8")))
