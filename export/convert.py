@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 from sparse_ist_tf.export import flatbuffer
 from sparse_ist_tf.export.graphs import FORMS, Network, make_function
-from sparse_ist_tf.export.quantize import Scheme, calibrate, quantize
+from sparse_ist_tf.export.quantize import Scheme, quantize
+from sparse_ist_tf.export.ranges import calibrate
 
 from sparse_ist_tf.errors import RequestError
 

@@ -1,6 +1,6 @@
 """A ViT's weights rewritten for devices: the same function with fewer and better-conditioned steps.
 
-Six exact rewritings, each of which a device pays for otherwise:
+Seven exact rewritings, each of which a device pays for otherwise:
 
 - the pixels' normalisation goes into the patch embedding, so that raw bytes are the input;
 - everything that is added to the residual stream is centred over the channels once and for all, so
@@ -9,7 +9,12 @@ Six exact rewritings, each of which a device pays for otherwise:
 - the attention's 1 / sqrt(size) is spread over queries and keys, and their channels are balanced
   against each other and against the values', so that one int8 scale suits all three;
 - the 1.702 of quick_gelu goes into the matrices on both sides;
-- tokens that belong to no patch enter the first block as constants, already normalised.
+- tokens that belong to no patch enter the first block as constants, already normalised;
+- for integers the residual stream is turned by an orthogonal matrix, which a norm without mean and
+  scale doesn't notice, so that no channel stands out and one int8 scale suits them all.
+
+Source of the last: "QuaRot: Outlier-Free 4-Bit Inference in Rotated LLMs" (Ashkboos et al., 2024),
+section 4, stage 1a.
 """
 
 import dataclasses
@@ -68,6 +73,14 @@ class Affine:
         """The outputs less their mean over the channels."""
         return Affine(_centred(self.kernel), _centred(self.bias))
 
+    def of_turned(self, basis: np.ndarray) -> "Affine":
+        """The map of x @ basis that this map makes of x; the basis is orthogonal."""
+        return Affine(basis.T @ self.kernel, self.bias)
+
+    def turned(self, basis: np.ndarray) -> "Affine":
+        """The outputs times a basis."""
+        return Affine(self.kernel @ basis, self.bias @ basis)
+
     def outputs(self, start: int, stop: int) -> "Affine":
         """Some of the outputs."""
         return Affine(self.kernel[:, start:stop], self.bias[start:stop])
@@ -111,6 +124,8 @@ class FoldedViT:
         image_size: side of the image in pixels.
         patch_size: side of a patch in pixels.
         pixel_offset: what is taken off every pixel before embed.
+        basis: float64[width, width], orthogonal: the stream is the ViT's times this. None where it
+            is the ViT's own.
 
     Example:
         >>> from sparse_ist_tf.encoder.presets import create_encoder
@@ -134,6 +149,7 @@ class FoldedViT:
     image_size: int
     patch_size: int
     pixel_offset: float = 0.0
+    basis: np.ndarray | None = None
 
     @property
     def width(self) -> int:
@@ -151,16 +167,48 @@ class FoldedViT:
         return 3 * self.patch_size**2
 
     def for_integers(self, pixel_offset: float = 128.0) -> "FoldedViT":
-        """The same for small signed pixels, and without the norms' epsilon.
+        """The same for small signed pixels, without the norms' epsilon, its stream turned.
 
         With pixels around 0 the rounding of the embedding's weights isn't multiplied by an
         image's brightness; the epsilon is far below an integer's step.
         """
         kernel = self.embed.kernel
         bias = self.embed.bias + (pixel_offset - self.pixel_offset) * kernel.sum(axis=0)
-        return dataclasses.replace(
+        vit = dataclasses.replace(
             self, embed=Affine(kernel, bias), pixel_offset=pixel_offset, epsilon=0.0
         )
+        # The scale of a norm before the first block holds on to the channels.
+        return vit if vit.pre_norm or vit.basis is not None else vit.turned(_rotation(vit.width))
+
+    def turned(self, basis: np.ndarray) -> "FoldedViT":
+        """The same function with its stream in another basis.
+
+        Args:
+            basis: float64[width, width], orthogonal.
+        """
+        blocks = [
+            FoldedBlock(
+                qkv=block.qkv.of_turned(basis),
+                proj=block.proj.turned(basis),
+                fc1=block.fc1.of_turned(basis),
+                fc2=block.fc2.turned(basis),
+            )
+            for block in self.blocks
+        ]
+        return dataclasses.replace(
+            self,
+            embed=self.embed.turned(basis),
+            table=self.table @ basis,
+            prefix=self.prefix @ basis,
+            prefix_normed=self.prefix_normed @ basis,
+            blocks=tuple(blocks),
+            basis=basis,
+        )
+
+    def behind(self, affine: Affine) -> Affine:
+        """What a map of the feature is as a map of the normalised stream."""
+        affine = affine.after_scaling(self.scale, self.offset)
+        return affine if self.basis is None else affine.of_turned(self.basis)
 
 
 def fold(vit, mean, std) -> FoldedViT:
@@ -232,6 +280,12 @@ def _fold_block(block) -> FoldedBlock:
         fc1 = fc1.with_outputs_scaled(QUICK_GELU)
         fc2 = Affine(fc2.kernel / QUICK_GELU, fc2.bias)
     return FoldedBlock(qkv, proj, fc1, fc2.centred())
+
+
+def _rotation(size: int) -> np.ndarray:
+    """A random orthogonal matrix, always the same one of a size."""
+    q, r = np.linalg.qr(np.random.default_rng((size, 304)).standard_normal((size, size)))
+    return q * np.sign(np.diag(r))
 
 
 def _array(variable) -> np.ndarray:

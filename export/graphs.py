@@ -192,12 +192,7 @@ class _Rows:
 
     def put_on_top(self, x, rows):
         """X below some constant rows."""
-        count = len(rows)
-        if not count:
-            return x
-        below = np.zeros((self.count(x), rows.shape[1]))
-        padded = tf.pad(x, [[0, 0]] * (len(x.shape) - 2) + [[count, 0], [0, 0]])
-        return padded + _constant(np.concatenate([rows, below]).reshape(padded.shape))
+        return tf.concat([_constant(rows), x], axis=0) if len(rows) else x
 
     def first(self, x):
         return x[:1]
@@ -247,14 +242,15 @@ class _Rows:
 
     def feature(self, x, positions):
         """The feature of embedded patches, [1, width]."""
-        x = self._normalised(x, positions)
-        return x * _constant(self.vit.scale) + _constant(self.vit.offset)
+        x, vit = self._normalised(x, positions), self.vit
+        if vit.basis is None:
+            return x * _constant(vit.scale) + _constant(vit.offset)
+        return _dense(x, vit.behind(Affine(np.eye(vit.width), np.zeros(vit.width))))
 
     def classify(self, x, positions):
         """The logits of embedded patches, [1, classes]."""
         first, *rest = self.network.layers
-        first = first.after_scaling(self.vit.scale, self.vit.offset)
-        return _mlp(self._normalised(x, positions), [first, *rest])
+        return _mlp(self._normalised(x, positions), [self.vit.behind(first), *rest])
 
     def _normalised(self, x, positions):
         vit = self.vit
@@ -321,6 +317,15 @@ class _Maps(_Rows):
 
     def count(self, x):
         return x.shape[2]
+
+    def put_on_top(self, x, rows):
+        """The Edge TPU joins no constant but zeros."""
+        count = len(rows)
+        if not count:
+            return x
+        below = np.zeros((self.count(x), rows.shape[1]))
+        padded = tf.pad(x, [[0, 0], [0, 0], [count, 0], [0, 0]])
+        return padded + _constant(np.concatenate([rows, below])[None, None])
 
     def first(self, x):
         return x[:, :, :1, :]

@@ -10,11 +10,12 @@ Inference" (Jacob et al., 2018), section 2; TensorFlow Lite's 8-bit quantization
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from sparse_ist_tf.export import flatbuffer
-from sparse_ist_tf.export.litert import Interpreter, OpResolverType, schema
+from sparse_ist_tf.export.litert import schema
+from sparse_ist_tf.export.ranges import input_indices
 
 from sparse_ist_tf.errors import RunError
 
@@ -61,8 +62,6 @@ VERSIONS = {
     "SPLIT": (2, 4), "PAD": (2, 3), "STRIDED_SLICE": (2, 4), "SLICE": (2, 4),
     "CONCATENATION": (2, 3), "GELU": (2, 2), "RELU": (2, 3),
 }  # fmt: skip
-_BINS = 2048
-_SEEN = 4096  # numbers of a tensor that a sample adds to its histogram
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,161 +107,12 @@ class Scheme:
     known: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
 
-def calibrate(content: bytes, samples: Callable[[], Iterable[Mapping[str, np.ndarray]]], bits: int):
-    """Measures the range of every float tensor of a file on real inputs.
-
-    For 8 bits a range is the one that loses least: of some hundred ways to cut the measured
-    histogram, that with the smallest mean squared error of cutting and rounding together. For 16
-    it is twice what was seen: a lost bit costs nothing there, a cut value does.
-
-    Args:
-        content: a float .tflite file.
-        samples: makes an iterator of inputs by signature name, batch 1; called twice.
-        bits: 8 or 16.
-
-    Returns:
-        Tensor index to (low, high).
-
-    Raises:
-        RunError: if there are no samples, or a value is not finite.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.convert import convert
-        >>> from sparse_ist_tf.export.folding import Affine
-        >>> from sparse_ist_tf.export.graphs import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.quantize import calibrate, input_indices
-        >>> samples = lambda: [{"feature": np.full((1, 4), 0.5, "float32")}]
-        >>> ranges = calibrate(content, samples, bits=8)
-        >>> input_indices(content)["feature"] in ranges
-        True
-    """
-    interpreter = Interpreter(
-        model_content=content,
-        num_threads=1,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-        experimental_preserve_all_tensors=True,
-    )
-    interpreter.allocate_tensors()
-    inputs = input_indices(content)
-    computed = {index for op in interpreter._get_ops_details() for index in op["outputs"]}
-    computed |= set(inputs.values())
-    watched = [
-        t["index"]
-        for t in interpreter.get_tensor_details()
-        if t["dtype"] == np.float32 and t["index"] in computed
-    ]
-
-    def run_all():
-        for sample in samples():
-            for name, index in inputs.items():
-                interpreter.set_tensor(index, sample[name])
-            interpreter.invoke()
-            for index in watched:
-                yield index, interpreter.get_tensor(index)
-
-    lows = dict.fromkeys(watched, np.inf)
-    highs = dict.fromkeys(watched, -np.inf)
-    for index, value in run_all():
-        lows[index] = min(lows[index], float(value.min()))
-        highs[index] = max(highs[index], float(value.max()))
-    for index in watched:
-        if not np.isfinite(lows[index]) or not np.isfinite(highs[index]):
-            raise RunError("calibration: no samples, or a tensor that is not finite")
-    spans = {index: (min(lows[index], 0.0), max(highs[index], 0.0)) for index in watched}
-    if bits == 16:
-        return {index: (2 * low, 2 * high) for index, (low, high) in spans.items()}
-    counts = {index: np.zeros(_BINS) for index in watched}
-    turns = dict.fromkeys(watched, 0)
-    for index, value in run_all():
-        low, high = spans[index]
-        if high > low:
-            # An odd stride walks through all channels; each sample starts at another place.
-            stride = max(1, value.size // _SEEN) | 1
-            turns[index] += 1
-            part = value.ravel()[turns[index] % stride :: stride]
-            places = (part - low) * (_BINS / (high - low))
-            places = np.minimum(places.astype(np.int64), _BINS - 1)
-            counts[index] += np.bincount(places, minlength=_BINS)
-    return {index: best_range(counts[index], *spans[index]) for index in watched}
-
-
-def best_range(counts: np.ndarray, low: float, high: float, levels: int = 255):
-    """The part of a histogram's span that int8 renders with the smallest mean squared error.
-
-    Args:
-        counts: of values in equal bins from low to high.
-        low: at most 0.
-        high: at least 0.
-        levels: integers less one.
-
-    Returns:
-        (low, high), inside the span, around 0.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.quantize import best_range
-        >>> best_range(np.ones(2048), -1.0, 1.0)
-        (-1.0, 1.0)
-    """
-    if not high > low or not counts.sum():
-        return low, high
-    edges = np.linspace(low, high, len(counts) + 1)
-    centres = (edges[:-1] + edges[1:]) / 2
-    weights = counts / counts.sum()
-
-    def loss(a, b):
-        step = (b - a) / levels
-        cut = np.maximum(a - centres, 0) + np.maximum(centres - b, 0)
-        return float((weights * cut**2).sum() + step**2 / 12 * weights[cut == 0].sum())
-
-    best = (low, high)
-    least = loss(*best)
-    # Both ends in turn, each over the fractions of its side.
-    for _ in range(2):
-        for side in (0, 1):
-            for fraction in np.geomspace(1.0, 0.05, 60):
-                trial = list(best)
-                trial[side] = (low, high)[side] * fraction
-                value = loss(*trial) if trial[1] > trial[0] else np.inf
-                if value < least:
-                    best, least = tuple(trial), value
-    return best
-
-
-def input_indices(content: bytes) -> dict[str, int]:
-    """Tensor index of each input, by its name in the signature.
-
-    Args:
-        content: a .tflite file with one signature.
-
-    Returns:
-        Index by name.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.convert import convert
-        >>> from sparse_ist_tf.export.folding import Affine
-        >>> from sparse_ist_tf.export.graphs import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.quantize import input_indices
-        >>> list(input_indices(content))
-        ['feature']
-    """
-    model = flatbuffer.parse(content)
-    definition = model.signatureDefs[0]
-    return {flatbuffer.text(entry.name): entry.tensorIndex for entry in definition.inputs}
-
-
 def quantize(content: bytes, ranges: Mapping[int, tuple[float, float]], scheme: Scheme) -> bytes:
     """Makes a float file fully integer.
 
     Args:
         content: a float .tflite file with one subgraph and one signature.
-        ranges: by tensor index, of calibrate().
+        ranges: by tensor index, of ranges.calibrate().
         scheme: the types wanted.
 
     Returns:
@@ -279,7 +129,8 @@ def quantize(content: bytes, ranges: Mapping[int, tuple[float, float]], scheme: 
         >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
         >>> content = convert(head, "float32")
         >>> from sparse_ist_tf.export import flatbuffer
-        >>> from sparse_ist_tf.export.quantize import Scheme, calibrate, quantize
+        >>> from sparse_ist_tf.export.quantize import Scheme, quantize
+        >>> from sparse_ist_tf.export.ranges import calibrate
         >>> samples = lambda: [{"feature": np.full((1, 4), 0.5, "float32")}]
         >>> small = quantize(content, calibrate(content, samples, 8), Scheme())
         >>> "FULLY_CONNECTED" in [op.name for op in flatbuffer.operators(small)]
@@ -336,10 +187,11 @@ class _Rewriter:
                 index = parent[index]
             return index
 
-        sources: dict[int, tuple[str, int]] = {}
+        # Where the range of a group comes from: (a tensor of the group, (operator, tensor)).
+        sources: list[tuple[int, tuple[str, int]]] = []
         for index in self.inputs:
             if self.is_float[index]:
-                sources[index] = ("INPUT", index)
+                sources.append((index, ("INPUT", index)))
         for name, operator in zip(self.names, operators, strict=True):
             touched = self._activations(operator)
             for index in touched:
@@ -349,15 +201,14 @@ class _Rewriter:
             if name in MOVES:
                 for index in touched[1:]:
                     parent[root(index)] = root(touched[0])
-                if not any(int(i) in touched for i in operator.inputs):
-                    # A constant table: its own range is that of the rows taken from it.
-                    for index in operator.outputs:
-                        sources[int(index)] = (name, int(operator.inputs[0]))
+                # A constant among the inputs, such as a table, brings its own range.
+                constants = [int(i) for i in operator.inputs if i >= 0 and self.is_float[int(i)]]
+                constants = [i for i in constants if self.values[i] is not None]
+                sources += [(touched[0], (name, index)) for index in constants]
             else:
-                for index in operator.outputs:
-                    sources[int(index)] = (name, int(index))
+                sources += [(int(index), (name, int(index))) for index in operator.outputs]
         groups: dict[int, list[tuple[str, int]]] = {}
-        for index, source in sources.items():
+        for index, source in sources:
             groups.setdefault(root(index), []).append(source)
         scales = {group: self._scale_of(members) for group, members in groups.items()}
         return {index: scales[root(index)] for index in parent}

@@ -348,16 +348,16 @@ def evaluate_tflite(path: str | Path, config=None, *, threads: int = 1, delegate
         >>> evaluate_tflite("digits_..._int8.tflite")["accuracy"]  # doctest: +SKIP
         0.95
     """
-    from ml_collections import ConfigDict
     from sparse_ist_tf.export.runs import Images
 
+    from sparse_ist_tf.config import completed
     from sparse_ist_tf.encoder.weights import load_configured
 
     path = Path(path)
     content = read_file(path)
     runtime = LiteRT(content, path.name, threads=threads, delegate=delegate)
     labels, run = metadata.read(content, path.name)
-    config = ConfigDict(run["config"]) if config is None else config
+    config = completed(run["config"]) if config is None else config
     encoder = load_configured({**config.encoder, "dtype": "float32"})
     if encoder.digest != run["encoder"]["digest"]:
         raise RequestError(

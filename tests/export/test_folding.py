@@ -1,5 +1,7 @@
 """The rewritten ViT is the same function as the Keras model, in every variety and both forms."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from sparse_ist_tf.export.folding import Affine, fold
@@ -47,14 +49,34 @@ def test_the_folded_encoder_equals_the_keras_model(variety, form):
         np.testing.assert_allclose(found[0], expected[i], atol=2e-4)
 
 
-def test_pixels_around_zero_change_nothing_but_the_epsilon():
-    vit = make_vit()
-    folded = fold(vit, MEAN, STD)
+@pytest.mark.parametrize("form", ["matmul", "conv"])
+@pytest.mark.parametrize("variety", ["ours", "registers", "mean", "mean_norm without CLS", "clip"])
+def test_the_network_for_integers_is_the_same_function(variety, form):
+    folded = fold(make_vit(**{"epsilon": 0.0, **VARIETIES[variety]}), MEAN, STD)
     around = folded.for_integers()
-    pixels = make_images(1).reshape(-1)[: folded.pixels].astype(np.float64)
-    embed = lambda v: (pixels - v.pixel_offset) @ v.embed.kernel + v.embed.bias  # noqa: E731
-    np.testing.assert_allclose(embed(around), embed(folded), atol=1e-9)
-    assert around.epsilon == 0
+    assert (around.basis is None) == (variety == "clip")
+    around = dataclasses.replace(around, epsilon=folded.epsilon)
+    layers = (Affine(np.random.default_rng(0).standard_normal((folded.width, 3)), np.ones(3)),)
+    patches = make_images(5).reshape(-1)[: 5 * folded.pixels].reshape(1, 5, -1).astype("float32")
+    places = np.array([[0, 5, 7, 10, 15]], np.int32)
+    places = places if form == "matmul" else np.eye(16, dtype="float32")[places]
+    for kind in ("encoder", "classifier_patches"):
+        network = Network(kind, layers, folded, (0,) * 5)
+        other = dataclasses.replace(network, vit=around)
+        name = network.output_name
+        expected = make_function(network, form)(patches=patches, positions=places)[name]
+        found = make_function(other, form)(patches=patches - 128, positions=places)[name]
+        np.testing.assert_allclose(found, expected, atol=2e-4 * np.abs(expected).max())
+
+
+def test_a_turned_stream_has_no_channel_that_stands_out():
+    folded = fold(make_vit(), MEAN, STD)
+    table = folded.table.copy()
+    table[:, 2] += 50
+    turned = dataclasses.replace(folded, table=table).for_integers()
+    np.testing.assert_allclose(turned.basis @ turned.basis.T, np.eye(16), atol=1e-12)
+    assert np.abs(turned.table).max() < 0.8 * np.abs(table).max()
+    assert turned.for_integers().basis is turned.basis
 
 
 def test_what_is_added_to_the_stream_has_mean_zero():

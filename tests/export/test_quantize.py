@@ -8,7 +8,7 @@ from sparse_ist_tf.export import flatbuffer
 from sparse_ist_tf.export.convert import Interface, convert
 from sparse_ist_tf.export.folding import Affine
 from sparse_ist_tf.export.graphs import Network
-from sparse_ist_tf.export.quantize import Scheme, best_range, calibrate, quantize
+from sparse_ist_tf.export.quantize import Scheme, quantize
 from sparse_ist_tf.export.runtimes import LiteRT, ports
 
 from sparse_ist_tf.errors import RunError
@@ -93,44 +93,6 @@ def test_an_image_goes_in_as_bytes_and_logits_come_out_as_floats(classifier_file
     assert names.index("QUANTIZE") > names.index("GATHER")
 
 
-def test_a_range_loses_less_than_the_whole_span_would():
-    """Measured by rounding the values themselves, which have long tails."""
-    values = np.random.default_rng(0).standard_t(3, 20_000)
-    low, high = values.min(), values.max()
-
-    def error(a, b):
-        step = (b - a) / 255
-        return np.mean((np.clip(np.round((values - a) / step), 0, 255) * step + a - values) ** 2)
-
-    counts, _ = np.histogram(values, 2048, (low, high))
-    found = best_range(counts, low, high)
-    assert low <= found[0] < 0 < found[1] < high
-    assert error(*found) < error(low, high)
-    grid = np.arange(0.1, 1.01, 0.1)
-    assert error(*found) < 1.05 * min(error(low * a, high * b) for a in grid for b in grid)
-
-
-def test_a_range_without_tails_stays_whole():
-    assert best_range(np.ones(2048), -1.0, 3.0) == (-1.0, 3.0)
-    assert best_range(np.zeros(2048), 0.0, 0.0) == (0.0, 0.0)
-
-
-def test_ranges_are_those_of_the_samples(head_file, head_samples, head_features):
-    ranges = calibrate(head_file, head_samples, bits=16)
-    (index,) = flatbuffer.parse(head_file).subgraphs[0].inputs
-    low, high = ranges[int(index)]
-    assert low == pytest.approx(2 * head_features.min())
-    assert high == pytest.approx(2 * head_features.max())
-    eight = calibrate(head_file, head_samples, bits=8)[int(index)]
-    assert head_features.min() <= eight[0] < 0 < eight[1] <= head_features.max()
-
-
-def test_values_that_are_not_finite_are_an_error(head_file):
-    for samples in ([], [{"feature": np.full((1, 8), np.nan, "float32")}]):
-        with pytest.raises(RunError, match="no samples, or a tensor that is not finite"):
-            calibrate(head_file, lambda s=samples: s, bits=8)
-
-
 def test_an_operator_without_a_rule_is_an_error():
     import tensorflow as tf
 
@@ -153,3 +115,24 @@ def test_a_constant_output_has_a_scale(head_layers, head_samples):
     content = convert(Network("head", (dead, *rest)), "int8", Interface(), head_samples)
     found = LiteRT(content).run({"feature": np.ones(8, "float32")})
     np.testing.assert_allclose(found, _logits((dead, *rest), np.ones(8)), atol=0.02)
+
+
+def test_what_is_joined_shares_one_scale_that_covers_constants_too():
+    import tensorflow as tf
+
+    rows = tf.constant([[5.0, -7.0]])
+    function = tf.function(
+        lambda feature: {"logits": tf.concat([rows, feature + 1.0], axis=0)},
+        input_signature=[tf.TensorSpec([1, 2], name="feature")],
+    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function()], function
+    )
+    content = flatbuffer.name_signature(converter.convert(), ["feature"], "logits")
+    ranges = dict.fromkeys(range(len(flatbuffer.parse(content).subgraphs[0].tensors)), (-2.0, 2.0))
+    runtime = LiteRT(quantize(content, ranges, Scheme()))
+    (port,) = runtime.inputs
+    runtime._interpreter.set_tensor(port.index, np.array([[0.5, -0.5]], np.float32))
+    runtime._interpreter.invoke()
+    found = runtime._interpreter.get_tensor(runtime.output.index)
+    np.testing.assert_allclose(found, [[5.0, -7.0], [1.5, 0.5]], atol=0.05)
