@@ -122,8 +122,8 @@ class AccuracyOfLinks:
                     show(point[_RATIO]),
                     str(point["seeds"]),
                     f"{_bytes(point):,.0f}",
-                    percent(point["accuracy"]),
-                    percent(point["best_accuracy"]),
+                    percent(point["accuracy"], point["seeds"]),
+                    percent(point["best_accuracy"], point["seeds"]),
                     "yes" if id(point) in best else "",
                 )
             )

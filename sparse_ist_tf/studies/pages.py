@@ -23,12 +23,15 @@ _SHARES = {
     False: "Every subnet takes as many steps as the centralised head.",
     True: "N subnets take as many steps together as the centralised head, each 1/N of them.",
 }
+_LONG = 50  # characters, above which a table's cell may have lines
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid #8886; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
+td { white-space: nowrap; }
+td.long { white-space: normal; overflow-wrap: anywhere; }
+th:first-child, td:first-child, td.long { text-align: left; }
 figure { margin: 1rem 0; overflow-x: auto; }
 figure svg { background: #fff; border-radius: 6px; max-width: 100%; height: auto; }
 .wide { overflow-x: auto; }
@@ -66,7 +69,7 @@ def write_pages(
         rule = "|".join(["---", *["---:"] * (len(head) - 1)])
         markdown.extend([_line(head), f"|{rule}|", *map(_line, body), ""])
         cells = "".join(
-            "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row) + "</tr>"
+            "<tr>" + "".join(_cell(tag, text) for text in row) + "</tr>"
             for tag, row in (("th", head), *(("td", row) for row in body))
         )
         page.append(f'<div class="wide"><table>{cells}</table></div>')
@@ -84,7 +87,7 @@ def write_pages(
         failed = [(row["cell"], row["error"]) for row in bad if row["status"] == "failed"]
         say(
             f"{len(bad)} of {len(rows)} trainings are not finished; "
-            f"{len(failed)} have failed{':' if failed else '.'}"
+            f"{len(failed)} failed{':' if failed else '.'}"
         )
         if failed:
             tabulate([("training", "what happened"), *failed])
@@ -120,6 +123,11 @@ def _write(folder, title, markdown, page, rows) -> None:
     for name, text in files.items():
         with writing(folder / name):
             write_atomically(folder / name, text)
+
+
+def _cell(tag, text) -> str:
+    long = " class=long" * (len(text) > _LONG)
+    return f"<{tag}{long}>{html.escape(text)}</{tag}>"
 
 
 def _line(cells) -> str:

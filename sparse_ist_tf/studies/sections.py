@@ -74,7 +74,7 @@ class Section:
         for point, paper in zip(self.points, self.paper, strict=True):
             row = [show(point[axis]) for axis in self.varied] + [str(point["seeds"])]
             for key, _ in columns:
-                row.append(percent(point[key]))
+                row.append(percent(point[key], point["seeds"]))
                 if known and key == "best_accuracy":
                     row.append("" if paper is None else f"{100 * paper:.2f} %")
             if self.sends:
@@ -100,7 +100,7 @@ class Section:
         if _TEST_RATIOS in self.axes and (lines := self._test_ratios()):
             note = f"The finished head tested at other mask ratios than it was trained at; {bars}"
             yield "_test_ratios", lines, note
-        if self.axes[0] == _SUBNETS and (lines := self._missing()):
+        if self.varied == [_SUBNETS] and (lines := self._missing()):
             note = (
                 "Accuracy when only k of the N subnets can be reached, mean over which, over "
                 f"seeds too; {bars}"
@@ -216,18 +216,22 @@ def _place(value):
     return show(value)
 
 
-def percent(value) -> str:
+def percent(value, seeds: int) -> str:
     """A mean and its deviation.
 
     Args:
         value: both, in [0, 1], or None.
+        seeds: how many they are of; a single one has no deviation.
 
     Returns:
         Text for a table.
 
     Example:
         >>> from sparse_ist_tf.studies.sections import percent
-        >>> percent((0.5, 0.01))
-        '50.00 ± 1.00 %'
+        >>> percent((0.5, 0.01), seeds=3), percent((0.5, 0.0), seeds=1)
+        ('50.00 ± 1.00 %', '50.00 %')
     """
-    return f"{100 * value[0]:.2f} ± {100 * value[1]:.2f} %" if value else ""
+    if not value:
+        return ""
+    spread = f" ± {100 * value[1]:.2f}" if seeds > 1 else ""
+    return f"{100 * value[0]:.2f}{spread} %"

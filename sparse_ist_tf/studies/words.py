@@ -16,7 +16,7 @@ _NAMES = {
     "masks.ratio": "mask ratio",
     "masks.test_ratios": "test mask ratios",
     "num_workers": "workers",
-    "share_total": "share total",
+    "share_total": "1/N of the steps each",
     "transport.codec": "codec",
     "transport.features": "features",
     "transport.quality": "JPEG quality",
@@ -131,6 +131,8 @@ def settings(point, keys) -> str:
         if key in ("ist.num_subnets", "num_workers") or key == "masks.kind":
             name = short(key)
             words.append(f"{show(value)} {name.removesuffix('s') if value == 1 else name}")
+        elif key == "share_total":
+            words.append("1/N of the steps each" if value else "all steps each")
         elif key in ("dataset.name", "encoder.weights", "ist.algorithm", "variant"):
             words.append(show(value))
         else:

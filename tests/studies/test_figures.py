@@ -59,7 +59,7 @@ def test_words_stand_below_each_other_whatever_their_length():
 
 def test_a_logarithmic_axis_has_plain_numbers():
     svg = draw([("", [Line("ist", (1.0, 10.0, 1000.0), (0.1, 0.2, 0.3))])], "MB", log=True)
-    assert {"1", "10", "100", "1000"} <= set(_texts(svg))
+    assert {"1", "10", "100", "1,000"} <= set(_texts(svg))
 
 
 def test_lines_without_points_are_left_out():
