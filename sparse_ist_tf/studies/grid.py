@@ -54,7 +54,10 @@ class Cell:
             return ""
         del masks["test_ratios"]
         seed = self.config.seed if masks["ratio"] else 0
-        parts = [self.config[name].to_dict() for name in ("dataset", "encoder", "transport")]
+        parts = [self.config[name].to_dict() for name in ("dataset", "encoder")]
+        transport = self.config.transport  # numbers of features are made of those in the cache
+        coded = transport.codec in ("jpeg", "patches")
+        parts.append((transport.codec, transport.quality) if coded else None)
         return json.dumps([*parts, masks, seed], sort_keys=True)
 
 

@@ -40,6 +40,10 @@ def test_cells_that_can_share_features_say_so():
     tested = cells_of(_study(a=(("masks.ratio", (0.5,)), ("masks.test_ratios", ((), (0.9,))))))["a"]
     assert len({cell.name for cell in tested}) == 4
     assert len({cell.features for cell in tested}) == 2, "training sees the same images"
+    codecs = ("transport.codec", ("none", "raw", "jpeg", "patches"))
+    more = (("transport.quality", (30, 75)), ("transport.features", ("float32", "int8")))
+    sent = cells_of(_study(a=(("masks.ratio", (0.0,)), codecs, *more)))["a"]
+    assert len({cell.features for cell in sent}) == 5, "one for all pixels that nothing changed"
     random = cells_of(_study(a=(("masks.kind", ("random",)),)))["a"]
     assert {cell.features for cell in random} == {""}
 
