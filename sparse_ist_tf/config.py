@@ -60,6 +60,7 @@ _AT_LEAST_ZERO = (
     "dataset.split_seed",
     "encoder.image_size",
     "encoder.num_heads",
+    "encoder.qk_scale",
     "encoder.epsilon",
     "encoder.trainable_blocks",
     "warmup_steps",
@@ -107,6 +108,7 @@ def get_config() -> ConfigDict:
         # What a checkpoint doesn't tell, or what is to be other than it tells; see load_encoder.
         "image_size": 0,
         "num_heads": 0,
+        "qk_scale": 0.0,
         "activation": "",
         "epsilon": 0.0,
         "pool": "",
@@ -456,8 +458,9 @@ def steps_of_round(config: ConfigDict, step: int, steps: int) -> int:
     local, schedule = int(config.ist.local_steps), config.ist.local_steps_schedule
     if schedule == "grow":
         local = max(1, min(local, local * 2 * step // steps))
-    elif schedule == "consensus" and 10 * step >= 9 * steps:
-        local = 1
+    elif schedule == "consensus":
+        until = 9 * steps // 10
+        local = min(local, until - step) if step < until else 1
     return min(local, steps - step)
 
 

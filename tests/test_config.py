@@ -13,6 +13,7 @@ from sparse_ist_tf.config import (
     learning_rate_schedule,
     lookup,
     rounds_between,
+    steps_of_round,
     total_steps,
     validate,
 )
@@ -173,3 +174,26 @@ def test_a_stored_configuration_gets_the_keys_that_came_later():
     validate(config, 1)
     assert config.ist.local_steps == get_config().ist.local_steps
     assert (config.masks.ratio, config.optimizer.kwargs.to_dict()) == (0.75, {"beta_2": 0.99})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rounds"),
+    [
+        ("constant", [20, 20, 20, 20, 20]),
+        ("consensus", [20, 20, 20, 20, 10] + [1] * 10),
+        # In proportion to the steps done: 1, 1, 1, ... then all 20 from half of the run on.
+        ("grow", None),
+    ],
+)
+def test_schedules_of_local_steps_cover_the_run(schedule, rounds):
+    config = _with("ist.local_steps_schedule", schedule)
+    done = []
+    while sum(done) < 100:
+        done.append(steps_of_round(config, sum(done), 100))
+    assert sum(done) == 100
+    if rounds is None:
+        assert done[0] == 1
+        assert done[:-1] == sorted(done[:-1])
+        assert done[-2] == 20
+    else:
+        assert done == rounds

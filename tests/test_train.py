@@ -224,7 +224,7 @@ def test_the_baselines_run_under_the_same_command(caches, tmp_path, algorithm):
         assert estimate < results["training_bytes"] < 1.001 * estimate
 
 
-def test_random_masks_non_iid_shards_and_a_thin_link(caches, tmp_path):
+def test_random_masks_non_iid_shards_a_thin_link_and_a_dressed_head(caches, tmp_path):
     done = _run(
         caches,
         f"--workdir={tmp_path / 'run'}",
@@ -238,6 +238,12 @@ def test_random_masks_non_iid_shards_and_a_thin_link(caches, tmp_path):
         "--config.transport.codec=patches",
         "--config.transport.quality=30",
         "--config.transport.features=int8",
+        "--config.head.standardize=true",
+        "--config.head.normalization=batch",
+        "--config.head.dropout=0.1",
+        "--config.ist.widths=subnet",
+        "--config.ist.biases=slot",
+        "--config.ist.local_steps_schedule=consensus",
         "--config.total_steps=60",
     )
     assert done.returncode == 0, done.stderr
@@ -249,6 +255,9 @@ def test_random_masks_non_iid_shards_and_a_thin_link(caches, tmp_path):
     assert "| visible patches, JPEG of quality 30 |" in (tmp_path / "run/report.md").read_text()
     again = _run(caches, f"--run={tmp_path / 'run'}", module="evaluate")
     assert again.returncode == 0, again.stdout + again.stderr
+    # Four times the widths; 5 rounds of 10 steps, one of 4, then the last 6 steps one by one.
+    assert _weights(tmp_path / "run")["dense_1/kernel"].shape == (384, 256)
+    assert _metrics(tmp_path / "run")[-1]["round"] == 12
 
 
 def _refused(done, status, *words):

@@ -344,15 +344,17 @@ class IstTrainer(Trainer):
     def _round(self, plan, features, labels, rows, rates, first_step, keys):
         plan = Plan(*plan)
         self.exchange.dispatch(plan, keys[0])
-        trained, copies = [], []
+        trained, copies, kept, stays = [], [], self.slots.read(), {}
         for k, subnet in enumerate(self.mine):
-            columns, losses, right = self._train_subnet(
-                k, subnet, features, labels, rows[k], rates, first_step
+            state = self._unpack(k, subnet, kept[subnet])
+            columns, stays[subnet], losses, right = self._train_subnet(
+                subnet, state, features, labels, rows[k], rates, first_step
             )
             trained.append([columns[i] for i in range(len(columns) - 1) if self.travels[i]])
             record = tf.stack([tf.reduce_mean(losses), tf.cast(right, tf.float32)])
             record = tf.pad(record[:, None], [[0, 0], [0, self.num_columns - 1]])
             copies.append(tf.concat([*columns[-1:][: self.travels[-1]], record], axis=0))
+        self.slots.write(stays)
         for variable, columns in zip(self.variables, zip(*trained, strict=True), strict=True):
             variable.blocks.assign(tf.concat(columns, axis=0))
         everyone = self.exchange.collect(plan, tf.stack(copies), keys[1])
@@ -363,10 +365,10 @@ class IstTrainer(Trainer):
             self.shared.assign(mean)
         return everyone[:, -2:, 0]
 
-    def _train_subnet(self, k, subnet, features, labels, rows, rates, first_step):
-        """A hosted subnet's local steps: what travels of each parameter, losses, right answers."""
+    def _train_subnet(self, subnet, state, features, labels, rows, rates, first_step):
+        """A subnet's local steps: what travels and what stays, the losses and right answers."""
         resets = self.options.moments == "reset"
-        weights, slots = self._unpack(k, subnet)
+        weights, slots = state
         parts, start, losses, right = [], 0, [], 0
         last = tf.shape(rows)[0]
         for stop in [last] if self.options.keep_last_step else [last - 1, last]:
@@ -382,14 +384,13 @@ class IstTrainer(Trainer):
         stays = dict(zip(names, weights, strict=True))
         for name, moments in zip(names, slots, strict=True):
             stays |= {f"{name}/moment_{i}": moment for i, moment in enumerate(moments)}
-        self.slots.write(subnet, stays)
         columns = [self._pack(w, s) for w, s in zip(*parts[0], strict=True)]
-        return columns, tf.concat(losses, axis=0), right
+        return columns, stays, tf.concat(losses, axis=0), right
 
-    def _unpack(self, k, subnet):
-        """Weights and moments of a hosted subnet from the blocks."""
+    def _unpack(self, k, subnet, kept):
+        """Weights and moments of a hosted subnet, from the blocks and from what it has kept."""
         weights, slots = [], []
-        kept, variables = self.slots.read(subnet), iter(self.variables)
+        variables = iter(self.variables)
         parts = zip(self.spec.parameters(), self.shapes[subnet], self.travels, strict=True)
         for i, (part, shape, travels) in enumerate(parts):
             columns = []

@@ -61,26 +61,31 @@ class SlotStore:
         subnets = sorted(n for some in hosted for n in some)
         self.shapes = {n: [block_shape(part, n) for part in parts] for n in subnets}
         self.sizes = {n: sum(map(_size, shapes)) for n, shapes in self.shapes.items()}
-        self.variables = {}
+        self.mine = hosted[link.worker]
+        # One for all hosted subnets: every worker has to make as many variables as the others.
+        self.variable = None
         if self.names:
-            self.variables = {
-                n: per_worker_variable((self.sizes[n],), f"slot_{n}") for n in hosted[link.worker]
-            }
+            self.variable = per_worker_variable((sum(self.sizes[n] for n in self.mine),), "slots")
 
-    def read(self, subnet: int) -> dict[str, tf.Tensor]:
-        """What a hosted subnet keeps, by name; called inside strategy.run."""
+    def read(self) -> dict[int, dict[str, tf.Tensor]]:
+        """What each hosted subnet keeps, by name; called inside strategy.run."""
         if not self.names:
-            return {}
-        flat = tf.convert_to_tensor(self.variables[subnet])
-        parts = tf.split(tf.ensure_shape(flat, (self.sizes[subnet],)), self._sizes(subnet))
-        shaped = map(tf.reshape, parts, self.shapes[subnet])
-        return dict(zip(self.names, shaped, strict=True))
+            return {n: {} for n in self.mine}
+        sizes = [size for n in self.mine for size in self._sizes(n)]
+        parts = iter(tf.split(tf.ensure_shape(self.variable, (sum(sizes),)), sizes))
+        return {
+            n: {
+                name: tf.reshape(next(parts), shape)
+                for name, shape in zip(self.names, self.shapes[n], strict=True)
+            }
+            for n in self.mine
+        }
 
-    def write(self, subnet: int, values: Mapping[str, tf.Tensor]) -> None:
-        """Keeps what a hosted subnet has made of it; called inside strategy.run."""
+    def write(self, values: Mapping[int, Mapping[str, tf.Tensor]]) -> None:
+        """Keeps what the hosted subnets have made of it; called inside strategy.run."""
         if self.names:
-            flat = [tf.reshape(values[name], (-1,)) for name in self.names]
-            self.variables[subnet].assign(tf.concat(flat, axis=0))
+            flat = [tf.reshape(values[n][name], (-1,)) for n in self.mine for name in self.names]
+            self.variable.assign(tf.concat(flat, axis=0))
 
     def gather(self) -> dict[str, np.ndarray]:
         """What all subnets keep, on the chief; called by all workers.
@@ -90,16 +95,18 @@ class SlotStore:
         """
         out = {}
         for worker, subnets in enumerate(self.hosted if self.names else ()):
-            for n in subnets:
-                mine = self.variables[n].numpy() if worker == self.link.worker else None
-                if worker and self.link.worker in (0, worker):
-                    mine = self.link.pass_on(mine, (self.sizes[n],), worker, 0)
-                    if not self.link.chief:
-                        self.ledger.add("checkpoint", mine.nbytes)
-                if self.link.chief:
-                    parts = np.split(mine, np.cumsum(self._sizes(n))[:-1])
-                    for name, shape, part in zip(self.names, self.shapes[n], parts, strict=True):
-                        out[f"slots/{n}/{name}"] = np.ascontiguousarray(part.reshape(shape))
+            flat = self.variable.numpy() if worker == self.link.worker else None
+            if worker and self.link.worker in (0, worker):
+                size = sum(self.sizes[n] for n in subnets)
+                flat = self.link.pass_on(flat, (size,), worker, 0)
+                if not self.link.chief:
+                    self.ledger.add("checkpoint", flat.nbytes)
+            if self.link.chief:
+                sizes = [size for n in subnets for size in self._sizes(n)]
+                parts = iter(np.split(flat, np.cumsum(sizes)[:-1]))
+                for n in subnets:
+                    for name, shape in zip(self.names, self.shapes[n], strict=True):
+                        out[f"slots/{n}/{name}"] = np.ascontiguousarray(next(parts).reshape(shape))
         return out
 
     def restore(self, state: Mapping[str, np.ndarray] | None) -> None:
@@ -109,17 +116,17 @@ class SlotStore:
             state: on the chief, as gather returns it; None elsewhere.
         """
         for worker, subnets in enumerate(self.hosted if self.names else ()):
-            for n in subnets:
-                flat = None
+            flat = None
+            if self.link.chief:
+                flat = [state[f"slots/{n}/{name}"].ravel() for n in subnets for name in self.names]
+                flat = np.concatenate(flat)
+            if worker and self.link.worker in (0, worker):
+                size = sum(self.sizes[n] for n in subnets)
+                flat = self.link.pass_on(flat, (size,), 0, worker)
                 if self.link.chief:
-                    flat = [state[f"slots/{n}/{name}"].ravel() for name in self.names]
-                    flat = np.concatenate(flat)
-                if worker and self.link.worker in (0, worker):
-                    flat = self.link.pass_on(flat, (self.sizes[n],), 0, worker)
-                    if self.link.chief:
-                        self.ledger.add("checkpoint", flat.nbytes)
-                if worker == self.link.worker:
-                    self.variables[n].assign(flat)
+                    self.ledger.add("checkpoint", flat.nbytes)
+            if worker == self.link.worker:
+                self.variable.assign(flat)
 
     def _sizes(self, subnet: int) -> list[int]:
         return [_size(shape) for shape in self.shapes[subnet]]

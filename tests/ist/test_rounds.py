@@ -81,6 +81,7 @@ def test_the_ledger_counts_what_went_into_collectives(runs, num_workers):
         facts = json.loads((runs[num_workers] / f"facts_{worker}.json").read_text())
         for kind in facts.keys() & {"carry", "reset", "published", "dressed"}:
             assert facts[kind]["sent"] == facts[kind]["ledger"] > 0
+        for kind in facts.keys() & {"carry", "reset", "dressed"}:  # of equal capacities
             assert facts[kind]["ledger"] <= 1.25 * facts[kind]["bound"]
     assert facts["carry"]["loss"] > 0
 

@@ -45,7 +45,12 @@ def make(kind, link, ledger):
     changes = {
         "reset": {"moments": "reset"},
         "capacities": {"capacities": (4.0, 2.0, 1.0, 1.0)},
-        "published": {"moments": "slot", "biases": "slot", "keep_last_step": False},
+        "published": {
+            "moments": "slot",
+            "biases": "slot",
+            "keep_last_step": False,
+            "capacities": (4.0, 2.0, 1.0, 1.0),  # one worker of two hosts three of them
+        },
         "dressed": {"standardize": True, "normalization": "batch", "dropout": 0.2},
     }
     kind = kind.removesuffix("-resumed")
