@@ -1,9 +1,10 @@
 """Measures this machine: encoding, local steps and the exchange, beside its matrix-multiply peak.
 
     python -m sparse_ist_tf.benchmark
+    python -m sparse_ist_tf.benchmark encode
 
-Everything is measured in one run and each figure is the best of several repetitions: quote ratios,
-machines are noisy.
+The second measures ViT-B/16, beside timm's where that is installed. Everything is measured in one
+run and each figure is the best of several repetitions: quote ratios, machines are noisy.
 """
 
 import os
@@ -19,7 +20,7 @@ from sparse_ist_tf.ist.launch import follow_launcher, run_local_workers
 from sparse_ist_tf.reports.report import format_table
 
 FLAGS = flags.FLAGS
-PARTS = ("encode", "train", "exchange")
+PARTS = ("encode", "train", "exchange", "export")
 
 
 def best_time(function, repetitions: int = 5) -> float:
@@ -195,8 +196,11 @@ def bench_exchange_worker() -> None:
         print(format_table([titles, row]), flush=True)
 
 
-def main(_) -> int:
-    """Measures what --only names.
+def main(argv: list[str]) -> int:
+    """Measures the parts that are named, as words or by --only.
+
+    Args:
+        argv: the program and the words.
 
     Returns:
         The exit status.
@@ -205,24 +209,33 @@ def main(_) -> int:
     if os.environ.get("TF_CONFIG"):
         bench_exchange_worker()
         return 0
-    unknown = [part for part in FLAGS.only if part not in PARTS]
+    parts = argv[1:] or FLAGS.only or PARTS
+    unknown = [part for part in parts if part not in PARTS]
     if unknown:
         raise RequestError(f"--only={unknown[0]}: must be some of {', '.join(PARTS)}")
+    if argv[1:] and FLAGS.only:
+        raise RequestError(f"--only={','.join(FLAGS.only)}: must not stand beside {argv[1]!r}")
     if not {"2", "3", "4"}.issuperset(FLAGS.num_workers):
         raise RequestError(f"--num_workers={','.join(FLAGS.num_workers)}: must be some of 2, 3, 4")
-    if FLAGS.batch_size < 1:
-        raise RequestError(f"--batch_size={FLAGS.batch_size}: must be at least 1")
+    preset, batch_size = ("vit_base", 32) if set(parts) == {"encode"} else ("vit_micro", 64)
+    batch_size = batch_size if FLAGS.batch_size is None else FLAGS.batch_size
+    if batch_size < 1:
+        raise RequestError(f"--batch_size={batch_size}: must be at least 1")
     with quiet():
         import tensorflow  # noqa: F401
-    if "encode" in FLAGS.only:
+    if "encode" in parts:
         from sparse_ist_tf.encoder.speed import compare
 
-        compare(FLAGS.preset, FLAGS.batch_size)
-    if "train" in FLAGS.only:
+        compare(FLAGS.preset or preset, batch_size)
+    if "train" in parts:
         peak = matmul_peak()
         print(f"Peak: {peak / 1e9:.0f} GFLOP/s, float32 matrix product, {os.cpu_count()} cores")
         bench_train(peak)
-    if "exchange" in FLAGS.only:
+    if "export" in parts:
+        from sparse_ist_tf.export import speed
+
+        speed.compare(FLAGS.preset or "vit_micro")
+    if "exchange" in parts:
         print(
             "Exchange on loopback, 4 subnets of the same head, Adam's moments carried", flush=True
         )
@@ -235,11 +248,13 @@ def main(_) -> int:
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    flags.DEFINE_list("only", ",".join(PARTS), f"What to measure, some of {', '.join(PARTS)}.")
-    flags.DEFINE_string("preset", "vit_micro", "Encoder, a preset.")
-    flags.DEFINE_integer("batch_size", 64, "Images of an encoding batch.")
+    flags.DEFINE_list("only", [], f"What to measure, some of {', '.join(PARTS)}; by default all.")
+    text = "where not given, vit_micro; vit_base where only encoding is measured."
+    flags.DEFINE_string("preset", None, f"Encoder, a preset; {text}")
+    text = "where not given, 64; 32 where only encoding is measured."
+    flags.DEFINE_integer("batch_size", None, f"Images of an encoding batch; {text}")
     flags.DEFINE_list("num_workers", "2,4", "Workers of the exchange, each 2 to 4.")
 
 
 if __name__ == "__main__":
-    run(main, define_flags)
+    run(main, define_flags, PARTS)

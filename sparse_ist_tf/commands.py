@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -14,7 +14,9 @@ from sparse_ist_tf.errors import RequestError, RunError
 
 
 def run(
-    main: Callable[[list[str]], int | None], define_flags: Callable[[], None] | None = None
+    main: Callable[[list[str]], int | None],
+    define_flags: Callable[[], None] | None = None,
+    words: Sequence[str] = (),
 ) -> None:
     """Runs a command: defines and parses its flags, calls main, ends with its exit status.
 
@@ -24,6 +26,7 @@ def run(
     Args:
         main: takes the arguments that are no flags and returns the exit status, None for 0.
         define_flags: defines the flags; ml_collections reads the command line while it does.
+        words: arguments that are no flags and may be given.
 
     Example:
         >>> from sparse_ist_tf.commands import run
@@ -47,8 +50,9 @@ def run(
             raise SystemExit(say(_flag_error(error, argv))) from None
 
     def guarded(argv):
-        if len(argv) > 1:
-            raise SystemExit(say(RequestError(f"{argv[1]!r}: flags begin with --")))
+        if unknown := [word for word in argv[1:] if word not in words]:
+            text = f"; must be some of {', '.join(words)}" if words else ""
+            raise SystemExit(say(RequestError(f"{unknown[0]!r}: flags begin with --{text}")))
         try:
             return main(argv)
         except (RequestError, RunError, OSError) as error:

@@ -2,14 +2,17 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from sparse_ist_tf import benchmark
 from sparse_ist_tf.benchmark import _trainer, best_time, subnet_flops
+from sparse_ist_tf.encoder import speed
 from sparse_ist_tf.ist.exchange import Link
-from sparse_ist_tf.ist.local import loss_and_gradients
+from sparse_ist_tf.ist.local import LossOptions, loss_and_gradients
 
 
 def _flops_of(graph):
@@ -30,7 +33,7 @@ def test_a_steps_work_is_that_of_its_graph():
     for shapes in trainer.shapes.values():
         weights = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
         batch = tf.TensorSpec((64, 192), tf.float32), tf.TensorSpec((64,), tf.int32)
-        step = tf.function(lambda w, x, y: loss_and_gradients(w, x, y, [2.0, 2.0]))
+        step = tf.function(lambda w, x, y: loss_and_gradients(w, x, y, LossOptions((2.0, 2.0))))
         total += _flops_of(step.get_concrete_function(weights, *batch).graph)
     assert subnet_flops(trainer) == total
 
@@ -49,6 +52,7 @@ def test_best_time_is_the_shortest_after_two_to_warm_up(monkeypatch):
     ("argument", "words"),
     [
         ("--only=speed", "encode, train, exchange"),
+        ("speed", "'speed': flags begin with --; must be some of encode, train, exchange"),
         ("--batch_size=0", "1"),
         ("--preset=vit_giga", "vit_giga"),
         ("--num_workers=9", "2, 3, 4"),
@@ -66,9 +70,27 @@ def test_a_bad_request_is_one_line(argument, words):
     assert words in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "given", "expected"),
+    [
+        (["encode"], {}, ("vit_base", 32)),
+        ([], {"only": ["encode"]}, ("vit_base", 32)),
+        (["encode"], {"preset": "vit_pico", "batch_size": 2}, ("vit_pico", 2)),
+    ],
+)
+def test_encoding_alone_is_of_the_paper_s_model(monkeypatch, words, given, expected):
+    flags = {"only": [], "preset": None, "batch_size": None, "num_workers": ["2"]}
+    monkeypatch.setattr(benchmark, "FLAGS", SimpleNamespace(**flags | given))
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    seen = []
+    monkeypatch.setattr(speed, "compare", lambda *arguments: seen.append(arguments))
+    assert benchmark.main(["benchmark", *words]) == 0
+    assert seen == [expected]
+
+
 def test_the_exchange_is_measured_between_real_workers():
     done = subprocess.run(
-        [sys.executable, "-m", "sparse_ist_tf.benchmark", "--only=exchange", "--num_workers=2"],
+        [sys.executable, "-m", "sparse_ist_tf.benchmark", "exchange", "--num_workers=2"],
         capture_output=True,
         text=True,
         timeout=200,

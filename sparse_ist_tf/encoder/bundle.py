@@ -7,7 +7,7 @@ import json
 import keras
 import numpy as np
 
-from sparse_ist_tf.encoder.conversion import listed
+from sparse_ist_tf.encoder.conversion import listed, nearest_preset
 from sparse_ist_tf.encoder.positions import resample_positions
 from sparse_ist_tf.encoder.vit import ViT, sincos_positions
 from sparse_ist_tf.errors import RequestError
@@ -179,7 +179,11 @@ def make_encoder(
             if names
         ]
         if problems:
-            raise RequestError("; ".join(problems))
+            sizes = (config["width"], config["depth"], config["patch_size"])
+            raise RequestError(
+                f"{'; '.join(problems)} (the nearest known architecture is "
+                f"{nearest_preset(*sizes)})"
+            )
         model = ViT(**config, dtype=dtype)
     except RequestError:
         raise

@@ -20,15 +20,16 @@ def from_timm(named: NamedTensors, settings: dict) -> tuple[dict, dict[str, np.n
     """Reads the architecture off a ViT's tensors and brings them to this library's layout.
 
     Layer scale is multiplied into the weights before it, position embeddings of CLS and of the
-    extra tokens are added to these tokens, and separate query, key and value weights are joined:
+    extra tokens are added to these tokens, separate query, key and value weights are joined, and
+    where attention scores have another factor than 1 / sqrt(size of a head), the query takes it in:
     the function stays the same and costs less.
 
     Args:
         named: the tensors.
-        settings: what they can't tell: num_heads, activation, epsilon, pool and positions. By
-            default heads are 64 wide (or as in the published ViT of that width), the activation is
-            "gelu", epsilon 1e-6, and the feature is CLS where there is one, else the mean of the
-            patches' tokens.
+        settings: what they can't tell: num_heads, qk_scale, activation, epsilon, pool and
+            positions. By default heads are 64 wide (or as in the published ViT of that width),
+            scores are divided by the square root of that, the activation is "gelu", epsilon 1e-6,
+            and the feature is CLS where there is one, else the mean of the patches' tokens.
 
     Returns:
         (arguments of ViT, path to array, what was done to the weights).
@@ -111,6 +112,9 @@ def from_timm(named: NamedTensors, settings: dict) -> tuple[dict, dict[str, np.n
     }
     config |= {key: settings.get(key) or default for key, default in _DEFAULTS.items()}
     taken.check(config)
+    if (scale := settings.get("qk_scale")) is not None:
+        _scale_queries(out, config, scale)
+        notes.append(f"attention scores are scaled by {scale:g}: multiplied into the query")
     notes += [f"left out: {n} weights of the {part}" for part, n in named.left_out.items()]
     return config, out, notes
 
@@ -343,6 +347,18 @@ def _block(taken, name, width, hidden, inner):
     for norm in ("norm1", "norm2"):
         out |= _norm(taken, f"{name}.{norm}", norm, width)
     return out
+
+
+def _scale_queries(tensors, config, scale):
+    if not 0 < scale < math.inf:
+        raise RequestError(f"qk_scale={scale!r}: must be a number above 0")
+    width = config["width"]
+    factor = np.ones(3 * width, np.float32)
+    factor[:width] = scale * math.sqrt(width / config["num_heads"])
+    for i in range(config["depth"]):
+        for part in ("kernel", "bias"):
+            name = f"block_{i}/qkv/{part}"
+            tensors[name] = tensors[name] * factor
 
 
 def _norm(taken, theirs, ours, width):

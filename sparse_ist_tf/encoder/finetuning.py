@@ -71,7 +71,8 @@ class FrozenTokens:
         >>> from sparse_ist_tf.encoder.weights import load_encoder
         >>> from sparse_ist_tf.inputs import datasets
         >>> test, masks = datasets.load("digits")["test"], MaskOptions("random", 0.5)
-        >>> FrozenTokens(load_encoder("random:vit_pico"), test, masks, 3, "/tmp/images")([7, 2]).shape
+        >>> tokens = FrozenTokens(load_encoder("random:vit_pico"), test, masks, 3, "/tmp/images")
+        >>> tokens([7, 2]).shape
         (2, 33, 96)
     """
 

@@ -1,5 +1,6 @@
 """What the configurations beside published weights say about the model and its images."""
 
+import re
 from typing import Any
 
 from sparse_ist_tf.errors import RequestError
@@ -14,6 +15,10 @@ _ACTIVATIONS = {
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
+# Architectures of timm whose activation is in its code alone.
+_TANH_SIGLIP = re.compile(
+    r"vit_(base_patch32|large_patch16|so400m_patch16|giantopt_patch16)_siglip_(gap_)?\d+$"
+)
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
@@ -25,8 +30,8 @@ def settings_of_config(config: dict[str, Any], preprocessor: dict[str, Any] | No
         preprocessor: the content of transformers' preprocessor_config.json.
 
     Returns:
-        Those of num_heads, activation, epsilon, pool, mean, std, crop_fraction and interpolation
-        that it states.
+        Those of num_heads, qk_scale, activation, epsilon, pool, mean, std, crop_fraction and
+        interpolation that it states.
 
     Raises:
         RequestError: if the model is of a type that ViT doesn't cover.
@@ -98,12 +103,20 @@ def _triple(values):
 def _timm(config):
     name, arguments = config["architecture"], config.get("model_args") or {}
     images = config.get("pretrained_cfg") or {}
+    if "_rpn_" in name:  # its tensors have the names and shapes of one that normalises before
+        raise RequestError(
+            f"config.json: architecture {name!r}: its blocks normalise after attention and MLP, "
+            "must be a ViT whose blocks normalise before"
+        )
     activation = _activation(arguments.get("act_layer"))
     if activation is None and "quickgelu" in name:
         activation = "quick_gelu"
+    if activation is None and _TANH_SIGLIP.match(name):
+        activation = "gelu_tanh"
     pool = config.get("global_pool") or arguments.get("global_pool")
     return {
         "num_heads": arguments.get("num_heads"),
+        "qk_scale": arguments.get("qk_scale"),
         "activation": activation,
         "epsilon": 1e-5 if "clip" in name else None,
         "pool": {"token": "cls", "avg": "mean"}.get(pool),

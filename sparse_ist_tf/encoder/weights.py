@@ -64,6 +64,7 @@ def load_encoder(
     dtype: str = "float32",
     image_size: int | None = None,
     num_heads: int | None = None,
+    qk_scale: float | None = None,
     activation: str | None = None,
     epsilon: float | None = None,
     pool: str | None = None,
@@ -92,6 +93,8 @@ def load_encoder(
             that the position embeddings are for (224 for a big_vision model that has none).
         num_heads: attention heads; by default they are 64 wide, or as in the published ViT of that
             width (ViT-H, g and G, So400m).
+        qk_scale: what the products of query and key are multiplied by, above 0; by default
+            1 / sqrt(size of a head). Not for this library's own files, whose queries hold it.
         activation: of the MLPs; by default "gelu", in .npz files "gelu_tanh", which is Flax's.
         epsilon: of the layer norms; 1e-6 by default.
         pool: the feature, "cls", "mean" or "mean_norm"; by default CLS where there is one.
@@ -115,6 +118,7 @@ def load_encoder(
     """
     given = {
         "num_heads": num_heads,
+        "qk_scale": qk_scale,
         "activation": activation,
         "epsilon": epsilon,
         "pool": pool,
@@ -163,8 +167,8 @@ def load_configured(config: Mapping) -> Encoder:
         >>> load_configured({"weights": "random:vit_pico", "image_size": 96}).num_patches
         144
     """
-    names = ("dtype", "image_size", "num_heads", "activation", "epsilon", "pool", "mean", "std")
-    given = {name: config[name] for name in names if config.get(name)}
+    names = "dtype image_size num_heads qk_scale activation epsilon pool mean std"
+    given = {name: config[name] for name in names.split() if config.get(name)}
     return load_encoder(config["weights"], **given)
 
 
@@ -219,6 +223,10 @@ def _convert(checkpoint, given, image_size):
     """(arguments of ViT, path to array, all settings, notes) of a checkpoint."""
     settings, notes = checkpoint.settings | given, list(checkpoint.notes)
     if checkpoint.architecture is not None:
+        if "qk_scale" in given:
+            raise RequestError(
+                f"qk_scale={given['qk_scale']:g}: must not be given, the queries hold it"
+            )
         ours = {k: v for k, v in given.items() if k not in _PREPROCESSING}
         return checkpoint.architecture | ours, checkpoint.tensors, settings, notes
     named = named_tensors(checkpoint.tensors)
@@ -311,6 +319,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--to", required=True, choices=["timm", "keras"], help="whose format")
     parser.add_argument("--image_size", type=int, help="side of the images, in pixels")
     parser.add_argument("--num_heads", type=int, help="attention heads")
+    parser.add_argument("--qk_scale", type=float, help="of the products of query and key")
     parser.add_argument("--activation", choices=ACTIVATIONS, help="of the MLPs")
     parser.add_argument("--epsilon", type=float, help="of the layer norms")
     parser.add_argument("--pool", choices=POOLS, help="the feature")

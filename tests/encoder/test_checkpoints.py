@@ -244,6 +244,7 @@ def test_bad_tensors_of_our_own_files_are_listed(tmp_path):
     text = one_line(path)
     assert "missing: norm/scale; unexpected: head/kernel" in text
     assert "misshapen: cls_token is (3,), not (1, 1, 96)" in text
+    assert text.endswith("(the nearest known architecture is vit_pico)")
     for value in (np.nan, np.inf):
         save_file(OURS | {"norm/scale": np.full(96, value, np.float32)}, path, metadata)
         one_line(path, "norm/scale is not finite")

@@ -181,6 +181,19 @@ def test_separate_query_key_and_value_are_joined():
     assert "query, key and value have no bias" in notes
 
 
+def test_another_scale_of_attention_goes_into_the_query():
+    tensors = timm_tensors()
+    plain, (_, scaled, notes) = convert(tensors)[1], convert(tensors, qk_scale=0.5)
+    factor = np.ones(192, np.float32)
+    factor[:64] = 0.5 * 16**0.5
+    for name, value in plain.items():
+        expected = value * factor if "/qkv/" in name else value
+        np.testing.assert_array_equal(scaled[name], expected, err_msg=name)
+    assert notes == ["attention scores are scaled by 0.5: multiplied into the query"]
+    with pytest.raises(RequestError, match="qk_scale=-1: must be a number above 0"):
+        convert(tensors, qk_scale=-1)
+
+
 def test_decoders_and_heads_are_left_out_knowingly():
     extra = {
         "mask_token": (1, 1, 32),

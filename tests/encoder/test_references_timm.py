@@ -96,6 +96,29 @@ def test_features_equal_timms(torch, timm, randomise, make_case, tmp_path, name,
     compare(torch, model, encoder, make_case, ratio)
 
 
+def test_another_scale_of_attention_equals_timms(torch, timm, randomise, make_case, tmp_path):
+    model = randomise(timm.create_model("vit_base_patch16_224", num_classes=0, **TINY))
+    for block in model.blocks:
+        block.attn.scale, block.attn.fused_attn = 0.4, False
+    store_as_timm(model, "vit_base_patch16_224", TINY | {"qk_scale": 0.4}, tmp_path)
+    encoder = load_encoder(str(tmp_path))
+    assert "attention scores are scaled by 0.4: multiplied into the query" in encoder.notes
+    compare(torch, model, encoder, make_case, 0.5)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_base_patch32_siglip_gap_256", "vit_base_patch16_siglip_gap_224"]
+)
+def test_activations_that_timms_code_alone_tells(torch, timm, randomise, make_case, tmp_path, name):
+    arguments = TINY | {"img_size": 64}
+    model = randomise(timm.create_model(name, num_classes=0, **arguments))
+    store_as_timm(model, name, arguments, tmp_path)
+    encoder = load_encoder(str(tmp_path))
+    tanh = isinstance(model.blocks[0].mlp.act, timm.layers.GELUTanh)
+    assert encoder.model.activation == ("gelu_tanh" if tanh else "gelu")
+    compare(torch, model, encoder, make_case, 0.5)
+
+
 @pytest.mark.large
 @pytest.mark.parametrize("name", ["vit_base_patch16_224", "deit_base_distilled_patch16_224"])
 def test_features_equal_timms_at_full_size(torch, timm, randomise, make_case, tmp_path, name):

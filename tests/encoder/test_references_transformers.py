@@ -3,6 +3,10 @@
 import numpy as np
 import pytest
 
+from sparse_ist_tf.encoder import conversion
+from sparse_ist_tf.encoder.naming import named_tensors
+from sparse_ist_tf.encoder.objectives import MaskedAutoencoder
+from sparse_ist_tf.encoder.vit import sincos_positions
 from sparse_ist_tf.encoder.weights import load_encoder
 from sparse_ist_tf.inputs.masks import visible_from_positions
 
@@ -106,6 +110,55 @@ def test_a_pre_trained_autoencoder_loses_its_decoder_knowingly(
     with torch.no_grad():
         theirs = model.vit(torch.from_numpy(images), noise=noise).last_hidden_state.numpy()
     np.testing.assert_allclose(encoder.model.tokens(inputs), theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.75])
+def test_the_loss_of_pre_training_equals_theirs(
+    torch, transformers, randomise, make_case, tmp_path, ratio
+):
+    """Decoder, targets and loss of the masked autoencoder, with the same weights and mask."""
+    changes = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 2, "layer_norm_eps": 1e-6}
+    changes |= {"decoder_num_attention_heads": 2, "decoder_intermediate_size": 128}
+    changes |= {"mask_ratio": ratio, "norm_pix_loss": True}
+    theirs = make(transformers, randomise, "ViTMAEForPreTraining", {}, changes)
+    table = np.pad(sincos_positions(4, 32), [(1, 0), (0, 0)])[None]
+    theirs.decoder.decoder_pos_embed.data = torch.from_numpy(table)
+    theirs.save_pretrained(tmp_path)
+    ours = MaskedAutoencoder(load_encoder(str(tmp_path)).model, width=32, depth=2, num_heads=2)
+    _give_decoder(ours, {k: v.numpy() for k, v in theirs.state_dict().items()})
+    images, places, inputs = make_case(56, 14, ratio, batch=3)
+    noise = np.ones((3, 16), np.float32)
+    np.put_along_axis(noise, places, np.linspace(0, 0.4, places.shape[1])[None], axis=1)
+    with torch.no_grad():
+        out = theirs(torch.from_numpy(images), noise=torch.from_numpy(noise))
+    whole = make_case(56, 14, 0.0, batch=3)[2]["patches"]
+    loss, _ = ours.loss_of(inputs["patches"], places, None, whole)
+    np.testing.assert_allclose(ours(inputs), out.logits.numpy(), rtol=0, atol=1e-4)
+    assert float(loss) == pytest.approx(float(out.loss), rel=1e-5)
+
+
+def _give_decoder(model, state):
+    """Puts transformers' weights into our decoder."""
+    prefix = "decoder.decoder_"
+    for layer, name in ((model.embed, "embed"), (model.predict_pixels, "pred")):
+        layer.kernel.assign(state[f"{prefix}{name}.weight"].T)
+        layer.bias.assign(state[f"{prefix}{name}.bias"])
+    model.norm.scale.assign(state[f"{prefix}norm.weight"])
+    model.norm.offset.assign(state[f"{prefix}norm.bias"])
+    model.mask_token.assign(state["decoder.mask_token"])
+    named = named_tensors(
+        {
+            k.replace(f"{prefix}layers.", "encoder.layer."): v
+            for k, v in state.items()
+            if k.startswith(f"{prefix}layers.")
+        }
+    )
+    for i, block in enumerate(model.blocks):
+        values = conversion._block(conversion._Taken(named), f"blocks.{i}", 32, 128, 128)
+        assert len(values) == len(block.weights)
+        for path, value in values.items():
+            layer, kind = path.split("/")
+            getattr(getattr(block, layer), kind).assign(value)
 
 
 def test_preprocessing_of_the_processor_is_read(torch, transformers, randomise, tmp_path):

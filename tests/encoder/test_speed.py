@@ -29,6 +29,37 @@ def test_a_row_for_each_ratio_with_flops_of_the_work_done(capsys, monkeypatch):
     assert "%" in lines[-2]
 
 
+def _row(dtype, ratio, rate, timm, gflops=180.0):
+    row = {"dtype": dtype, "ratio": ratio, "images_per_second": rate, "gflops": gflops}
+    return row | {"peak_gflops": 200.0, "timm_images_per_second": timm}
+
+
+def test_missed_aims_are_named():
+    whole = _row("float32", 0.0, 10.0, 5.0)
+    assert speed.missed_aims(whole, whole) == []
+    assert speed.missed_aims(_row("float32", 0.75, 38.0, 19.0), whole) == []
+    assert speed.missed_aims(_row("float32", 0.75, 30.0, 20.0, 140.0), whole) == [
+        "1.50 times timm (aim: 2)",
+        "70 % of the peak (aim: 75 %)",
+        "3.00 times unmasked (aim: 3.8)",
+    ]
+    low = _row("bfloat16", 0.0, 11.0, 10.0, 90.0)
+    assert speed.missed_aims(low, low) == ["1.10 times timm (aim: 1.15)"]
+
+
+def test_what_bounds_a_missed_aim_is_printed(capsys):
+    class Worker:
+        def ask(self, what, ratio, repeats):
+            return {"shares": [("_FusedMatMul", 0.6), ("BatchMatMulV2", 0.2), ("Softmax", 0.2)]}
+
+    rows = [_row("float32", 0.0, 10.0, 5.0), _row("float32", 0.5, 18.0, 10.0, 144.0)]
+    speed._print_profiles(rows, "vit_base", Worker())
+    text = capsys.readouterr().out
+    assert "Missed at 0.5: 1.80 times timm (aim: 2), 72 % of the peak (aim: 75 %)" in text
+    assert "matrix products take 80% of the time, at 90% of the peak; all else takes 20%" in text
+    assert "at 0.0" not in text
+
+
 def test_an_unknown_preset_is_told_before_anything_is_measured():
     with pytest.raises(RequestError, match="preset='vit_nano': must be one of vit_pico"):
         speed.compare("vit_nano")

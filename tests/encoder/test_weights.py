@@ -262,6 +262,17 @@ def test_settings_of_the_configuration_beside_are_read_and_printed(tmp_path):
     found = load_encoder(str(tmp_path))
     assert (found.model.pool, found.model.activation) == ("mean", "quick_gelu")
     assert found.preprocessing.crop_fraction == 0.9
+    timm["model_args"] = {"num_heads": 3}
+    for name, activation in (
+        ("vit_so400m_patch16_siglip_gap_384", "gelu_tanh"),
+        ("vit_so400m_patch14_siglip_gap_378", "gelu"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(timm | {"architecture": name}))
+        assert load_encoder(str(tmp_path)).model.activation == activation
+    timm["architecture"] = "vit_base_patch16_rpn_224"
+    (tmp_path / "config.json").write_text(json.dumps(timm))
+    with pytest.raises(RequestError, match="normalise after attention and MLP"):
+        load_encoder(str(tmp_path))
 
 
 def test_assumed_preprocessing_is_said(tmp_path):
@@ -288,6 +299,7 @@ def test_assumed_preprocessing_is_said(tmp_path):
         ("random:vit_pico", {"mean": (1, 2)}, "must be three each"),
         ("random:vit_pico", {"std": (1, 0, 1)}, "stds positive"),
         ("random:vit_pico", {"epsilon": 0.0}, "epsilon=0.0"),
+        ("random:vit_pico", {"qk_scale": 0.1}, "qk_scale=0.1: must not be given"),
     ],
 )
 def test_what_can_not_be_met_is_one_line(weights, given, told):
