@@ -81,7 +81,8 @@ def upper_features(model: ViT, x, first: int):
         >>> import numpy as np
         >>> from sparse_ist_tf.encoder.fast import upper_features
         >>> from sparse_ist_tf.encoder.weights import load_encoder
-        >>> upper_features(load_encoder("random:vit_pico").model, np.zeros((2, 6, 96)), 3).shape
+        >>> tokens = np.zeros((2, 6, 96), "float32")
+        >>> upper_features(load_encoder("random:vit_pico").model, tokens, 3).shape
         TensorShape([2, 96])
     """
     batch, tokens, width = ops.shape(x)
