@@ -76,7 +76,7 @@ def pretraining_figure(metrics: Sequence[Mapping]) -> str:
     styles = ("k-", "k--", "k:", "k-.")
     names = list(dict.fromkeys(name for record in metrics for name in record))
     for axes, words in ((loss, "loss"), (accuracy, "accuracy")):
-        shown = [name for name in names if words in name]
+        shown = [name for name in names if words in name and name != "train_loss"]
         for i, name in enumerate(shown):
             points = [(record["epoch"], record[name]) for record in metrics if name in record]
             epochs, values = zip(*points, strict=True)
@@ -85,7 +85,7 @@ def pretraining_figure(metrics: Sequence[Mapping]) -> str:
             mark = "o" if len(points) < 40 else ""
             what, at, ratio = name.partition("@")
             label = what.replace("_", " ") + (f", {100 * float(ratio):g} % hidden" if at else "")
-            label = {"loss": "loss of a step"}.get(label, label)
+            label = {"loss": "training loss"}.get(label, label)
             axes.plot(epochs, values, styles[i % 4], marker=mark, markersize=3, label=label)
         if shown:
             axes.legend(frameon=False, fontsize="small")

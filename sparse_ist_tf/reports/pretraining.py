@@ -23,7 +23,7 @@ def pretraining_rows(metrics: Sequence[Mapping]) -> list[tuple[str, ...]]:
     """
     tested = [record for record in metrics if any("@" in name for name in record)]
     names = dict.fromkeys(name for record in tested for name in record)
-    names = [name for name in names if name == "loss" or "@" in name]
+    names = ["loss"] * ("loss" in names) + [name for name in names if "@" in name]
 
     def cell(record, name):
         if name not in record:

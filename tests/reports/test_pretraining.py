@@ -14,9 +14,9 @@ METRICS = [
 
 def test_rows_are_what_was_tested():
     assert pretraining_rows(METRICS) == [
-        ("epoch", "test loss at 0.75", "linear accuracy at 0.0", "loss"),
-        ("0.0", "1.5000", "25.00 %", ""),
-        ("1.0", "0.8000", "50.00 %", "0.9000"),
+        ("epoch", "loss", "test loss at 0.75", "linear accuracy at 0.0"),
+        ("0.0", "", "1.5000", "25.00 %"),
+        ("1.0", "0.9000", "0.8000", "50.00 %"),
     ]
 
 
@@ -24,7 +24,7 @@ def test_the_report_has_a_table_and_a_figure(tmp_path):
     config = {"preset": "vit_pico", "dataset": {"name": "digits"}, "objective": "mae"}
     write_pretraining_report(tmp_path, config | {"batch_size": 32, "seed": 0}, METRICS)
     text = (tmp_path / "report.md").read_text()
-    assert "| 1.0 | 0.8000 | 50.00 % | 0.9000 |" in text
+    assert "| 1.0 | 0.9000 | 0.8000 | 50.00 % |" in text
     assert "10 steps of 32 images" in text
     assert "(pretraining.svg)" in text
     figure = xml.etree.ElementTree.parse(tmp_path / "pretraining.svg")
