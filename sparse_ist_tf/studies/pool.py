@@ -97,6 +97,9 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
                     _note_signal(process.returncode, folder / "cells" / f"{name}.log")
                     encoded.add(cell.features)
                     bar.update(1)
+            for name, (cell, _) in running.items():
+                if (folder / "cells" / name / "metrics.jsonl").exists():  # behind the encoding
+                    encoded.add(cell.features)
             busy = {cell.features for cell, _ in running.values()} - encoded - {""}
             while len(running) < jobs:
                 left = jobs - sum(cell.num_workers for cell, _ in running.values())
