@@ -1,0 +1,38 @@
+"""What unlike devices cost, and what reduces it: non-IID shards and unequal capacities.
+
+    python -m sparse_ist_tf.study --config=configs/study_devices.py --workdir=runs/study_devices \
+        --config.base.dataset.data_dir=DATA_DIR
+
+On the Aerial Image Dataset, packaged encoder, fixed masks at 0.5, 4 subnets, 30 epochs. 36 trainings
+with three seeds, about a minute each on one core. What it printed stands in docs/study.md.
+"""
+
+from ml_collections import ConfigDict
+
+from sparse_ist_tf import study_config
+
+
+def get_config() -> ConfigDict:
+    """The settings."""
+    config = study_config.get_config()
+    base = config.base
+    base.dataset.name = "aid"
+    base.dataset.dirichlet_alpha = 0.3
+    base.total_epochs = 30.0
+    base.eval_every_rounds, base.eval_every_epochs = 0, 1.0
+    base.checkpoint_every_rounds, base.checkpoint_every_epochs = 0, 10.0
+    base.centralized_baseline = False
+    config.grids = ConfigDict(
+        {
+            "shards": (
+                ("ist.local_steps", (1, 5, 20, 100)),
+                ("dataset.shards", ("all", "dirichlet")),
+            ),
+            "moments": (("ist.moments", ("carry", "reset")), ("dataset.shards", ("dirichlet",))),
+            "capacities": (
+                ("ist.capacities", ((), (4, 2, 1, 1))),
+                ("ist.scale_inputs", (True, False)),
+            ),
+        }
+    )
+    return config
