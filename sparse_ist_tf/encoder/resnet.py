@@ -152,6 +152,8 @@ def load_resnet(
         >>> load_resnet("random", name="mine", image_size=32).feature_dim
         2048
     """
+    if source not in ("random", "imagenet") and not Path(source).is_file():
+        raise RequestError(f"{source}: no such file; must be resnet50:random, imagenet or a path")
     policy = dtype if dtype == "float32" else f"mixed_{dtype}"
     model = PaintedResNet(224 if image_size is None else image_size, dtype=policy)
     if source == "random":
@@ -192,8 +194,6 @@ def _download(network, name):
 
 
 def _read(network, path: Path) -> None:
-    if not path.is_file():
-        raise RequestError(f"{path}: no such file; must be resnet50:random, imagenet or a path")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
