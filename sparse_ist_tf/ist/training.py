@@ -64,6 +64,8 @@ class Run:
         self.config, self.directory, self.link = config, directory, link
         optimizer_config(config)  # raises before any image is read
         self.encoder = load_configured(config.encoder)
+        if config.encoder.trainable_blocks:
+            trained_variables(self.encoder, config.encoder.trainable_blocks)  # raises, as above
         self.masks, self.thin_link = mask_options(config), thin_link(config)
         for ratio in (self.masks.ratio, *config.masks.test_ratios):
             _check_masks(dataclasses.replace(self.masks, ratio=ratio), self.encoder.num_patches)
@@ -122,7 +124,6 @@ class Run:
     def _frozen_tokens(self) -> dict[str, FrozenTokens]:
         """Where blocks of the encoder train: what is below them."""
         blocks = self.config.encoder.trainable_blocks
-        trained_variables(self.encoder, blocks)  # raises before any image is read
         cache_dir = cache_path(self.config.features.cache_dir, "").parent
         first = self.encoder.model.depth - blocks
         parts = (
