@@ -9,12 +9,12 @@ import numpy as np
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, extract, logits, probabilities
 from sparse_ist_tf.ist.partition import Partition
 
-MOST_SUBSETS = 70  # all 4 of 8
-_DRAWN = 20  # where there are more
+MOST_SUBSETS = 28  # all 2 of 8
+_DRAWN = 10  # where there are more
 
 
 def subsets_of(num_subnets: int, kept: int, seed: int = 0) -> list[tuple[int, ...]]:
-    """Which subnets may be left: every choice, or a draw of 20 where there are more than 70.
+    """Which subnets may be left: every choice, or a draw of 10 where there are more than 28.
 
     Args:
         num_subnets: N.
@@ -29,7 +29,7 @@ def subsets_of(num_subnets: int, kept: int, seed: int = 0) -> list[tuple[int, ..
         >>> subsets_of(3, 2)
         [(0, 1), (0, 2), (1, 2)]
         >>> len(subsets_of(16, 8))
-        20
+        10
     """
     if math.comb(num_subnets, kept) <= MOST_SUBSETS:
         return list(itertools.combinations(range(num_subnets), kept))

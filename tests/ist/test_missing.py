@@ -55,10 +55,10 @@ def test_the_middle_is_a_mean_over_all_subsets_of_scaled_heads():
 
 
 def test_few_subsets_are_all_there_and_many_are_drawn():
-    for count, kept in ((8, 4), (16, 1), (16, 15), (5, 5)):
+    for count, kept in ((8, 2), (16, 1), (16, 15), (5, 5)):
         subsets = subsets_of(count, kept)
         assert len(set(subsets)) == math.comb(count, kept) <= MOST_SUBSETS
     drawn = subsets_of(16, 8, seed=1)
-    assert len(set(drawn)) == 20
+    assert len(set(drawn)) == 10
     assert all(len(set(s)) == 8 and s == tuple(sorted(s)) and max(s) < 16 for s in drawn)
     assert drawn == subsets_of(16, 8, seed=1) != subsets_of(16, 8, seed=2)
