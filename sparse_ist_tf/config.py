@@ -116,7 +116,7 @@ def get_config() -> ConfigDict:
         "std": (),
         # How many of the last blocks train with the head, by ist.algorithm="centralized" alone.
         "trainable_blocks": 0,
-        "learning_rate_factor": 0.1,  # of these blocks, over the head's
+        "learning_rate_factor": 0.3,  # of these blocks, over the head's
     }
     config.features = {"cache_dir": ""}  # ~/.cache/sparse_ist_tf/features where empty
     config.head = {
