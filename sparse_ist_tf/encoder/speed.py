@@ -319,8 +319,10 @@ def timm_model(preset: str, num_classes: int = 0):
     """
     import torch
 
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    if not hasattr(torch.ops.torchvision, "nms"):  # a wheel for GPUs beside a torch for CPUs
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError):  # a wheel for GPUs beside a torch for CPUs
+        library = torch.library.Library("torchvision", "FRAGMENT")
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
     import timm
