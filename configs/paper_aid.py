@@ -1,4 +1,4 @@
-"""The paper's own run on the Aerial Image Dataset: 4 workers, published code's IST, MAE ViT-B/16 at 224 px.
+"""The paper's own run on AID: 4 workers, published code's IST, MAE ViT-B/16 at 224 px.
 
     python -m sparse_ist_tf.train --config=configs/paper_aid.py --num_workers=4 \
         --config.dataset.data_dir=DATA_DIR --workdir=runs/paper_aid

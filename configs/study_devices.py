@@ -3,8 +3,9 @@
     python -m sparse_ist_tf.study --config=configs/study_devices.py --workdir=runs/study_devices \
         --config.base.dataset.data_dir=DATA_DIR
 
-On the Aerial Image Dataset, packaged encoder, fixed masks at 0.5, 4 subnets, 30 epochs. 36 trainings
-with three seeds, about a minute each on one core. What it printed stands in docs/study.md.
+On the Aerial Image Dataset, packaged encoder, fixed masks at 0.5, 4 subnets, 30 epochs. 36
+trainings with three seeds, about a minute each on one core. What it printed stands in
+docs/study.md.
 """
 
 from ml_collections import ConfigDict

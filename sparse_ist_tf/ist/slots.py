@@ -33,7 +33,7 @@ class SlotStore:
         >>> from sparse_ist_tf.ist.slots import SlotStore
         >>> from sparse_ist_tf.reports.ledger import Ledger
         >>> store = SlotStore(HeadSpec(8, (6,), 3).parameters(), lambda part, n: part.shape,
-        ...                   [(0,)], Link(tf.distribute.get_strategy(), 0, 1), num_slots=2,
+        ...                   [(0,)], Link(tf.distribute.get_strategy(), 0, 1), num_slots=0,
         ...                   biases=True, moments=False, ledger=Ledger())
         >>> store.names
         ['dense_0/bias', 'dense_1/bias']

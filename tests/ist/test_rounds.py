@@ -20,7 +20,7 @@ from sparse_ist_tf.ist.setup import parameters_of
 from sparse_ist_tf.reports.ledger import Ledger
 
 SCRIPT = Path(__file__).parent / "worker_script.py"
-KINDS = "carry,reset,capacities,states,gradients,published,dressed"
+KINDS = "carry,reset,states,gradients,published,dressed"
 _spec = importlib.util.spec_from_file_location("worker_script", SCRIPT)
 script = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(script)

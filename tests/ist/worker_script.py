@@ -44,7 +44,6 @@ def make(kind, link, ledger):
     features, labels = data()
     changes = {
         "reset": {"moments": "reset"},
-        "capacities": {"capacities": (4.0, 2.0, 1.0, 1.0)},
         "published": {
             "moments": "slot",
             "biases": "slot",
