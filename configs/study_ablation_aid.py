@@ -4,7 +4,7 @@
         --workdir=runs/study_ablation_aid --config.base.dataset.data_dir=DATA_DIR
 
 Fixed masks at 0.5, 4 subnets, 30 epochs; every subnet takes as many steps as the centralised head.
-93 trainings with three seeds, about a minute each on one core. What it printed stands in
+114 trainings with three seeds, about a minute each on one core. What it printed stands in
 docs/study.md.
 """
 
@@ -15,20 +15,22 @@ from sparse_ist_tf import study_config
 _SLOTS = (("ist.moments", "slot"), ("ist.biases", "slot"))
 _LOST = ("ist.keep_last_step", False)
 _UNSCALED = ("ist.scale_inputs", False)
+_TORCH = ("head.initializer", "torch_uniform")
 _CENTRAL = ("ist.algorithm", "centralized")
 _DECAY = (("optimizer.name", "adamw"), ("optimizer.kwargs", {"weight_decay": 0.05}))
 
 # From the published code to the corrected one, one remedy after the other.
 STEPS = {
-    "published": (("ist.variant", "published"),),
-    "+ last step kept": (*_SLOTS, _UNSCALED),
-    "+ biases exchanged": (("ist.moments", "slot"), _UNSCALED),
-    "+ moments carried": (_UNSCALED,),
-    "+ scaling (corrected)": (),
+    "published": (("ist.variant", "published"), _TORCH),
+    "+ last step kept": (*_SLOTS, _UNSCALED, _TORCH),
+    "+ biases exchanged": (("ist.moments", "slot"), _UNSCALED, _TORCH),
+    "+ moments carried": (_UNSCALED, _TORCH),
+    "+ scaling": (_TORCH,),
+    "+ initial weights (corrected)": (),
 }
 # The corrected one, but for one thing.
 CHANGES = {
-    "without scaling, moments reset": (_UNSCALED, ("ist.moments", "reset")),
+    "without scaling": (_UNSCALED, ("head.initializer", "he_normal")),
     "biases stay in the slot": (("ist.biases", "slot"),),
     "moments stay in the slot": (("ist.moments", "slot"),),
     "moments reset": (("ist.moments", "reset"),),
@@ -41,6 +43,7 @@ CHANGES = {
     "warm-up of 400 steps": (("warmup_steps", 400),),
     "cosine": (("schedule", "cosine"),),
     "500 neurons a subnet": (("head.hidden", (500, 500)), ("ist.widths", "subnet")),
+    "He initialisation": (("head.initializer", "he_normal"),),
     "LeCun initialisation": (("head.initializer", "lecun_normal"),),
     "Glorot initialisation": (("head.initializer", "glorot_uniform"),),
     "torch initialisation": (("head.initializer", "torch_uniform"),),
@@ -81,9 +84,9 @@ def get_config() -> ConfigDict:
     config.variants = tuple((STEPS | CHANGES | CENTRAL).items())
     config.grids = ConfigDict(
         {
-            "remedies": (("variant", tuple(STEPS)),),
-            "settings": (("variant", tuple(CHANGES)),),
-            "centralised": (("variant", tuple(CENTRAL)),),
+            "1_remedies": (("variant", tuple(STEPS)), ("ist.num_subnets", (4, 16))),
+            "2_settings": (("variant", tuple(CHANGES)),),
+            "3_centralised": (("variant", tuple(CENTRAL)),),
         }
     )
     return config

@@ -10,7 +10,13 @@ from sparse_ist_tf.errors import RequestError
 ALGORITHMS = ("ist", "data_parallel", "local_sgd", "centralized")
 OPTIMIZERS = ("adam", "adamw", "sgd", "lion", "rmsprop")
 SCHEDULES = ("constant", "cosine")
-INITIALIZERS = ("he_normal", "lecun_normal", "glorot_uniform", "torch_uniform")
+INITIALIZERS = (
+    "subnet_he_normal",
+    "he_normal",
+    "lecun_normal",
+    "glorot_uniform",
+    "torch_uniform",
+)
 DATASETS = ("digits", "cifar10", "resisc45", "aid", "folder:PATH")
 
 # What the published experiment code does, whatever the keys of these names say.
@@ -121,7 +127,7 @@ def get_config() -> ConfigDict:
     config.features = {"cache_dir": ""}  # ~/.cache/sparse_ist_tf/features where empty
     config.head = {
         "hidden": (1000, 1000),
-        "initializer": "he_normal",
+        "initializer": "subnet_he_normal",
         "standardize": False,  # features, by mean and deviation of the training split
         "normalization": "none",  # of hidden layers: none, batch
         "dropout": 0.0,  # of hidden neurons

@@ -69,7 +69,11 @@ class HeadSpec:
 
 
 def init_parameter(
-    spec: ParameterSpec, seed: int, position: int, initializer: str = "he_normal"
+    spec: ParameterSpec,
+    seed: int,
+    position: int,
+    initializer: str = "he_normal",
+    num_subnets: int = 1,
 ) -> np.ndarray:
     """The initial value of a parameter: random kernels, zero biases.
 
@@ -81,8 +85,10 @@ def init_parameter(
         seed: at least 0.
         position: of the parameter in the head; its stream of random numbers.
         initializer: of kernels with f inputs and g outputs: "he_normal" (variance 2 / f),
-            "lecun_normal" (1 / f), "glorot_uniform" (2 / (f + g)), or "torch_uniform" (1 / (3 f),
-            as torch.nn.Linear, which the paper's code uses).
+            "subnet_he_normal" (behind a hidden layer 2 / (f N), so that a subnet with the scaling
+            of its inputs begins as he_normal), "lecun_normal" (1 / f), "glorot_uniform" (2 / (f +
+            g)), or "torch_uniform" (1 / (3 f), as torch.nn.Linear, which the paper's code uses).
+        num_subnets: N.
 
     Returns:
         float32 of spec.shape, a function of the arguments alone.
@@ -97,6 +103,7 @@ def init_parameter(
     rng, (inputs, outputs) = np.random.default_rng((seed, 202, position)), spec.shape
     variances = {
         "he_normal": 2 / inputs,
+        "subnet_he_normal": 2 / (inputs * (1 if spec.layers[0] is None else num_subnets)),
         "lecun_normal": 1 / inputs,
         "glorot_uniform": 2 / (inputs + outputs),
         "torch_uniform": 1 / (3 * inputs),
@@ -109,7 +116,7 @@ def init_parameter(
 
 
 def init_parameters(
-    spec: HeadSpec, seed: int, initializer: str = "he_normal"
+    spec: HeadSpec, seed: int, initializer: str = "he_normal", num_subnets: int = 1
 ) -> dict[str, np.ndarray]:
     """Initial values of a whole head.
 
@@ -117,6 +124,7 @@ def init_parameters(
         spec: the head's shape.
         seed: at least 0.
         initializer: as init_parameter.
+        num_subnets: as init_parameter.
 
     Returns:
         float32 arrays by name.
@@ -127,7 +135,7 @@ def init_parameters(
         ['dense_0/bias', 'dense_0/kernel', 'dense_1/bias', 'dense_1/kernel']
     """
     specs = enumerate(spec.parameters())
-    return {part.name: init_parameter(part, seed, i, initializer) for i, part in specs}
+    return {part.name: init_parameter(part, seed, i, initializer, num_subnets) for i, part in specs}
 
 
 def extract(

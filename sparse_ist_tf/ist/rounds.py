@@ -296,7 +296,8 @@ class IstTrainer(Trainer):
 
     def _set_initial_weights(self):
         wholes = []
-        initial = init_parameters(self.spec, self.options.seed, self.options.initializer)
+        options = self.options
+        initial = init_parameters(self.spec, options.seed, options.initializer, options.num_subnets)
         for variable in self.variables:
             value = initial[variable.spec.name]
             whole = np.zeros((value.size, self.num_columns), np.float32)

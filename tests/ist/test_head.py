@@ -97,3 +97,16 @@ def test_standardised_features_fold_into_the_first_layer():
     folded = fold(head, {"features/mean": mean, "features/deviation": deviation})
     want = logits(head, (raw - mean) / deviation)
     np.testing.assert_allclose(logits(folded, raw), want, rtol=1e-4, atol=1e-4)
+
+
+def test_subnets_begin_as_he_normal_with_their_scaling():
+    """Second moments of what hidden layers put out stay alike from layer to layer, for any N."""
+    spec = HeadSpec(400, (960, 960), 3)
+    features = np.random.default_rng(0).normal(size=(256, 400)).astype(np.float32)
+    for count in (1, 8):
+        head = init_parameters(spec, 0, "subnet_he_normal", count)
+        partition = make_partition(0, 0, spec.hidden, count)
+        cut = extract(head, spec, partition, 0)
+        first = np.maximum(features @ cut["dense_0/kernel"], 0)
+        second = np.maximum(first @ cut["dense_1/kernel"], 0)
+        assert np.mean(second**2) == pytest.approx(np.mean(first**2), rel=0.25)
