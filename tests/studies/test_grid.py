@@ -107,6 +107,15 @@ def test_the_papers_studies_are_valid_and_as_long_as_they_say(name):
     assert set(shared) <= alone
 
 
+@pytest.mark.parametrize("name", ["study_gap", "study_ablation_aid", "study_devices"])
+def test_the_other_studies_are_as_long_as_they_say(name):
+    module = importlib.import_module(f"configs.{name}")
+    config = module.get_config()
+    validate(config)
+    cells = {cell.name for some in cells_of(config).values() for cell in some}
+    assert f"{len(cells)} trainings" in " ".join(module.__doc__.split())
+
+
 def test_a_variant_sets_several_keys():
     study = get_config()
     study.variants = (
