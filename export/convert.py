@@ -9,6 +9,7 @@ from sparse_ist_tf.export import flatbuffer
 from sparse_ist_tf.export.graphs import FORMS, Network, make_function
 from sparse_ist_tf.export.quantize import Scheme, quantize
 from sparse_ist_tf.export.ranges import calibrate
+from sparse_ist_tf.export.rounding import measure_inputs
 
 from sparse_ist_tf.errors import RequestError
 
@@ -90,8 +91,13 @@ def convert(
         network = dataclasses.replace(network, vit=network.vit.for_integers())
     content = _to_tflite(network, make_function(network, interface.form), "float32")
     bits = 8 if numbers == "int8" else 16
-    ranges = calibrate(content, lambda: map(_centre(network, interface), samples()), bits)
-    return quantize(content, ranges, _scheme(network, interface, bits))
+
+    def centred():
+        return map(_centre(network, interface), samples())
+
+    ranges = calibrate(content, centred, bits)
+    inputs = measure_inputs(content, centred, leave=len(network.layers) * network.tuned)
+    return quantize(content, ranges, _scheme(network, interface, bits), inputs)
 
 
 def one_hot(positions: np.ndarray, num_patches: int) -> np.ndarray:

@@ -28,6 +28,7 @@ class Network:
         layers: the MLP, ReLU between; empty for an encoder.
         vit: None for a head.
         positions: for a classifier the visible places; for the other two only their number counts.
+        tuned: the layers were trained for the integers nearest to them, or for few values.
 
     Example:
         >>> import numpy as np
@@ -41,6 +42,7 @@ class Network:
     layers: tuple[Affine, ...] = ()
     vit: FoldedViT | None = None
     positions: tuple[int, ...] = ()
+    tuned: bool = False
 
     @property
     def input_names(self) -> tuple[str, ...]:

@@ -249,14 +249,15 @@ class Exporter:
 
     def network(self, job: Job, numbers: str = "int8") -> Network:
         """What a job computes."""
+        tuned = self.options.compression.any
         if job.kind == "head":
-            return Network("head", layers_of(self.parameters(job.subnet)))
+            return Network("head", layers_of(self.parameters(job.subnet)), tuned=tuned)
         positions, layers = tuple(range(self.run.num_visible)), ()
         if job.kind == "classifier":
             positions = self.run.shared_positions()
         if job.kind != "encoder":
             layers = layers_of(self.parameters(job.subnet, behind_int8=numbers == "int8"))
-        return Network(job.kind, layers, self.run.folded, positions)
+        return Network(job.kind, layers, self.run.folded, positions, tuned)
 
     def calibration(self):
         """Makes an iterator of real training examples, batch 1."""

@@ -16,6 +16,7 @@ import numpy as np
 from sparse_ist_tf.export import flatbuffer
 from sparse_ist_tf.export.litert import schema
 from sparse_ist_tf.export.ranges import input_indices
+from sparse_ist_tf.export.rounding import Inputs, round_weights
 
 from sparse_ist_tf.errors import RunError
 
@@ -107,13 +108,20 @@ class Scheme:
     known: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
 
-def quantize(content: bytes, ranges: Mapping[int, tuple[float, float]], scheme: Scheme) -> bytes:
+def quantize(
+    content: bytes,
+    ranges: Mapping[int, tuple[float, float]],
+    scheme: Scheme,
+    inputs: Mapping[int, Inputs] | None = None,
+) -> bytes:
     """Makes a float file fully integer.
 
     Args:
         content: a float .tflite file with one subgraph and one signature.
         ranges: by tensor index, of ranges.calibrate().
         scheme: the types wanted.
+        inputs: by operator index, of rounding.measure_inputs(); the weights of other operators are
+            rounded to the nearest integer.
 
     Returns:
         The integer file.
@@ -136,14 +144,14 @@ def quantize(content: bytes, ranges: Mapping[int, tuple[float, float]], scheme: 
         >>> "FULLY_CONNECTED" in [op.name for op in flatbuffer.operators(small)]
         True
     """
-    return _Rewriter(content, ranges, scheme).run()
+    return _Rewriter(content, ranges, scheme, inputs or {}).run()
 
 
 class _Rewriter:
-    def __init__(self, content, ranges, scheme):
+    def __init__(self, content, ranges, scheme, measured):
         self.model = flatbuffer.parse(content)
         self.graph = self.model.subgraphs[0]
-        self.ranges, self.scheme = ranges, scheme
+        self.ranges, self.scheme, self.measured = ranges, scheme, measured
         self.inputs = {index: name for name, index in input_indices(content).items()}
         self.kind = {8: schema.TensorType.INT8, 16: schema.TensorType.INT16}[scheme.bits]
         self.limit = 2 ** (scheme.bits - 1) - 1
@@ -158,8 +166,8 @@ class _Rewriter:
                 raise RunError(f"quantization: operator {name} has no rule")
         self.scales = self._choose_scales(operators)
         out = []
-        for name, operator in zip(self.names, operators, strict=True):
-            self._rewrite_constants(name, operator)
+        for place, (name, operator) in enumerate(zip(self.names, operators, strict=True)):
+            self._rewrite_constants(name, operator, self.measured.get(place))
             out.append(operator)
         self.graph.operators = out
         for index, scale in self.scales.items():
@@ -236,20 +244,20 @@ class _Rewriter:
         scale = (high - low) / 255
         return Scale(scale, int(np.clip(round(-128 - low / scale), -128, 127)))
 
-    def _rewrite_constants(self, name, operator):
+    def _rewrite_constants(self, name, operator, measured: Inputs | None):
         """Constants get integers of their own for each operator that uses them."""
         places = [(p, int(i)) for p, i in enumerate(operator.inputs) if i >= 0]
         places = [(p, i) for p, i in places if self.is_float[i] and self.values[i] is not None]
         inputs = list(operator.inputs)
-        weights = None
+        weights, shift = None, 0.0
         for place, index in places:
             value = self.values[index].astype(np.float64)
             if name in WEIGHTED and place == 1:
                 weights = self._weight_scales(value)
-                shape = (-1,) + (1,) * (value.ndim - 1)
-                integers = np.round(value / weights.reshape(shape)).astype(np.int8)
+                integers, shift = self._round_weights(value, weights, measured)
                 inputs[place] = self._new_constant(index, integers, weights)
             elif name in WEIGHTED and place == 2:
+                value = value + shift
                 steps = self.scales[int(operator.inputs[0])].scale * weights
                 kind = np.int32 if self.scheme.bits == 8 else np.int64
                 top = float(np.iinfo(np.int32).max)  # int64 adds room, not range
@@ -272,6 +280,16 @@ class _Rewriter:
         axes = tuple(range(1, value.ndim)) if self.scheme.per_channel else None
         top = np.atleast_1d(np.abs(value).max(axis=axes))
         return np.where(top > 0, top, 1.0) / 127
+
+    @staticmethod
+    def _round_weights(value, scales, measured: Inputs | None):
+        rows = value.reshape(len(value), -1)
+        scales = np.broadcast_to(scales, len(value))
+        if measured is None:
+            integers, shift = np.round(rows / scales[:, None]), 0.0
+        else:
+            integers, shift = round_weights(rows, scales, measured)
+        return integers.astype(np.int8).reshape(value.shape), shift
 
     def _new_constant(self, like, integers, scales, zeros=None):
         tensor = schema.TensorT()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from sparse_ist_tf.export import flatbuffer
-from sparse_ist_tf.export.litert import Interpreter, OpResolverType
+from sparse_ist_tf.export.litert import Interpreter, OpResolverType, schema
 
 from sparse_ist_tf.errors import RunError
 
@@ -44,35 +44,16 @@ def calibrate(content: bytes, samples: Callable[[], Iterable[Mapping[str, np.nda
         >>> input_indices(content)["feature"] in ranges
         True
     """
-    interpreter = Interpreter(
-        model_content=content,
-        num_threads=1,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-        experimental_preserve_all_tensors=True,
-    )
-    interpreter.allocate_tensors()
-    inputs = input_indices(content)
-    computed = {index for op in interpreter._get_ops_details() for index in op["outputs"]}
-    computed |= set(inputs.values())
-    watched = [
-        t["index"]
-        for t in interpreter.get_tensor_details()
-        if t["dtype"] == np.float32 and t["index"] in computed
-    ]
-
-    def run_all():
-        for sample in samples():
-            for name, index in inputs.items():
-                interpreter.set_tensor(index, sample[name])
-            interpreter.invoke()
-            for index in watched:
-                yield index, interpreter.get_tensor(index)
-
+    model = flatbuffer.parse(content)
+    graph, result = model.subgraphs[0], model.signatureDefs[0].outputs[0]
+    computed = {int(index) for op in graph.operators for index in op.outputs}
+    computed |= set(input_indices(content).values())
+    is_float = [tensor.type == schema.TensorType.FLOAT32 for tensor in graph.tensors]
+    watched = [index for index in sorted(computed) if is_float[index]]
     lows = dict.fromkeys(watched, np.inf)
     highs = dict.fromkeys(watched, -np.inf)
-    result = flatbuffer.parse(content).signatureDefs[0].outputs[0]
     logits = []
-    for index, value in run_all():
+    for index, value in recorded(content, samples, watched):
         if index == result.tensorIndex and flatbuffer.text(result.name) == "logits":
             logits.append(value.reshape(1, -1))
         lows[index] = min(lows[index], float(value.min()))
@@ -85,7 +66,7 @@ def calibrate(content: bytes, samples: Callable[[], Iterable[Mapping[str, np.nda
         return {index: (2 * low, 2 * high) for index, (low, high) in spans.items()}
     counts = {index: np.zeros(_BINS) for index in watched}
     turns = dict.fromkeys(watched, 0)
-    for index, value in run_all():
+    for index, value in recorded(content, samples, watched):
         low, high = spans[index]
         if high > low:
             # An odd stride walks through all channels; each sample starts at another place.
@@ -99,6 +80,51 @@ def calibrate(content: bytes, samples: Callable[[], Iterable[Mapping[str, np.nda
     if logits:
         ranges[result.tensorIndex] = best_logits_range(np.concatenate(logits))
     return ranges
+
+
+def recorded(
+    content: bytes,
+    samples: Callable[[], Iterable[Mapping[str, np.ndarray]]],
+    watched: Iterable[int],
+):
+    """Runs a float file and tells what its tensors held.
+
+    Args:
+        content: a float .tflite file.
+        samples: makes an iterator of inputs by signature name, batch 1.
+        watched: indices of tensors that are computed, or inputs.
+
+    Yields:
+        (index, value) of each tensor, for each sample.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.convert import convert
+        >>> from sparse_ist_tf.export.folding import Affine
+        >>> from sparse_ist_tf.export.graphs import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export.ranges import input_indices, recorded
+        >>> samples = lambda: [{"feature": np.full((1, 4), 0.5, "float32")}]
+        >>> ((_, value),) = recorded(content, samples, input_indices(content).values())
+        >>> value.tolist()
+        [[0.5, 0.5, 0.5, 0.5]]
+    """
+    watched = list(watched)
+    interpreter = Interpreter(
+        model_content=content,
+        num_threads=1,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_preserve_all_tensors=True,
+    )
+    interpreter.allocate_tensors()
+    inputs = input_indices(content)
+    for sample in samples():
+        for name, index in inputs.items():
+            interpreter.set_tensor(index, sample[name])
+        interpreter.invoke()
+        for index in watched:
+            yield index, interpreter.get_tensor(index)
 
 
 def best_range(counts: np.ndarray, low: float, high: float, levels: int = 255):
