@@ -53,7 +53,7 @@ def measure_inputs(
         >>> from sparse_ist_tf.export.convert import convert
         >>> from sparse_ist_tf.export.folding import Affine
         >>> from sparse_ist_tf.export.graphs import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.ones(2)),))
         >>> content = convert(head, "float32")
         >>> from sparse_ist_tf.export.rounding import measure_inputs
         >>> samples = lambda: [{"feature": np.full((1, 4), 0.5, "float32")}]

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 from sparse_ist_tf import pretrain_config
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.ist.cluster import Cluster, lost_peers, make_strategy, read_tf_config
+from sparse_ist_tf.ist.cluster import Cluster, joined_cluster, lost_peers, make_strategy
 from sparse_ist_tf.ist.launch import follow_launcher, run_local_workers
 from sparse_ist_tf.pretrain_config import validate
 from sparse_ist_tf.reports.run_directory import RunDirectory
@@ -165,15 +165,8 @@ def main(_) -> int:
         The exit status.
     """
     follow_launcher(os.environ)
-    config, cluster = FLAGS.config, read_tf_config(os.environ)
-    if cluster is not None:
-        num_workers = cluster.num_workers
-        if FLAGS.num_workers not in (None, num_workers):
-            raise RequestError(
-                f"--num_workers={FLAGS.num_workers}: TF_CONFIG has {num_workers} workers"
-            )
-    else:
-        num_workers = 1 if FLAGS.num_workers is None else FLAGS.num_workers
+    config = FLAGS.config
+    cluster, num_workers = joined_cluster(os.environ, FLAGS.num_workers, default=1)
     validate(config, num_workers)
     if cluster is None and num_workers > 1:
         RunDirectory(FLAGS.workdir).check(config.to_dict())

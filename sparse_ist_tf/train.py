@@ -20,8 +20,7 @@ from ml_collections import config_flags
 from sparse_ist_tf import config as default_config
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.config import validate
-from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.ist.cluster import Cluster, read_tf_config
+from sparse_ist_tf.ist.cluster import Cluster, joined_cluster
 from sparse_ist_tf.ist.launch import follow_launcher, run_local_workers
 from sparse_ist_tf.reports.report import summary
 from sparse_ist_tf.reports.run_directory import FREE_KEYS, RunDirectory
@@ -83,17 +82,10 @@ def main(_) -> int:
         The exit status.
     """
     follow_launcher(os.environ)
-    config, cluster = FLAGS.config, read_tf_config(os.environ)
-    if cluster is not None:
-        num_workers = cluster.num_workers
-        if FLAGS.num_workers not in (None, num_workers):
-            raise RequestError(
-                f"--num_workers={FLAGS.num_workers}: TF_CONFIG has {num_workers} workers"
-            )
-    else:
-        num_workers = FLAGS.num_workers
-    validate(config, default_num_workers(config) if num_workers is None else num_workers)
-    num_workers = num_workers or default_num_workers(config)
+    config = FLAGS.config
+    default = default_num_workers(config)
+    cluster, num_workers = joined_cluster(os.environ, FLAGS.num_workers, default)
+    validate(config, num_workers)
     directory = RunDirectory(FLAGS.workdir or default_workdir(config))
     if cluster is None:
         directory.check(config.to_dict())

@@ -96,6 +96,37 @@ def read_tf_config(environment: Mapping[str, str]) -> Cluster | None:
     return Cluster(worker, addresses, has_chief=bool(chiefs))
 
 
+def joined_cluster(
+    environment: Mapping[str, str], num_workers: int | None, default: int
+) -> tuple[Cluster | None, int]:
+    """What a command is part of, or how many workers it is to start.
+
+    Args:
+        environment: such as os.environ.
+        num_workers: what --num_workers says; None where not given.
+        default: what stands for None without TF_CONFIG.
+
+    Returns:
+        The cluster of TF_CONFIG, or None where there is none; and the number of workers.
+
+    Raises:
+        RequestError: if TF_CONFIG is malformed, or has another number of workers than asked for.
+
+    Example:
+        >>> from sparse_ist_tf.ist.cluster import joined_cluster
+        >>> joined_cluster({}, None, default=2)
+        (None, 2)
+    """
+    cluster = read_tf_config(environment)
+    if cluster is None:
+        return None, default if num_workers is None else num_workers
+    if num_workers not in (None, cluster.num_workers):
+        raise RequestError(
+            f"--num_workers={num_workers}: TF_CONFIG has {cluster.num_workers} workers"
+        )
+    return cluster, cluster.num_workers
+
+
 def slurm_tf_config(environment: Mapping[str, str], port: int = 2222) -> str:
     """TF_CONFIG for a task that srun started, from SLURM's variables.
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
-from sparse_ist_tf.config import hidden_widths, ist_options, learning_rate_schedule
+from sparse_ist_tf.config import hidden_widths, ist_options
 from sparse_ist_tf.encoder.features import MaskOptions
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
@@ -16,6 +16,7 @@ from sparse_ist_tf.ist.finetuning import FineTuningTrainer
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, fold, logits, table_of_accuracies
 from sparse_ist_tf.ist.partition import Partition, make_partition
 from sparse_ist_tf.ist.rounds import IstTrainer, Trainer, TrainerOptions
+from sparse_ist_tf.ist.schedules import learning_rate_schedule
 from sparse_ist_tf.ist.synchronous import SynchronousTrainer
 
 CENTRALIZED = "centralized"  # what the baseline's arrays are filed under in a run's state

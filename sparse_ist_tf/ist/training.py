@@ -9,7 +9,6 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sparse_ist_tf.config import rounds_between, steps_of_round, total_steps
 from sparse_ist_tf.encoder.features import cache_key, cache_path, shared_features
 from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
 from sparse_ist_tf.encoder.weights import load_configured, save_encoder
@@ -21,6 +20,7 @@ from sparse_ist_tf.ist.cluster import Cluster, lost_peers, make_strategy
 from sparse_ist_tf.ist.exchange import Link
 from sparse_ist_tf.ist.finished import finished_accuracies
 from sparse_ist_tf.ist.head import build_model
+from sparse_ist_tf.ist.schedules import rounds_between, steps_of_round, total_steps
 from sparse_ist_tf.ist.setup import (
     CENTRALIZED,
     accuracies,
