@@ -14,6 +14,8 @@ ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh", "swiglu")
 POSITIONS = ("sincos", "learned")
 POOLS = ("cls", "mean", "mean_norm")
 
+QUICK_GELU = 1.702  # the a of x * sigmoid(a x)
+
 
 def sincos_positions(grid: int, width: int) -> np.ndarray:
     """Two-dimensional sine-cosine position embeddings of a square grid of patches.
@@ -155,7 +157,7 @@ class Block(keras.layers.Layer):
     def activate(self, x):
         """The activation of the MLP's hidden layer."""
         if self.activation == "quick_gelu":
-            return x * ops.sigmoid(1.702 * x)
+            return x * ops.sigmoid(QUICK_GELU * x)
         if self.activation == "swiglu":
             gate, value = ops.split(x, 2, axis=-1)
             return ops.silu(gate) * value
