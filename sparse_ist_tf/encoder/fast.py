@@ -1,19 +1,21 @@
 """The feature of a ViT in fewer and larger steps: what encoding many images uses.
 
-Four changes that leave the feature as it is, up to round-off. Tokens of all images are the rows of
+Five changes that leave the feature as it is, up to round-off. Tokens of all images are the rows of
 one matrix, so that TensorFlow fuses bias, activation and residual into the matrix products (a
 reshape between product and bias, as in a Dense layer on three axes, keeps it from that). Query, key
 and value are parted by one transpose. x * sigmoid(a * x) is silu(a * x) / a: with a in the weights
-on both sides, one fused operation is left of three. And where the feature is CLS, the last block
-computes CLS only: the other tokens are needed as its keys and values, but what becomes of them is
-not.
+on both sides, one fused operation is left of three. Layer norms are written as TensorFlow's fusion
+knows them. And where the feature is CLS, the last block computes CLS only: the other tokens are
+needed as its keys and values, but what becomes of them is not.
 """
 
+import functools
 import math
 
+import keras
 from keras import ops
 
-from sparse_ist_tf.encoder.vit import QUICK_GELU, Block, ViT
+from sparse_ist_tf.encoder.vit import QUICK_GELU, Block, LayerNorm, ViT
 
 
 def features(model: ViT, inputs: dict):
@@ -62,7 +64,7 @@ def lower_tokens(model: ViT, inputs: dict, first: int):
     batch, tokens, width = ops.shape(x)
     x = ops.reshape(x, (-1, width))
     if model.pre_norm:
-        x = model.norm_pre(x)
+        x = _norm(model.norm_pre, x)
     for block in model.blocks[:first]:
         x = _block(block, x, batch, tokens)
     return ops.reshape(x, (batch, tokens, width))
@@ -93,11 +95,11 @@ def upper_features(model: ViT, x, first: int):
     for block in model.blocks[first:-1] if only_cls else model.blocks[first:]:
         x = _block(block, x, batch, tokens)
     if only_cls:
-        return model.norm(_last_block(model.blocks[-1], x, batch, tokens))
-    x = model.norm(x) if model.pool == "mean" else x
+        return _norm(model.norm, _last_block(model.blocks[-1], x, batch, tokens))
+    x = _norm(model.norm, x) if model.pool == "mean" else x
     x = ops.reshape(x, (batch, tokens, width))[:, model.num_prefix_tokens :]
     x = ops.mean(x, axis=1)
-    return x if model.pool == "mean" else model.norm(x)
+    return x if model.pool == "mean" else _norm(model.norm, x)
 
 
 def flops(model: ViT, num_visible: int) -> float:
@@ -147,18 +149,18 @@ def _block(block: Block, x, batch, tokens):
     """A block on the rows [b * t, width] of all tokens."""
     width = x.shape[-1]
     size = width // block.num_heads
-    qkv = ops.reshape(block.qkv(block.norm1(x)), (batch, tokens, 3, block.num_heads, size))
+    qkv = ops.reshape(block.qkv(_norm(block.norm1, x)), (batch, tokens, 3, block.num_heads, size))
     query, key, value = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)
     mixed = _attend(query, key, value)  # [b, heads, t, size]
     x = x + block.proj(ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, width)))
-    return x + _mlp(block, block.norm2(x))
+    return x + _mlp(block, _norm(block.norm2, x))
 
 
 def _last_block(block: Block, x, batch, tokens):
     """CLS [b, width] after a block on the rows [b * t, width] of all tokens."""
     width = x.shape[-1]
     heads, size = block.num_heads, width // block.num_heads
-    normed = block.norm1(x)
+    normed = _norm(block.norm1, x)
     kernel = ops.cast(block.qkv.kernel, x.dtype)
     bias = ops.cast(block.qkv.bias, x.dtype)
     both = ops.add(ops.matmul(normed, kernel[:, width:]), bias[width:])
@@ -169,7 +171,7 @@ def _last_block(block: Block, x, batch, tokens):
     mixed = _attend(ops.reshape(query, (batch, heads, 1, size)), key, value)
     x = ops.reshape(x, (batch, tokens, width))[:, 0]
     x = x + block.proj(ops.reshape(mixed, (batch, width)))
-    return x + _mlp(block, block.norm2(x))
+    return x + _mlp(block, _norm(block.norm2, x))
 
 
 def _mlp(block: Block, x):
@@ -181,6 +183,42 @@ def _mlp(block: Block, x):
     up, down = (ops.cast(kernel, x.dtype) for kernel in kernels)
     first, second = (ops.cast(bias, x.dtype) for bias in biases)
     return ops.add(ops.matmul(ops.silu(ops.add(ops.matmul(x, up), first)), down), second)
+
+
+def _norm(layer: LayerNorm, x):
+    """layer(x) of rows [n, width].
+
+    In a graph for any n as a batch norm whose channels are the rows, with scale and offset behind
+    it: that, and not the same written out, is what TensorFlow makes one operation of.
+
+    Source: tensorflow/core/grappler/optimizers/remapper.cc, FindMklLayerNorm.
+    """
+    if x.shape[0] is not None or not _fuses_norms():
+        return layer(x)
+    import tensorflow as tf
+
+    rows, width = ops.shape(x)
+    channels = ops.reshape(x, (1, rows, width, 1))
+    ones, zeros = ops.ones((rows,)), ops.zeros((rows,))
+    normed, _, _ = tf.compat.v1.nn.fused_batch_norm(
+        channels, ones, zeros, epsilon=layer.epsilon, data_format="NCHW"
+    )
+    scale, offset = (ops.cast(value, x.dtype) for value in (layer.scale, layer.offset))
+    return ops.reshape(normed, (rows, width)) * scale + offset
+
+
+@functools.cache
+def _fuses_norms() -> bool:
+    """Whether TensorFlow computes on CPUs with oneDNN, which it tells in no public place."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    try:
+        from tensorflow.python.util._pywrap_util_port import IsMklEnabled
+    except ImportError:
+        return False
+    return IsMklEnabled() and not tf.config.list_physical_devices("GPU")
 
 
 def _attend(query, key, value):

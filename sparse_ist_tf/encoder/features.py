@@ -68,8 +68,13 @@ def make_encode(encoder):
         TensorShape([1, 96])
     """
     mean, std = (tf.constant(value, tf.float32) for value in (encoder.mean, encoder.std))
+    side = encoder.image_size
+    any_number = (  # of images and of patches: one graph, in a form that TensorFlow fuses
+        tf.TensorSpec((None, side, side, 3), tf.uint8),
+        tf.TensorSpec((None, None), tf.int32),
+    )
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(input_signature=any_number)
     def encode(images, places):
         patches = select_patches(images, places, encoder.patch_size)
         shape = tf.shape(patches)

@@ -296,7 +296,11 @@ def _ours(dtype, preset, batch_size):
     def make(ratio):
         places, patches = _case(grid, 3 * model.patch_size**2, ratio, batch_size)
         inputs = {"patches": tf.constant(patches), "positions": tf.constant(places)}
-        encode = tf.function(lambda x: features(model, x))
+        any_number = {
+            "patches": tf.TensorSpec((None, None, patches.shape[-1])),
+            "positions": tf.TensorSpec((None, None), tf.int32),
+        }
+        encode = tf.function(lambda x: features(model, x), input_signature=[any_number])
         return lambda: tf.cast(encode(inputs), tf.float32).numpy(), places.shape[1]
 
     return make, lambda: product(matrix, matrix)[0, 0].numpy()

@@ -21,6 +21,12 @@ VARIANTS = [
 ]
 
 
+ANY_NUMBER = {
+    "patches": tf.TensorSpec((None, None, 48), tf.float32),
+    "positions": tf.TensorSpec((None, None), tf.int32),
+}
+
+
 def case(num_patches, pixels, visible, batch=3):
     rng = np.random.default_rng(0)
     patches = rng.standard_normal((batch, visible, pixels)).astype(np.float32)
@@ -38,8 +44,9 @@ def test_the_feature_is_the_models(changes):
         inputs = case(16, 48, visible)
         wanted = np.asarray(model(inputs))
         np.testing.assert_allclose(features(model, inputs), wanted, rtol=0, atol=1e-5)
-        compiled = tf.function(lambda x, model=model: features(model, x))
-        np.testing.assert_allclose(compiled(inputs), wanted, rtol=0, atol=1e-5)
+        for signature in (None, [ANY_NUMBER]):
+            compiled = tf.function(lambda x: features(model, x), input_signature=signature)
+            np.testing.assert_allclose(compiled(inputs), wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("weights", ["packaged:vit_micro", "random:vit_tiny"])
@@ -67,8 +74,32 @@ def test_bfloat16_is_no_further_from_the_truth_than_the_model():
         return np.linalg.norm(np.asarray(tf.cast(feature, tf.float32)) - wanted)
 
     slow = tf.function(lambda x: low(x))
-    fast = tf.function(lambda x: features(low, x))
-    assert distance(fast(inputs)) < 1.1 * distance(slow(inputs))
+    any_number = ANY_NUMBER | {"patches": tf.TensorSpec((None, None, 192), tf.float32)}
+    for signature in (None, [any_number]):
+        fast = tf.function(lambda x: features(low, x), input_signature=signature)
+        assert distance(fast(inputs)) < 1.1 * distance(slow(inputs))
+
+
+@pytest.mark.parametrize("rows", [None, 3])
+def test_gradients_are_the_models(rows):
+    """Fine-tuning trains through it."""
+    model = ViT(**SMALL)
+    inputs = case(16, 48, 5)
+    spec = {key: tf.TensorSpec((rows, *s.shape[1:]), s.dtype) for key, s in ANY_NUMBER.items()}
+
+    def gradients(of):
+        def call(x):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(of(x) ** 2)
+            return tape.gradient(loss, model.trainable_variables)
+
+        return tf.function(call, input_signature=[spec])(inputs)
+
+    for found, wanted in zip(
+        gradients(lambda x: features(model, x)), gradients(model), strict=True
+    ):
+        wanted = np.asarray(tf.convert_to_tensor(wanted))
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max() + 1e-6)
 
 
 def test_products_and_biases_stand_together_for_tensorflow_to_fuse():
