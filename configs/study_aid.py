@@ -3,7 +3,7 @@
     python -m sparse_ist_tf.study --config=configs/study_aid.py --workdir=runs/study_aid \
         --config.base.dataset.data_dir=DATA_DIR
 
-186 trainings with three seeds; `--config.seeds=(0,)` makes it a third. Figure 3 wants keras' own
+180 trainings with three seeds; `--config.seeds=(0,)` makes it a third. Figure 3 wants keras' own
 ResNet-50, which keras downloads; without a network its trainings fail, the others don't. The last
 grid has two workers, so that bytes are really sent.
 """
@@ -23,5 +23,7 @@ def get_config() -> ConfigDict:
     base.eval_every_rounds, base.eval_every_epochs = 0, 1.0
     base.checkpoint_every_rounds, base.checkpoint_every_epochs = 0, 3.0
     base.centralized_baseline = False  # one subnet is the centralised head
-    config.grids = ConfigDict(paper_grids(figure_3_ratios=(0.0, 0.5)))
+    config.grids = ConfigDict(
+        paper_grids(figure_3_ratios=(0.0, 0.5), figure_4_ratios=(0.5, 0.7, 0.9))
+    )
     return config

@@ -40,13 +40,14 @@ def test_the_feature_is_the_models(changes):
     rng = np.random.default_rng(1)
     for variable in model.trainable_variables:
         variable.assign(np.asarray(variable) + 0.2 * rng.standard_normal(variable.shape))
+    fast = tf.function(lambda x: features(model, x), input_signature=[ANY_NUMBER])
     for visible in (2, 5, 16):
         inputs = case(16, 48, visible)
         wanted = np.asarray(model(inputs))
         np.testing.assert_allclose(features(model, inputs), wanted, rtol=0, atol=1e-5)
-        for signature in (None, [ANY_NUMBER]):
-            compiled = tf.function(lambda x: features(model, x), input_signature=signature)
-            np.testing.assert_allclose(compiled(inputs), wanted, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(fast(inputs), wanted, rtol=0, atol=1e-5)
+    fixed = tf.function(lambda x: features(model, x))
+    np.testing.assert_allclose(fixed(inputs), wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("weights", ["packaged:vit_micro", "random:vit_tiny"])
