@@ -32,7 +32,8 @@ def main(_) -> int:
     with quiet():
         from sparse_ist_tf.export import targets
         from sparse_ist_tf.export.compress import Compression
-        from sparse_ist_tf.export.pipeline import Exporter, Options
+        from sparse_ist_tf.export.pipeline import Exporter
+        from sparse_ist_tf.export.plan import Options
         from sparse_ist_tf.export.runs import FinishedRun
 
     if FLAGS.target_table:

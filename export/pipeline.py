@@ -11,139 +11,19 @@ from pathlib import Path
 import numpy as np
 from sparse_ist_tf.export import bundle, compress, edge_tpu, metadata, micro
 from sparse_ist_tf.export.card import model_card
-from sparse_ist_tf.export.convert import NUMBERS, convert
+from sparse_ist_tf.export.convert import convert
 from sparse_ist_tf.export.graphs import Network, layers_of
+from sparse_ist_tf.export.plan import BOUNDS, Job, Options, plan
 from sparse_ist_tf.export.runs import FinishedRun
 from sparse_ist_tf.export.runtimes import LiteRT
 from sparse_ist_tf.export.targets import Target
 from sparse_ist_tf.export.verify import Result, table, verify
 
 import sparse_ist_tf
-from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.ist.head import accuracy, logits
 from sparse_ist_tf.reports.files import write_atomically
 
-ARTEFACTS = ("subnet", "head", "encoder", "classifier", "classifier_patches")
-# Points of accuracy that a file may lose, for heads and for what holds an encoder.
-BOUNDS = {
-    "float32": (0.1, 0.1),
-    "float16": (0.1, 0.1),
-    "dynamic": (1.0, 1.5),
-    "int8": (0.5, 1.5),
-    "int16x8": (0.3, 0.3),
-}
 RATIOS = (0.0, 0.25, 0.5, 0.75, 0.875)
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What a user may ask for.
-
-    Args:
-        artefacts: of ARTEFACTS; those that the run's masks and the target call for where empty.
-        subnets: which; all where empty.
-        numbers: of convert.NUMBERS; the target's first where empty.
-        calibration: training images that set the ranges of integers.
-        bound: points of accuracy that may be lost; BOUNDS where below 0.
-        compression: of heads and subnets.
-        micro_images: test images that TFLite Micro runs too, for its targets.
-        progress: show bars.
-
-    Example:
-        >>> from sparse_ist_tf.export.pipeline import Options
-        >>> Options(numbers=("float16",)).calibration
-        256
-    """
-
-    artefacts: tuple[str, ...] = ()
-    subnets: tuple[int, ...] = ()
-    numbers: tuple[str, ...] = ()
-    calibration: int = 256
-    bound: float = -1.0
-    compression: compress.Compression = compress.Compression()  # noqa: RUF009
-    micro_images: int = 64
-    progress: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One artefact to export.
-
-    Args:
-        name: of the artefact, as in file names.
-        kind: as graphs.KINDS.
-        subnet: whose layers it has; None for the merged head's.
-
-    Example:
-        >>> from sparse_ist_tf.export.pipeline import Job
-        >>> Job("subnet0of4", "head", subnet=0).kind
-        'head'
-    """
-
-    name: str
-    kind: str
-    subnet: int | None = None
-
-
-def plan(run: FinishedRun, target: Target, options: Options) -> list[Job]:
-    """What to export.
-
-    Args:
-        run: finished.
-        target: a row of TARGETS.
-        options: the user's.
-
-    Returns:
-        The jobs, subnets first.
-
-    Raises:
-        RequestError: if something asked for can't be made of this run or for this target.
-
-    Example:
-        See tests/export/test_pipeline.py.
-    """
-    for numbers in options.numbers:
-        if numbers not in NUMBERS:
-            raise RequestError(f"quantize={numbers!r}: must be one of {', '.join(NUMBERS)}")
-        if numbers not in target.numbers:
-            allowed = ", ".join(target.numbers)
-            raise RequestError(f"quantize={numbers!r}: target {target.name} takes {allowed}")
-    for name in ("calibration", "micro_images"):
-        if getattr(options, name) < 1:
-            raise RequestError(f"{name}={getattr(options, name)}: must be at least 1 image")
-    shared = run.config.masks.kind == "shared"
-    whole = "classifier" if shared else "classifier_patches"
-    artefacts = options.artefacts or (
-        ("subnet", whole) if target.interpreter == "micro" and run.num_subnets
-        else ("subnet", "head", "encoder", whole)
-    )  # fmt: skip
-    for name in artefacts:
-        if name not in ARTEFACTS:
-            raise RequestError(f"artefacts={name!r}: must be one of {', '.join(ARTEFACTS)}")
-    if "classifier" in artefacts:
-        run.shared_positions()
-    if "subnet" in options.artefacts and not run.num_subnets:
-        raise RequestError("artefacts=subnet: the run's head has no subnets")
-    for subnet in options.subnets:
-        if not 0 <= subnet < run.num_subnets:
-            raise RequestError(f"subnets={subnet}: the run has {run.num_subnets} subnets")
-    chosen = options.subnets or tuple(range(run.num_subnets))
-    merged = target.interpreter != "micro" or not run.num_subnets or "head" in options.artefacts
-    heads: list[int | None] = [*chosen, *([None] if merged else [])]
-    jobs = []
-    for name in artefacts:
-        if name == "subnet":
-            jobs += [Job(f"subnet{n}of{run.num_subnets}", "head", n) for n in chosen]
-        elif name == "head":
-            jobs.append(Job("head", "head"))
-        elif name == "encoder":
-            jobs.append(Job(f"encoder{run.num_visible}", "encoder"))
-        else:
-            suffix = "_patches" if name == "classifier_patches" else ""
-            for n in heads:
-                of = "head" if n is None else f"subnet{n}of{run.num_subnets}"
-                jobs.append(Job(f"classifier_{of}{suffix}", name, n))
-    return jobs
 
 
 class Exporter:

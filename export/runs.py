@@ -120,7 +120,7 @@ class Images:
 
     def features(self, part: str) -> np.ndarray:
         """Features of a split by the Keras encoder, from the cache or into it."""
-        from sparse_ist_tf.ist.exchange import Link
+        from sparse_ist_tf.ist.link import Link
         from sparse_ist_tf.reports.ledger import Ledger
 
         link = Link(tf.distribute.get_strategy(), 0, 1)

@@ -71,7 +71,8 @@ def matmul_peak(size: int = 2048) -> float:
 
 def _trainer(num_subnets: int, local_steps: int, link):
     from sparse_ist_tf.ist.head import HeadSpec
-    from sparse_ist_tf.ist.rounds import IstTrainer, TrainerOptions
+    from sparse_ist_tf.ist.rounds import IstTrainer
+    from sparse_ist_tf.ist.trainer import TrainerOptions
     from sparse_ist_tf.reports.ledger import Ledger
 
     rng = np.random.default_rng(0)
@@ -141,7 +142,7 @@ def bench_train(peak: float) -> None:
     """
     import tensorflow as tf
 
-    from sparse_ist_tf.ist.exchange import Link
+    from sparse_ist_tf.ist.link import Link
 
     rows = [("subnets", "examples/s", "ms/step", "GFLOP/s", "of peak")]
     for num_subnets in (1, 2, 4):
@@ -170,7 +171,7 @@ def bench_exchange_worker() -> None:
     with quiet():
         import tensorflow  # noqa: F401
     from sparse_ist_tf.ist.cluster import make_strategy, read_tf_config
-    from sparse_ist_tf.ist.exchange import Link
+    from sparse_ist_tf.ist.link import Link
     from sparse_ist_tf.reports.ledger import human_bytes
 
     cluster = read_tf_config(os.environ)

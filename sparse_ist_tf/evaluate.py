@@ -48,9 +48,9 @@ def evaluate(path: str) -> dict:
 
         from sparse_ist_tf.encoder.features import shared_features
         from sparse_ist_tf.encoder.weights import load_configured
-        from sparse_ist_tf.ist.exchange import Link
         from sparse_ist_tf.ist.finished import finished_accuracies
         from sparse_ist_tf.ist.head import accuracy
+        from sparse_ist_tf.ist.link import Link
         from sparse_ist_tf.ist.setup import (
             accuracies,
             head_spec,

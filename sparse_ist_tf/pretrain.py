@@ -52,7 +52,7 @@ def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = 
     with quiet():
         from sparse_ist_tf.encoder.pretraining import Pretraining
         from sparse_ist_tf.encoder.weights import save_encoder
-        from sparse_ist_tf.ist.exchange import Link
+        from sparse_ist_tf.ist.link import Link
         from sparse_ist_tf.reports.pretraining import write_pretraining_report
 
     check_preset(config)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from sparse_ist_tf import benchmark
 from sparse_ist_tf.benchmark import _trainer, best_time, subnet_flops
 from sparse_ist_tf.encoder import speed
-from sparse_ist_tf.ist.exchange import Link
+from sparse_ist_tf.ist.link import Link
 from sparse_ist_tf.ist.local import LossOptions, loss_and_gradients
 
 

@@ -112,7 +112,7 @@ class Pretraining:
         config: as sparse_ist_tf.pretrain_config makes it.
         images: the data.
         workdir: the run directory, of the chief; checkpoint.safetensors and metrics.jsonl.
-        link: to the other workers (ist.exchange.Link); None for a single one.
+        link: to the other workers (ist.link.Link); None for a single one.
 
     Raises:
         RequestError: if the run directory holds another run's checkpoint, config.weights are not

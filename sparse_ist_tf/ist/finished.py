@@ -7,8 +7,8 @@ from ml_collections import ConfigDict
 
 from sparse_ist_tf.config import ist_options
 from sparse_ist_tf.encoder.features import shared_features
-from sparse_ist_tf.ist.exchange import Link
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, logits
+from sparse_ist_tf.ist.link import Link
 from sparse_ist_tf.ist.missing import missing_workers
 from sparse_ist_tf.ist.setup import last_partition, mask_options, parameters_of, thin_link
 from sparse_ist_tf.reports.ledger import Ledger

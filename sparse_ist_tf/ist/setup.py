@@ -15,9 +15,10 @@ from sparse_ist_tf.inputs.thin_link import ThinLink
 from sparse_ist_tf.ist.finetuning import FineTuningTrainer
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, fold, logits, table_of_accuracies
 from sparse_ist_tf.ist.partition import Partition, make_partition
-from sparse_ist_tf.ist.rounds import IstTrainer, Trainer, TrainerOptions
+from sparse_ist_tf.ist.rounds import IstTrainer
 from sparse_ist_tf.ist.schedules import learning_rate_schedule
 from sparse_ist_tf.ist.synchronous import SynchronousTrainer
+from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions
 
 CENTRALIZED = "centralized"  # what the baseline's arrays are filed under in a run's state
 _CLASSES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lion": "Lion", "rmsprop": "RMSprop"}

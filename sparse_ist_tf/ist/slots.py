@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.ist.exchange import Link
 from sparse_ist_tf.ist.head import ParameterSpec
+from sparse_ist_tf.ist.link import Link
 from sparse_ist_tf.ist.variables import per_worker_variable
 from sparse_ist_tf.reports.ledger import Ledger
 
@@ -28,7 +28,7 @@ class SlotStore:
 
     Example:
         >>> import tensorflow as tf
-        >>> from sparse_ist_tf.ist.exchange import Link
+        >>> from sparse_ist_tf.ist.link import Link
         >>> from sparse_ist_tf.ist.head import HeadSpec
         >>> from sparse_ist_tf.ist.slots import SlotStore
         >>> from sparse_ist_tf.reports.ledger import Ledger

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
 from sparse_ist_tf.ist.local import SlotOptimizer, loss_and_gradients, make_local_steps
-from sparse_ist_tf.ist.rounds import Trainer
+from sparse_ist_tf.ist.trainer import Trainer
 from sparse_ist_tf.ist.variables import per_worker_variable
 
 

@@ -17,9 +17,9 @@ from sparse_ist_tf.inputs.datasets import image_errors
 from sparse_ist_tf.inputs.masks import num_visible, write_mask_preview
 from sparse_ist_tf.inputs.thin_link import bytes_per_image
 from sparse_ist_tf.ist.cluster import Cluster, lost_peers, make_strategy
-from sparse_ist_tf.ist.exchange import Link
 from sparse_ist_tf.ist.finished import finished_accuracies
 from sparse_ist_tf.ist.head import build_model
+from sparse_ist_tf.ist.link import Link
 from sparse_ist_tf.ist.schedules import rounds_between, steps_of_round, total_steps
 from sparse_ist_tf.ist.setup import (
     CENTRALIZED,

@@ -20,7 +20,7 @@ from sparse_ist_tf.encoder.weights import load_encoder
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.thin_link import ThinLink
-from sparse_ist_tf.ist.exchange import Link
+from sparse_ist_tf.ist.link import Link
 from sparse_ist_tf.reports.ledger import Ledger
 
 MASKS = MaskOptions("fixed", 0.5)

@@ -8,7 +8,8 @@ import pytest
 from sparse_ist_tf.export import metadata, micro
 from sparse_ist_tf.export.convert import Interface, convert
 from sparse_ist_tf.export.graphs import Network
-from sparse_ist_tf.export.pipeline import Exporter, Options
+from sparse_ist_tf.export.pipeline import Exporter
+from sparse_ist_tf.export.plan import Options
 from sparse_ist_tf.export.runtimes import LiteRT
 from sparse_ist_tf.export.targets import TARGETS
 

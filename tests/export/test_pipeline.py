@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from sparse_ist_tf.export import metadata, pipeline
 from sparse_ist_tf.export.compress import Compression
-from sparse_ist_tf.export.pipeline import BOUNDS, Exporter, Options, plan
+from sparse_ist_tf.export.pipeline import Exporter
+from sparse_ist_tf.export.plan import BOUNDS, Options, plan
 from sparse_ist_tf.export.runtimes import LiteRT
 from sparse_ist_tf.export.targets import TARGETS
 from sparse_ist_tf.export.verify import evaluate_tflite

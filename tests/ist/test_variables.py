@@ -6,8 +6,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparse_ist_tf.ist.exchange import Exchange, Link, make_plan
+from sparse_ist_tf.ist.exchange import Exchange, make_plan
 from sparse_ist_tf.ist.head import HeadSpec, ParameterSpec
+from sparse_ist_tf.ist.link import Link
 from sparse_ist_tf.ist.partition import hosted_subnets, make_partition
 from sparse_ist_tf.ist.variables import Skew, SubnetPartitionedVariable
 from sparse_ist_tf.reports.ledger import Ledger

@@ -7,10 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.ist.cluster import Cluster, make_strategy, read_tf_config
-from sparse_ist_tf.ist.exchange import Link
 from sparse_ist_tf.ist.head import HeadSpec
-from sparse_ist_tf.ist.rounds import IstTrainer, TrainerOptions
+from sparse_ist_tf.ist.link import Link
+from sparse_ist_tf.ist.rounds import IstTrainer
 from sparse_ist_tf.ist.synchronous import SynchronousTrainer
+from sparse_ist_tf.ist.trainer import TrainerOptions
 from sparse_ist_tf.reports.ledger import Ledger
 
 SPEC = HeadSpec(16, (64, 48), 5)
