@@ -1,6 +1,6 @@
 """The range of every tensor of a float file, measured on real inputs, for its integers to cover."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 from sparse_ist_tf.export import flatbuffer
@@ -86,7 +86,7 @@ def recorded(
     content: bytes,
     samples: Callable[[], Iterable[Mapping[str, np.ndarray]]],
     watched: Iterable[int],
-):
+) -> Iterator[tuple[int, np.ndarray]]:
     """Runs a float file and tells what its tensors held.
 
     Args:

@@ -93,7 +93,9 @@ def _products(content: bytes) -> list[tuple[int, int, bool]]:
     return found
 
 
-def round_weights(weights: np.ndarray, scale: np.ndarray, inputs: Inputs):
+def round_weights(
+    weights: np.ndarray, scale: np.ndarray, inputs: Inputs
+) -> tuple[np.ndarray, np.ndarray]:
     """Integers for weights, the error of each made up for by those after it.
 
     Column by column to the nearest integer; the change in the outputs that this makes is taken

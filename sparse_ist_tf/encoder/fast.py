@@ -3,8 +3,8 @@
 Five changes that leave the feature as it is, up to round-off. Tokens of all images are the rows of
 one matrix, so that TensorFlow fuses bias, activation and residual into the matrix products (a
 reshape between product and bias, as in a Dense layer on three axes, keeps it from that). Query, key
-and value are parted by one transpose. x * sigmoid(a * x) is silu(a * x) / a: with a in the weights
-on both sides, one fused operation is left of three. Layer norms are written as TensorFlow's fusion
+and value are parted by one transpose. x * sigmoid(a * x) is silu(a * x) / a: the division goes into
+the next weights, and TensorFlow has one operation for silu. Layer norms are written as its fusion
 knows them. And where the feature is CLS, the last block computes CLS only: the other tokens are
 needed as its keys and values, but what becomes of them is not.
 """
@@ -178,11 +178,8 @@ def _mlp(block: Block, x):
     """block.fc2(block.activate(block.fc1(x)))."""
     if block.activation != "quick_gelu":
         return block.fc2(block.activate(block.fc1(x)))
-    kernels = block.fc1.kernel * QUICK_GELU, block.fc2.kernel / QUICK_GELU
-    biases = block.fc1.bias * QUICK_GELU, block.fc2.bias
-    up, down = (ops.cast(kernel, x.dtype) for kernel in kernels)
-    first, second = (ops.cast(bias, x.dtype) for bias in biases)
-    return ops.add(ops.matmul(ops.silu(ops.add(ops.matmul(x, up), first)), down), second)
+    kernel, bias = (ops.cast(v, x.dtype) for v in (block.fc2.kernel / QUICK_GELU, block.fc2.bias))
+    return ops.add(ops.matmul(ops.silu(QUICK_GELU * block.fc1(x)), kernel), bias)
 
 
 def _norm(layer: LayerNorm, x):

@@ -112,7 +112,7 @@ class Exchange:
         ledger: where the bytes are counted.
 
     Example:
-        See tests/ist/test_exchange.py.
+        See tests/ist/test_variables.py.
     """
 
     def __init__(
