@@ -126,7 +126,7 @@ def load_images(config: ConfigDict, link=None):
     """
     from sparse_ist_tf.encoder.decoded import decoded_images
     from sparse_ist_tf.encoder.presets import PRESETS
-    from sparse_ist_tf.encoder.pretraining import Images
+    from sparse_ist_tf.encoder.pretraining_data import Images
     from sparse_ist_tf.inputs import datasets
 
     if link and not link.chief:

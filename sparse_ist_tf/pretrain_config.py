@@ -23,7 +23,7 @@ _AT_LEAST_ONE = (
     "decoder.num_heads",
     "probe.images",
 )
-_AT_LEAST_ZERO = ("seed", "dataset.split_seed", "warmup_steps", "probe.every")
+_AT_LEAST_ZERO = ("seed", "projector", "dataset.split_seed", "warmup_steps", "probe.every")
 
 
 def get_config() -> ConfigDict:
@@ -50,13 +50,15 @@ def get_config() -> ConfigDict:
     config.objective = "supervised"
     config.label_smoothing = 0.1
     config.distillation = 0.0
+    config.projector = 0  # hidden units of a perceptron that is thrown away; none where 0
     config.decoder = {"width": 96, "depth": 2, "num_heads": 3}  # of the masked autoencoder
 
     # Most steps hide much, which is cheap; some show all, so that whole images stay familiar.
     config.mask_ratios = (0.75, 0.5, 0.0)
     config.mask_probabilities = (0.5, 0.4, 0.1)
-    config.augment = ("flip", "crop")  # and color, rand_augment
+    config.augment = ("flip", "crop")  # and color, rand_augment, mixup, cutmix
     config.crop_area = 0.35  # share of an image that a crop has at least
+    config.mix_probability = 0.5  # share of the images that mixup and cutmix change
 
     config.optimizer = {"name": "muon"}
     config.optimizer.kwargs = {"weight_decay": 0.05, "adam_weight_decay": 0.0, "adam_beta_2": 0.99}
@@ -121,7 +123,7 @@ def validate(config: ConfigDict, num_workers: int = 1) -> None:
     for key in ("learning_rate", "cluster.peer_timeout_s"):
         if not 0 < lookup(config, key) < math.inf:
             raise RequestError(f"{key}={lookup(config, key)}: must be above 0")
-    for key in ("distillation", "label_smoothing"):
+    for key in ("distillation", "label_smoothing", "mix_probability"):
         if not 0 <= config[key] <= 1:
             raise RequestError(f"{key}={config[key]}: must be in [0, 1]")
     if not 0 < config.crop_area <= 1:
@@ -137,4 +139,10 @@ def validate(config: ConfigDict, num_workers: int = 1) -> None:
     if config.batch_size % num_workers:
         raise RequestError(
             f"batch_size={config.batch_size}: must be a multiple of num_workers={num_workers}"
+        )
+    mixes = {"mixup", "cutmix"}.intersection(config.augment)
+    if mixes and config.batch_size % (2 * num_workers):
+        raise RequestError(
+            f"batch_size={config.batch_size}: must be a multiple of {2 * num_workers}, twice "
+            f"num_workers, since images are mixed in pairs ({', '.join(sorted(mixes))})"
         )

@@ -118,6 +118,8 @@ def test_images_are_decoded_once(tmp_path):
         ("mask_probabilities", (0.5, 0.5, 0.5), "mask_probabilities"),
         ("label_smoothing", 1.5, "label_smoothing=1.5"),
         ("crop_area", 0.0, "crop_area=0.0"),
+        ("mix_probability", 1.1, "mix_probability=1.1"),
+        ("projector", -1, "projector=-1"),
         ("learning_rate", 0.0, "learning_rate=0.0"),
         ("probe.every", -1, "probe.every=-1"),
         ("probe.mask_ratios", (1.0,), "probe.mask_ratios"),
@@ -136,6 +138,14 @@ def test_workers_have_equal_parts_of_a_batch():
         validate(get_config(), num_workers=3)
     with pytest.raises(RequestError, match="num_workers=0"):
         validate(get_config(), num_workers=0)
+
+
+def test_mixed_images_come_in_pairs():
+    config = get_config()
+    config.augment, config.batch_size = ("flip", "cutmix"), 250
+    validate(config)
+    with pytest.raises(RequestError, match=r"batch_size=250: must be a multiple of 4.*cutmix"):
+        validate(config, num_workers=2)
 
 
 def test_a_ratio_that_leaves_no_patch_is_named():

@@ -1,4 +1,4 @@
-"""What is drawn for a step of pre-training: what is visible, and how images are changed."""
+"""What is drawn for a step of pre-training: what is visible, how images are changed and mixed."""
 
 import math
 from collections.abc import Callable
@@ -10,8 +10,10 @@ import tensorflow as tf
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs.masks import num_visible
 
-AUGMENTATIONS = ("flip", "crop", "color", "rand_augment")
+MIXES = ("mixup", "cutmix")
+AUGMENTATIONS = ("flip", "crop", "color", "rand_augment", *MIXES)
 _RATIOS = (3 / 4, 4 / 3)  # of a crop's width to its height
+_MIXUP_BETA = 0.8  # both parameters of the beta distribution of its shares
 
 
 def draw_positions(rng: np.random.Generator, count: int, num_patches: int, mask_ratio: float):
@@ -72,12 +74,60 @@ def draw_boxes(
     return boxes
 
 
+def draw_shares(
+    rng: np.random.Generator, count: int, grid: int, names: tuple[str, ...], probability: float
+) -> np.ndarray:
+    """What part of each patch comes from another image, for "mixup" and "cutmix".
+
+    "mixup" takes the same share of every patch, from a symmetric beta distribution with 0.8;
+    "cutmix" takes whole patches, those of a rectangle whose area is uniform. Where both are named,
+    each image has one of them. A patch is of one image or evenly mixed, so the label's share
+    follows from the patches that are visible.
+
+    Source: "mixup: Beyond Empirical Risk Minimization" (Zhang et al., 2018); "CutMix" (Yun et al.,
+    2019), here on patches as in "TokenMix" (Liu et al., 2022); 0.8 as in DeiT (Touvron et al.,
+    2021).
+
+    Args:
+        rng: the source of chance.
+        count: images.
+        grid: patches of a side of an image.
+        names: augmentations; without those two nothing is mixed.
+        probability: share of the images that are mixed, in [0, 1].
+
+    Returns:
+        float32[count, grid * grid] in [0, 1].
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.encoder.augmentation import draw_shares
+        >>> draw_shares(np.random.default_rng(0), 2, 8, ("cutmix",), 1.0).shape
+        (2, 64)
+    """
+    mixes = [name for name in MIXES if name in names]
+    shares = np.zeros((count, grid, grid), np.float32)
+    if not mixes:
+        return shares.reshape(count, -1)
+    kinds = np.asarray(mixes)[rng.integers(len(mixes), size=count)]
+    even = rng.beta(_MIXUP_BETA, _MIXUP_BETA, count)
+    side = np.sqrt(rng.random(count))
+    top, left = (rng.random((2, count)) * (1 - side) * grid).round().astype(int)
+    bottom, right = (np.round(start + side * grid).astype(int) for start in (top, left))
+    places = np.arange(grid)
+    rows = (places >= top[:, None]) & (places < bottom[:, None])
+    columns = (places >= left[:, None]) & (places < right[:, None])
+    cut = rows[:, :, None] & columns[:, None, :]
+    shares = np.where((kinds == "cutmix")[:, None, None], cut, even[:, None, None])
+    shares[rng.random(count) >= probability] = 0
+    return shares.reshape(count, -1).astype(np.float32)
+
+
 def make_augmentation(names: tuple[str, ...], image_size: int, seed: int = 0) -> Callable:
     """A function over batches of images and the boxes that are seen of them.
 
     "flip" and "crop" are in the boxes, which are resized bilinearly to the whole image. "color"
     (brightness, contrast, saturation, hue) and "rand_augment" are KerasCV's, whose chance is drawn
-    as they go.
+    as they go. "mixup" and "cutmix" mix patches, later (see draw_shares).
 
     Args:
         names: of AUGMENTATIONS.

@@ -17,6 +17,11 @@ class Classifier(keras.Model):
         label_smoothing: in [0, 1).
         distillation: in [0, 1]. Above 0, every step also shows the whole image; the masked view
             learns this part of its loss from the whole view's output, held fixed.
+        projector: hidden units of a two-layer perceptron between feature and classifier, which is
+            thrown away after pre-training, so that the feature keeps more than these classes need;
+            none where 0.
+
+    Source: of the projector, "No Reason for No Supervision" (Sariyildiz et al., 2023), section 3.
 
     Example:
         >>> import numpy as np
@@ -30,19 +35,34 @@ class Classifier(keras.Model):
 
     metric = "accuracy"
 
-    def __init__(self, encoder, num_classes, label_smoothing=0.0, distillation=0.0):
+    def __init__(self, encoder, num_classes, label_smoothing=0.0, distillation=0.0, projector=0):
         super().__init__()
         self.encoder = encoder
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.distillation = distillation
+        self.projector = []
+        if projector:
+            kind = {"dtype": encoder.dtype_policy}
+            self.projector = [
+                LayerNorm(name="projector_norm", **kind),
+                keras.layers.Dense(projector, "silu", name="projector_hidden", **kind),
+                keras.layers.Dense(encoder.width, name="projector_out", **kind),
+            ]
+            width = encoder.width
+            for layer in self.projector:
+                layer.build((None, width))
+                width = layer.compute_output_shape((None, width))[-1]
         self.classifier = keras.layers.Dense(num_classes, dtype="float32", name="classifier")
         self.classifier.build((None, encoder.width))
         self.built = True
 
     def call(self, inputs):
-        return self.classifier(ops.cast(self.encoder(inputs), "float32"))
+        x = self.encoder(inputs)
+        for layer in self.projector:
+            x = layer(x)
+        return self.classifier(ops.cast(x, "float32"))
 
-    def loss_of(self, patches, positions, labels, whole):
+    def loss_of(self, patches, positions, labels, whole, shares=None):
         """Mean loss of a batch, and the share of images that the masked view gets right.
 
         Args:
@@ -50,23 +70,33 @@ class Classifier(keras.Model):
             positions: int32[b, v].
             labels: int32[b].
             whole: float32[b, num_patches, 3 * patch_size**2], every patch.
+            shares: float32[b, num_patches], what part of a patch is of the neighbour's image
+                (see swap_neighbours); None where images aren't mixed.
 
         Returns:
-            (loss, accuracy), float32 scalars.
+            (loss, accuracy), float32 scalars. Of a mixed image the larger share is right.
         """
         logits = self({"patches": patches, "positions": positions})
-        right = ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), labels)
+        seen = None if shares is None else ops.take_along_axis(shares, positions, axis=1)
+        truth = self._truth(labels, seen)
+        right = ops.equal(ops.argmax(logits, axis=-1), ops.argmax(truth, axis=-1))
         accuracy = ops.mean(ops.cast(right, "float32"))
-        truth = ops.one_hot(labels, self.num_classes)
-        truth = truth * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
         loss = self._cross_entropy(truth, logits)
         if self.distillation:
             every = ops.broadcast_to(ops.arange(ops.shape(whole)[1]), ops.shape(whole)[:2])
             teacher = self({"patches": whole, "positions": every})
             soft = self._cross_entropy(ops.stop_gradient(ops.softmax(teacher)), logits)
             loss = (1 - self.distillation) * loss + self.distillation * soft
-            loss = 0.5 * (loss + self._cross_entropy(truth, teacher))
+            loss = 0.5 * (loss + self._cross_entropy(self._truth(labels, shares), teacher))
         return loss, accuracy
+
+    def _truth(self, labels, shares):
+        """What the outputs should be: float32[b, num_classes]."""
+        truth = ops.one_hot(labels, self.num_classes)
+        if shares is not None:
+            other = ops.mean(shares, axis=1, keepdims=True)
+            truth = truth + other * (swap_neighbours(truth) - truth)
+        return truth * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
 
     def _cross_entropy(self, truth, logits):
         return -ops.mean(ops.sum(truth * ops.log_softmax(logits), axis=-1))
@@ -132,9 +162,9 @@ class MaskedAutoencoder(keras.Model):
             x = block(x)
         return self.predict_pixels(ops.cast(self.norm(x), "float32"))[:, 1:]
 
-    def loss_of(self, patches, positions, labels, whole):
+    def loss_of(self, patches, positions, labels, whole, shares=None):
         """Mean squared error on the hidden patches; arguments as in Classifier.loss_of."""
-        del labels
+        del labels, shares
         predicted = self({"patches": patches, "positions": positions})
         centred = whole - ops.mean(whole, axis=-1, keepdims=True)
         variance = ops.sum(centred * centred, axis=-1, keepdims=True) / (whole.shape[-1] - 1)
@@ -144,6 +174,25 @@ class MaskedAutoencoder(keras.Model):
         hidden = 1 - visible
         loss = ops.sum(error * hidden) / ops.maximum(ops.sum(hidden), 1)
         return loss, loss
+
+
+def swap_neighbours(x):
+    """Every second row in its predecessor's place and the other way round: who is mixed with whom.
+
+    Args:
+        x: [b, ...], b even.
+
+    Returns:
+        The same shape.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.encoder.objectives import swap_neighbours
+        >>> np.asarray(swap_neighbours(np.arange(4)))
+        array([1, 0, 3, 2])
+    """
+    pairs = ops.reshape(x, (-1, 2, *x.shape[1:]))
+    return ops.reshape(ops.flip(pairs, axis=1), (-1, *x.shape[1:]))
 
 
 def draw_glorot(blocks: Sequence[Block]) -> None:

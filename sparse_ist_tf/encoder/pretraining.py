@@ -3,7 +3,6 @@
 Two objectives: supervised classification, and the masked autoencoder that fills in what is hidden.
 """
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -12,14 +11,20 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sparse_ist_tf.encoder.augmentation import draw_boxes, draw_positions, make_augmentation
+from sparse_ist_tf.encoder.augmentation import MIXES, draw_positions, make_augmentation
 from sparse_ist_tf.encoder.bundle import architecture
-from sparse_ist_tf.encoder.objectives import Classifier, MaskedAutoencoder, draw_glorot
+from sparse_ist_tf.encoder.objectives import (
+    Classifier,
+    MaskedAutoencoder,
+    draw_glorot,
+    swap_neighbours,
+)
 from sparse_ist_tf.encoder.presets import create_encoder
+from sparse_ist_tf.encoder.pretraining_data import Images, pretraining_batches
+from sparse_ist_tf.encoder.pretraining_optimizers import learning_rate_at, make_optimizer
 from sparse_ist_tf.encoder.probe import LinearProbe
 from sparse_ist_tf.encoder.weights import load_encoder
 from sparse_ist_tf.errors import RequestError, RunError
@@ -28,85 +33,12 @@ from sparse_ist_tf.reports.files import replacing
 from sparse_ist_tf.reports.run_directory import RunDirectory, writing
 
 
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """The two parts of a data set, decoded.
-
-    Args:
-        train: uint8[n, size, size, 3], in memory or mapped from a file.
-        train_labels: int32[n].
-        test: uint8[m, size, size, 3].
-        test_labels: int32[m].
-        num_classes: labels lie in [0, num_classes).
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.encoder.pretraining import Images
-        >>> x, y = np.zeros((4, 64, 64, 3), "uint8"), np.zeros(4, "int32")
-        >>> Images(x, y, x, y, num_classes=10).train.shape
-        (4, 64, 64, 3)
-    """
-
-    train: np.ndarray
-    train_labels: np.ndarray
-    test: np.ndarray
-    test_labels: np.ndarray
-    num_classes: int
-
-
-class Muon(keras.optimizers.Muon):
-    """Keras' Muon with the Newton-Schulz iteration in bfloat16, as its authors run it.
-
-    A CPU takes 0.6 times as long for an update of vit_micro (86 to 53 ms in one run).
-
-    Example:
-        >>> from sparse_ist_tf.encoder.pretraining import Muon
-        >>> optimizer = Muon(learning_rate=1e-3)
-    """
-
-    def zeropower_via_newtonschulz5(self, x, steps):
-        low = super().zeropower_via_newtonschulz5(ops.cast(x, "bfloat16"), steps)
-        return ops.cast(low, x.dtype)
-
-
-def learning_rate_at(step: int, config) -> float:
-    """The learning rate of a step: a linear warm-up, then `config.schedule`.
-
-    Args:
-        step: counted from 0.
-        config: learning_rate, scale_learning_rate (it is that of 256 images and grows with
-            batch_size, as in "Accurate, Large Minibatch SGD" by Goyal et al., 2017), warmup_steps,
-            total_steps, schedule ("cosine", or "trapezoid": constant, then linear to zero over the
-            last `decay` share of the steps), decay.
-
-    Returns:
-        The rate, at least 0.
-
-    Example:
-        >>> from types import SimpleNamespace as Config
-        >>> from sparse_ist_tf.encoder.pretraining import learning_rate_at
-        >>> learning_rate_at(50, Config(learning_rate=1.0, scale_learning_rate=True, batch_size=512,
-        ...                             warmup_steps=0, total_steps=100, schedule="cosine"))
-        1.0
-    """
-    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    if config.schedule == "cosine":
-        span = max(1, config.total_steps - config.warmup_steps)
-        done = min(1.0, max(0, step - config.warmup_steps) / span)
-        shape = 0.5 * (1 + math.cos(math.pi * done))
-    else:
-        left = (config.total_steps - step) / max(1.0, config.decay * config.total_steps)
-        shape = min(1.0, max(0.0, left))
-    scale = config.batch_size / 256 if config.scale_learning_rate else 1.0
-    return config.learning_rate * scale * warmup * shape
-
-
 class Pretraining:
     """A resumable pre-training run, of one worker or of several that average their gradients.
 
-    Batches, masks, crops, flips and rates are functions of (seed, step): a run that is killed and
-    goes on, and one of another number of workers, ends with the same weights up to round-off. What
-    KerasCV changes in images is drawn anew.
+    Batches, masks, crops, flips, mixes and rates are functions of (seed, step): a run that is
+    killed and goes on, and one of another number of workers, ends with the same weights up to
+    round-off. What KerasCV changes in images is drawn anew.
 
     Args:
         config: as sparse_ist_tf.pretrain_config makes it.
@@ -135,7 +67,7 @@ class Pretraining:
         elif config.objective == "mae":
             draw_glorot(self.encoder.blocks)
         self.model = self._make_model()
-        self.optimizer = self._make_optimizer()
+        self.optimizer = make_optimizer(config)
         self.optimizer.build(self.model.trainable_variables)
         seed = 1000 * (config.seed + 1) + self.worker
         self.augment = make_augmentation(config.augment, self.encoder.image_size, seed)
@@ -177,37 +109,27 @@ class Pretraining:
                 self.images.num_classes,
                 label_smoothing=config.label_smoothing,
                 distillation=config.distillation,
+                projector=config.projector,
             )
         return MaskedAutoencoder(self.encoder, **config.decoder)
 
-    def _make_optimizer(self):
-        config = self.config
-        kwargs = dict(config.optimizer.kwargs)
-        if config.optimizer.name == "muon":
-            kwargs.setdefault("exclude_layers", ["embed", "classifier", "decoder_pixels"])
-        make = {"adamw": keras.optimizers.AdamW, "muon": Muon}[config.optimizer.name]
-        try:
-            optimizer = make(learning_rate=config.learning_rate, **kwargs)
-        except (TypeError, ValueError) as error:
-            given = config.optimizer.kwargs.to_dict()
-            raise RequestError(f"optimizer.kwargs={given}: {error}") from None
-        if config.optimizer.name == "adamw":  # as MAE's reference: what has one axis
-            optimizer.exclude_from_weight_decay(var_names=["bias", "scale", "offset"])
-        return optimizer
-
-    def _views(self, images, positions):
-        """Visible and all patches of images in [0, 255], normalised."""
+    def _views(self, images, positions, shares=None):
+        """Visible and all patches of images in [0, 255], normalised and mixed."""
         mean, std = tf.constant(self.config.mean), tf.constant(self.config.std)
         images = (tf.cast(images, tf.float32) / 255.0 - mean) / std
         every = tf.tile(tf.range(self.encoder.num_patches)[None], (tf.shape(images)[0], 1))
         whole = select_patches(images, every, self.encoder.patch_size)
+        if shares is not None:
+            whole += shares[:, :, None] * (swap_neighbours(whole) - whole)
         return tf.gather(whole, positions, batch_dims=1), whole
 
-    def _gradients_eager(self, images, labels, positions):
-        patches, whole = self._views(images, positions)
+    def _gradients_eager(self, images, labels, positions, shares):
+        if not set(MIXES).intersection(self.config.augment):
+            shares = None
+        patches, whole = self._views(images, positions, shares)
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
-            loss, metric = self.model.loss_of(patches, positions, labels, whole)
+            loss, metric = self.model.loss_of(patches, positions, labels, whole, shares)
         return tape.gradient(loss, variables), tf.stack([loss, metric])
 
     def _apply_eager(self, gradients):
@@ -218,19 +140,20 @@ class Pretraining:
         _, metric = self.model.loss_of(patches, positions, labels, whole)
         return metric
 
-    def train_step(self, images, labels, positions):
+    def train_step(self, images, labels, positions, shares):
         """One step on this worker's part of a batch; called by all workers.
 
         Args:
             images: float32[b, size, size, 3] in [0, 255], augmented.
             labels: int32[b].
             positions: int32[b, v], visible places.
+            shares: float32[b, num_patches], what part of a patch is of the neighbour's image.
 
         Returns:
             float32[2], loss and metric over the batches of all workers.
         """
         self.optimizer.learning_rate.assign(learning_rate_at(self.step, self.config))
-        gradients, report = self._mean(*self._gradients(images, labels, positions))
+        gradients, report = self._mean(*self._gradients(images, labels, positions, shares))
         self._apply(gradients)
         self.step += 1
         return report
@@ -249,40 +172,15 @@ class Pretraining:
         return gradients, report
 
     def batches(self):
-        """(images, labels, positions): this worker's parts from the current step on, for ever."""
-        config, images = self.config, self.images
-        size, count = config.batch_size, len(images.train_labels)
-        part = size // self.num_workers
-        mine = slice(self.worker * part, (self.worker + 1) * part)
-
-        def generate():
-            step, epoch, order = self.step, -1, None
-            while True:
-                rng = np.random.default_rng((config.seed, 1, step))
-                picks = np.arange(step * size, (step + 1) * size)
-                rows = np.empty(size, np.int64)
-                for e in np.unique(picks // count):
-                    if e != epoch:
-                        order = np.random.default_rng((config.seed, 0, e)).permutation(count)
-                        epoch = e
-                    rows[picks // count == e] = order[picks[picks // count == e] % count]
-                ratio = rng.choice(config.mask_ratios, p=config.mask_probabilities)
-                places = draw_positions(rng, size, self.encoder.num_patches, float(ratio))
-                boxes = draw_boxes(rng, size, config.augment, config.crop_area)
-                rows = np.sort(rows)[mine]
-                yield images.train[rows], boxes[mine], images.train_labels[rows], places[mine]
-                step += 1
-
-        side, channels = self.encoder.image_size, 3
-        signature = (
-            tf.TensorSpec((part, side, side, channels), tf.uint8),
-            tf.TensorSpec((part, 4), tf.float32),
-            tf.TensorSpec((part,), tf.int32),
-            tf.TensorSpec((part, None), tf.int32),
+        """What train_step takes: this worker's parts from the current step on, for ever."""
+        size, patch = self.encoder.image_size, self.encoder.patch_size
+        return pretraining_batches(
+            self.images, self.config, size // patch, self.augment, self.step, self._mine()
         )
-        data = tf.data.Dataset.from_generator(generate, output_signature=signature)
-        data = data.map(lambda x, b, y, p: (self.augment(x, b), y, p), num_parallel_calls=1)
-        return data.prefetch(4)
+
+    def _mine(self) -> slice:
+        part = self.config.batch_size // self.num_workers
+        return slice(self.worker * part, (self.worker + 1) * part)
 
     def train(self, report: Callable[[dict], None] = print) -> dict:
         """Runs to config.total_steps, with evaluations and checkpoints on the way.

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from sparse_ist_tf.encoder.augmentation import draw_boxes, draw_positions, make_augmentation
+from sparse_ist_tf.encoder.augmentation import (
+    draw_boxes,
+    draw_positions,
+    draw_shares,
+    make_augmentation,
+)
 from sparse_ist_tf.errors import RequestError
 
 
@@ -53,6 +58,28 @@ def test_augmentation_keeps_range_and_shape(names, pixels):
     assert changed.min() >= 0
     assert changed.max() <= 255
     assert np.abs(changed - pixels).mean() > 1
+
+
+def test_cutmix_takes_rectangles_of_uniform_area():
+    shares = draw_shares(np.random.default_rng(0), 4000, 16, ("flip", "cutmix"), 1.0)
+    assert shares.dtype == np.float32
+    assert set(np.unique(shares)) == {0.0, 1.0}
+    cut = shares.reshape(-1, 16, 16) > 0
+    rows, columns = cut.any(axis=2), cut.any(axis=1)
+    np.testing.assert_array_equal(cut, rows[:, :, None] & columns[:, None, :])
+    assert (np.abs(np.diff(rows.astype(int), axis=1)).sum(axis=1) <= 2).all()
+    areas = shares.mean(axis=1)
+    assert abs(areas.mean() - 0.5) < 0.02
+    assert abs((areas < 0.25).mean() - (7.5 / 16) ** 2) < 0.03  # sides are whole patches
+
+
+def test_mixup_is_even_and_shares_the_images_with_cutmix():
+    shares = draw_shares(np.random.default_rng(0), 4000, 8, ("mixup", "cutmix"), 0.6)
+    mixed = shares.max(axis=1) > 0
+    assert abs(mixed.mean() - 0.6) < 0.03  # a small rectangle may hold no patch
+    even = np.ptp(shares, axis=1) == 0
+    assert abs((mixed & even & (shares[:, 0] < 1)).mean() - 0.3) < 0.03
+    assert not draw_shares(np.random.default_rng(0), 16, 8, ("flip", "crop"), 1.0).any()
 
 
 def test_unknown_names_are_refused():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from sparse_ist_tf.encoder.pretraining import Images, Pretraining, learning_rate_at
+from sparse_ist_tf.encoder.pretraining import Pretraining
+from sparse_ist_tf.encoder.pretraining_data import Images
 from sparse_ist_tf.encoder.weights import load_encoder
 from sparse_ist_tf.errors import RequestError, RunError
 
@@ -23,11 +24,13 @@ def _config(**changes):
             "objective": "supervised",
             "label_smoothing": 0.1,
             "distillation": 0.0,
+            "projector": 0,
             "decoder": {"width": 32, "depth": 1, "num_heads": 2},
             "mask_ratios": (0.75, 0.5),
             "mask_probabilities": (0.5, 0.5),
             "augment": ("flip", "crop"),
             "crop_area": 0.5,
+            "mix_probability": 1.0,
             "optimizer": {"name": "adamw", "kwargs": {"weight_decay": 0.05}},
             "learning_rate": 1e-3,
             "scale_learning_rate": False,
@@ -102,16 +105,31 @@ def test_distillation_adds_the_whole_view(images, tmp_path):
     assert float(plain.train_step(*batch)[0]) != float(distilled.train_step(*batch)[0])
 
 
-def test_schedules():
-    config = _config(schedule="trapezoid", decay=0.25, warmup_steps=4, total_steps=100)
-    rates = [learning_rate_at(step, config) for step in range(100)]
-    assert rates[0] == pytest.approx(0.25e-3)
-    assert rates[4:75] == [1e-3] * 71
-    assert rates[99] == pytest.approx(1e-3 / 25)
-    cosine = _config(warmup_steps=0, total_steps=100)
-    assert learning_rate_at(50, cosine) == pytest.approx(0.5e-3)
-    scaled = _config(scale_learning_rate=True, batch_size=4096, warmup_steps=0, total_steps=100)
-    assert learning_rate_at(0, scaled) == pytest.approx(16e-3)
+def test_mixed_patches_are_the_neighbour_s(images, tmp_path):
+    run = Pretraining(_config(augment=("cutmix",), projector=64), images, tmp_path)
+    pictures, labels, places, shares = next(iter(run.batches()))
+    _, plain = run._views(pictures, places)
+    patches, mixed = run._views(pictures, places, shares)
+    plain, mixed, shares = (np.asarray(part) for part in (plain, mixed, shares))
+    other = plain.reshape(-1, 2, *plain.shape[1:])[:, ::-1].reshape(plain.shape)
+    np.testing.assert_allclose(mixed, np.where(shares[:, :, None] > 0, other, plain), atol=1e-6)
+    chosen = np.take_along_axis(mixed, np.asarray(places)[:, :, None], axis=1)
+    np.testing.assert_array_equal(np.asarray(patches), chosen)
+    assert len(set(np.asarray(labels).reshape(-1, 2).sum(axis=1))) > 1  # neighbours of all kinds
+    assert run.train(lambda _: None)["loss"] > 0
+
+
+def test_the_projector_is_not_part_of_the_encoder(images, tmp_path):
+    plain = Pretraining(_config(), images, tmp_path / "a")
+    other = Pretraining(_config(projector=64), images, tmp_path / "b")
+    assert len(other.encoder.weights) == len(plain.encoder.weights)
+    names = [variable.path for variable in other.model.trainable_variables]
+    assert sum("projector" in name for name in names) == 6
+    before = [np.asarray(variable) for variable in other.model.trainable_variables]
+    other.train_step(*next(iter(other.batches())))
+    after = [np.asarray(variable) for variable in other.model.trainable_variables]
+    for name, a, b in zip(names, before, after, strict=True):
+        assert (a != b).any(), name
 
 
 def test_another_run_s_checkpoint_is_refused(images, tmp_path):

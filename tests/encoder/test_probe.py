@@ -3,7 +3,7 @@
 import numpy as np
 
 from sparse_ist_tf.encoder.presets import create_encoder
-from sparse_ist_tf.encoder.pretraining import Images
+from sparse_ist_tf.encoder.pretraining_data import Images
 from sparse_ist_tf.encoder.probe import LinearProbe
 
 
