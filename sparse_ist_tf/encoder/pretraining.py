@@ -76,7 +76,10 @@ class Pretraining:
         self.step = 0
         self._gradients = tf.function(self._gradients_eager, reduce_retracing=False)
         self._apply = tf.function(self._apply_eager, reduce_retracing=False)
-        self._eval_step = tf.function(self._eval_step_eager, reduce_retracing=False)
+        size = self.encoder.image_size
+        kinds = ((None, size, size, 3), tf.uint8), ((None,), tf.int32), ((None, None), tf.int32)
+        signature = [tf.TensorSpec(*kind) for kind in kinds]
+        self._eval_step = tf.function(self._eval_step_eager, input_signature=signature)
         self._restore()
 
     @property
