@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
             "2_subnets": (("ist.num_subnets", (1, 2, 4, 8)),),
         }
     )
+    config.only = ()  # names of the grids to run; all of them where empty
     # Names for several settings at once, which an axis called "variant" has as its values:
     # (("SGD", (("optimizer.name", "sgd"), ("learning_rate", 0.1))), ...)
     config.variants = ()

@@ -69,7 +69,7 @@ def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
 
     Returns:
         Cells by the name of their grid, in the order of its axes, seeds innermost; the grids in the
-        order of the numbers that their names begin with.
+        order of the numbers that their names begin with, or those in study.only alone.
 
     Raises:
         RequestError: if a grid is empty, an axis is unknown, or a training isn't possible.
@@ -82,6 +82,10 @@ def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
     """
     if not study.grids:
         raise RequestError("grids: must hold at least one grid")
+    for name in study.only:
+        if name not in study.grids:
+            there = ", ".join(sorted(study.grids, key=_place))
+            raise RequestError(f"only={tuple(study.only)}: there is no grid {name!r}, but {there}")
     out = {}
     for name in sorted(study.grids, key=_place):
         axes = study.grids[name]
@@ -92,7 +96,7 @@ def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
             for point in points
             for seed in study.seeds
         ]
-    return out
+    return {name: out[name] for name in out if not study.only or name in study.only}
 
 
 def _place(name: str) -> tuple[float, str]:

@@ -54,6 +54,18 @@ def test_workers_are_an_axis():
     assert len({cell.name for cell in cells}) == 4
 
 
+def test_some_of_the_grids_can_be_run_alone():
+    config = _study(a=(("masks.ratio", (0.0,)),), b=(("ist.num_subnets", (4, 8)),))
+    everything = cells_of(config)
+    config.only = ("b",)
+    assert {name: [c.name for c in some] for name, some in cells_of(config).items()} == {
+        "b": [cell.name for cell in everything["b"]]
+    }
+    config.only = ("b", "c")
+    with pytest.raises(RequestError, match="there is no grid 'c', but a, b"):
+        validate(config)
+
+
 @pytest.mark.parametrize(
     ("grids", "words"),
     [
