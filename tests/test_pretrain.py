@@ -155,12 +155,13 @@ def test_a_ratio_that_leaves_no_patch_is_named():
         check_preset(config)
 
 
-@pytest.mark.parametrize("name", ["vit_micro", "vit_pico", "mae"])
+@pytest.mark.parametrize("name", ["vit_micro", "vit_micro_mixed", "vit_pico", "mae"])
 def test_every_file_in_configs_is_valid(name):
     config = importlib.import_module(f"configs.pretrain_{name}").get_config()
     validate(config, num_workers=8)
     check_preset(config)
-    assert config.preset == {"mae": "vit_base"}.get(name, name)
+    presets = {"mae": "vit_base", "vit_micro_mixed": "vit_micro"}
+    assert config.preset == presets.get(name, name)
 
 
 def test_a_bad_request_is_one_line(tmp_path):
