@@ -5,12 +5,12 @@ import itertools
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+
+from sparse_ist_tf.encoder.presets import PRESETS, create_encoder
 from sparse_ist_tf.export import micro
 from sparse_ist_tf.export.convert import convert
 from sparse_ist_tf.export.folding import fold
 from sparse_ist_tf.export.graphs import Network
-
-from sparse_ist_tf.encoder.presets import PRESETS, create_encoder
 from sparse_ist_tf.inputs.masks import num_visible, select_patches, shared_positions
 from sparse_ist_tf.ist.partition import subnet_sizes
 

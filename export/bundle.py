@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
 from sparse_ist_tf.export import flatbuffer, metadata
 from sparse_ist_tf.export.runtimes import Port, ports
 from sparse_ist_tf.export.targets import MICRO_OPERATORS

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
+
+from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export import flatbuffer
 from sparse_ist_tf.export.graphs import FORMS, Network, make_function
 from sparse_ist_tf.export.quantize import Scheme, quantize
 from sparse_ist_tf.export.ranges import calibrate
 from sparse_ist_tf.export.rounding import measure_inputs
-
-from sparse_ist_tf.errors import RequestError
 
 NUMBERS = ("float32", "float16", "dynamic", "int8", "int16x8")
 INTEGERS = ("int8", "int16x8")

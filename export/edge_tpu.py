@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from sparse_ist_tf.export import flatbuffer
-from sparse_ist_tf.export.flatbuffer import Op
 
 from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.export import flatbuffer
+from sparse_ist_tf.export.flatbuffer import Op
 
 # An operator's condition: the reason why it isn't met, or an empty string.
 Rule = Callable[[Op], str]

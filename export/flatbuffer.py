@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 import flatbuffers
 import numpy as np
-from sparse_ist_tf.export.litert import schema
 
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.export.litert import schema
 
 IDENTIFIER = b"TFL3"
 

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
+
 from sparse_ist_tf.export.folding import Affine, FoldedViT
+from sparse_ist_tf.inputs.tracing import traced
 
 FORMS = ("matmul", "conv")
 KINDS = ("head", "encoder", "classifier", "classifier_patches")
@@ -130,7 +132,7 @@ def make_function(network: Network, form: str = "matmul", pixels: str = "float32
         def call(patches, positions):
             return {network.output_name: run(steps.embed_patches(patches), positions)}
 
-    return tf.function(call, input_signature=signature)
+    return traced(call, input_signature=signature)
 
 
 def _constant(values) -> tf.Tensor:

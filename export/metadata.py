@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 
 import flatbuffers
 import numpy as np
-from sparse_ist_tf.export import flatbuffer
-from sparse_ist_tf.export.litert import schema
 
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.export import flatbuffer
+from sparse_ist_tf.export.litert import schema
 
 IDENTIFIER = b"M001"
 ENTRY = "TFLITE_METADATA"

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from sparse_ist_tf.export.runtimes import ports
 
 from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.export.runtimes import ports
 
 ALIGNMENT = 16
 

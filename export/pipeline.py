@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+import sparse_ist_tf
 from sparse_ist_tf.export import bundle, compress, edge_tpu, metadata, micro
 from sparse_ist_tf.export.card import model_card
 from sparse_ist_tf.export.convert import convert
@@ -18,8 +20,6 @@ from sparse_ist_tf.export.runs import FinishedRun
 from sparse_ist_tf.export.runtimes import LiteRT
 from sparse_ist_tf.export.targets import Target
 from sparse_ist_tf.export.verify import Result, table, verify
-
-import sparse_ist_tf
 from sparse_ist_tf.ist.head import accuracy, logits
 from sparse_ist_tf.reports.files import write_atomically
 

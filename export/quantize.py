@@ -13,12 +13,12 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+
+from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.export import flatbuffer
 from sparse_ist_tf.export.litert import schema
 from sparse_ist_tf.export.ranges import input_indices
 from sparse_ist_tf.export.rounding import Inputs, round_weights
-
-from sparse_ist_tf.errors import RunError
 
 # Operators that only move numbers: their inputs and outputs share one scale.
 MOVES = frozenset(

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
-from sparse_ist_tf.export import flatbuffer
-from sparse_ist_tf.export.litert import Interpreter, OpResolverType, schema
 
 from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.export import flatbuffer
+from sparse_ist_tf.export.litert import Interpreter, OpResolverType, schema
 
 _BINS = 2048
 _SEEN = 4096  # numbers of a tensor that a sample adds to its histogram

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
+
 from sparse_ist_tf.export import flatbuffer
 from sparse_ist_tf.export.ranges import recorded
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
-from sparse_ist_tf.export.folding import FoldedViT, fold
 
 from sparse_ist_tf.config import completed, ist_options
 from sparse_ist_tf.encoder.features import make_encode, shared_features
 from sparse_ist_tf.encoder.weights import load_configured
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.export.folding import FoldedViT, fold
 from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.inputs.masks import num_visible, select_patches
 from sparse_ist_tf.ist.head import extract, logits

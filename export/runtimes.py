@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
-from sparse_ist_tf.export import flatbuffer
-from sparse_ist_tf.export.litert import Interpreter, OpResolverType, load_delegate
 
 from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.export import flatbuffer
+from sparse_ist_tf.export.litert import Interpreter, OpResolverType, load_delegate
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,10 +49,9 @@ def compare(preset: str = "vit_micro", ratios: Sequence[float] = (0.0, 0.5, 0.75
         Traceback (most recent call last):
         sparse_ist_tf.errors.RequestError: encoder preset 'vit_giga': there is none such
     """
+    from sparse_ist_tf.encoder.presets import PRESETS
     from sparse_ist_tf.export import micro
     from sparse_ist_tf.export.runtimes import LiteRT
-
-    from sparse_ist_tf.encoder.presets import PRESETS
 
     if preset not in PRESETS:
         raise RequestError(f"encoder preset {preset!r}: there is none such")
@@ -106,14 +105,13 @@ def _print(preset: str, rows: Sequence[Mapping], with_arena: bool) -> None:
 
 def _ours(preset: str, ratios: Sequence[float]) -> dict:
     """(numbers, ratio) to (content, example, arena or None)."""
+    from sparse_ist_tf.config import get_config
+    from sparse_ist_tf.encoder.weights import load_encoder
     from sparse_ist_tf.export import micro
     from sparse_ist_tf.export.convert import Interface, convert
     from sparse_ist_tf.export.folding import Affine, fold
     from sparse_ist_tf.export.graphs import Network
     from sparse_ist_tf.export.runs import Images
-
-    from sparse_ist_tf.config import get_config
-    from sparse_ist_tf.encoder.weights import load_encoder
     from sparse_ist_tf.inputs.masks import shared_positions
 
     encoder = load_encoder(f"random:{preset}")

@@ -11,12 +11,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export import flatbuffer
 from sparse_ist_tf.export.convert import NUMBERS, Interface
 from sparse_ist_tf.export.edge_tpu import RULES as EDGE_TPU_RULES
 from sparse_ist_tf.export.edge_tpu import Rule
-
-from sparse_ist_tf.errors import RequestError
 
 # Every builtin operator that TFLite Micro's MicroMutableOpResolver can register, and how.
 # Source: tensorflow/lite/micro/micro_mutable_op_resolver.h of tensorflow/tflite-micro.

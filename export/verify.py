@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export import edge_tpu, flatbuffer, metadata, micro
 from sparse_ist_tf.export.runtimes import LiteRT
 from sparse_ist_tf.export.targets import Target, check, problem, unmapped
-
-from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.reports.report import format_table
 
 
@@ -348,10 +348,9 @@ def evaluate_tflite(path: str | Path, config=None, *, threads: int = 1, delegate
         >>> evaluate_tflite("digits_..._int8.tflite")["accuracy"]  # doctest: +SKIP
         0.95
     """
-    from sparse_ist_tf.export.runs import Images
-
     from sparse_ist_tf.config import completed
     from sparse_ist_tf.encoder.weights import load_configured
+    from sparse_ist_tf.export.runs import Images
 
     path = Path(path)
     content = read_file(path)

@@ -164,10 +164,11 @@ def classify(
 
     from sparse_ist_tf.inputs.decoding import decode_file, image_errors
     from sparse_ist_tf.inputs.split import scale_image
+    from sparse_ist_tf.inputs.tracing import as_written
 
     images = tf.data.Dataset.from_tensor_slices(tf.constant(list(pictures), tf.string))
     images = images.map(
-        lambda path: scale_image(decode_file(path), classifier.image_size),
+        as_written(lambda path: scale_image(decode_file(path), classifier.image_size)),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     bar = tqdm(total=len(pictures), unit=" images", disable=not progress, leave=False)

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from sparse_ist_tf.export import metadata
-from sparse_ist_tf.export.convert import convert
-from sparse_ist_tf.export.graphs import Network, layers_of
-from sparse_ist_tf.export.runtimes import LiteRT
 
 from sparse_ist_tf.classify import Classifier, classify, find_pictures, main
 from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.export import metadata
+from sparse_ist_tf.export.convert import convert
+from sparse_ist_tf.export.graphs import Network, layers_of
+from sparse_ist_tf.export.runtimes import LiteRT
 from sparse_ist_tf.inputs.masks import positions, select_patches
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
 

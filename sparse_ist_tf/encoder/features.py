@@ -16,6 +16,7 @@ from sparse_ist_tf.errors import RunError, warn
 from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.inputs.masks import num_visible, positions, select_patches
 from sparse_ist_tf.inputs.thin_link import ThinLink
+from sparse_ist_tf.inputs.tracing import traced
 from sparse_ist_tf.reports.files import replacing
 
 _FORMAT = 2  # raise it when encoding changes what it returns
@@ -74,7 +75,6 @@ def make_encode(encoder):
         tf.TensorSpec((None, None), tf.int32),
     )
 
-    @tf.function(input_signature=any_number)
     def encode(images, places):
         patches = select_patches(images, places, encoder.patch_size)
         shape = tf.shape(patches)
@@ -84,7 +84,7 @@ def make_encode(encoder):
         inputs = {"patches": patches, "positions": places}
         return tf.cast(fast.features(encoder.model, inputs), tf.float32)
 
-    return encode
+    return traced(encode, input_signature=any_number)
 
 
 def encode_split(

@@ -14,6 +14,7 @@ from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs.datasets import Split
 from sparse_ist_tf.inputs.masks import num_visible, select_patches
+from sparse_ist_tf.inputs.tracing import traced
 
 _IN_MEMORY = 2 << 30  # bytes of tokens that are kept rather than computed again at every step
 _BATCH = 64
@@ -109,10 +110,9 @@ class FrozenTokens:
 def _make_lower(encoder, first_block):
     mean, std = (tf.constant(value, tf.float32) for value in (encoder.mean, encoder.std))
 
-    @tf.function(reduce_retracing=True)
     def lower(images, places):
         images = (tf.cast(images, tf.float32) / 255.0 - mean) / std
         inputs = {"patches": select_patches(images, places, encoder.patch_size)}
         return fast.lower_tokens(encoder.model, inputs | {"positions": places}, first_block)
 
-    return lower
+    return traced(lower, reduce_retracing=True)

@@ -29,6 +29,7 @@ from sparse_ist_tf.encoder.probe import LinearProbe
 from sparse_ist_tf.encoder.weights import load_encoder
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.inputs.masks import select_patches
+from sparse_ist_tf.inputs.tracing import traced
 from sparse_ist_tf.reports.files import replacing
 from sparse_ist_tf.reports.run_directory import RunDirectory, writing
 
@@ -74,12 +75,12 @@ class Pretraining:
         probe = config.probe
         self.probe = LinearProbe(self.encoder, config.mean, config.std, probe.images, config.seed)
         self.step = 0
-        self._gradients = tf.function(self._gradients_eager, reduce_retracing=False)
-        self._apply = tf.function(self._apply_eager, reduce_retracing=False)
+        self._gradients = traced(self._gradients_eager, reduce_retracing=False)
+        self._apply = traced(self._apply_eager, reduce_retracing=False)
         size = self.encoder.image_size
         kinds = ((None, size, size, 3), tf.uint8), ((None,), tf.int32), ((None, None), tf.int32)
         signature = [tf.TensorSpec(*kind) for kind in kinds]
-        self._eval_step = tf.function(self._eval_step_eager, input_signature=signature)
+        self._eval_step = traced(self._eval_step_eager, input_signature=signature)
         self._restore()
 
     @property
@@ -168,7 +169,7 @@ class Pretraining:
         parts = [*gradients, report]
         flat = tf.concat([tf.reshape(part, (-1,)) for part in parts], axis=0)
         args = (flat, self.link.next_key())
-        flat = self.link.strategy.run(tf.function(self.link.all_reduce), args) / self.num_workers
+        flat = self.link.strategy.run(traced(self.link.all_reduce), args) / self.num_workers
         sizes = [int(np.prod(part.shape)) for part in parts]
         pieces = zip(tf.split(flat, sizes), parts, strict=True)
         *gradients, report = (tf.reshape(piece, part.shape) for piece, part in pieces)

@@ -287,6 +287,7 @@ def _ours(dtype, preset, batch_size):
 
     from sparse_ist_tf.encoder.fast import features
     from sparse_ist_tf.encoder.presets import create_encoder
+    from sparse_ist_tf.inputs.tracing import traced
 
     model = create_encoder(preset, dtype=dtype)
     grid = model.image_size // model.patch_size
@@ -300,7 +301,7 @@ def _ours(dtype, preset, batch_size):
             "patches": tf.TensorSpec((None, None, patches.shape[-1])),
             "positions": tf.TensorSpec((None, None), tf.int32),
         }
-        encode = tf.function(lambda x: features(model, x), input_signature=[any_number])
+        encode = traced(lambda x: features(model, x), input_signature=[any_number])
         return lambda: tf.cast(encode(inputs), tf.float32).numpy(), places.shape[1]
 
     return make, lambda: product(matrix, matrix)[0, 0].numpy()

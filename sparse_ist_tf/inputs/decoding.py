@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.inputs.tracing import as_written
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -81,7 +82,7 @@ def _decode(data, name, is_file: bool) -> tf.Tensor:
 
     # Only tf.data can catch an operation's error in a graph, so every image is a data set of one.
     one = tf.data.Dataset.from_tensors((data, name))
-    fast, slow = one.map(by_tensorflow).ignore_errors(), one.map(by_pillow)
+    fast, slow = one.map(as_written(by_tensorflow)).ignore_errors(), one.map(as_written(by_pillow))
     return fast.concatenate(slow).take(1).get_single_element()
 
 
@@ -155,6 +156,6 @@ def readable(stream: tf.data.Dataset, decode: Callable) -> np.ndarray:
         bad = tf.data.Dataset.from_tensors(False)
         return one.map(good).ignore_errors().concatenate(bad).take(1).get_single_element()
 
-    flags = stream.map(try_one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    flags = stream.map(as_written(try_one), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     parts = [batch.numpy() for batch in flags.batch(1024)]
     return np.concatenate(parts) if parts else np.zeros(0, bool)

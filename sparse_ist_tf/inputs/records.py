@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.inputs.decoding import decode_image
 from sparse_ist_tf.inputs.split import Split, digest
+from sparse_ist_tf.inputs.tracing import as_written
 
 NAMES = ("cifar10", "resisc45", "aid")
 
@@ -68,7 +69,9 @@ class RecordSource:
         wanted = np.zeros(last + 1 - first, bool)
         wanted[rows - first] = True
         data = tf.data.Dataset.zip(data, tf.data.Dataset.from_tensor_slices(wanted))
-        return data.filter(lambda _, keep: keep).map(lambda element, _: element)
+        return data.filter(as_written(lambda _, keep: keep)).map(
+            as_written(lambda element, _: element)
+        )
 
     def decode(self, element) -> tf.Tensor:
         """Decodes a record's image."""
@@ -152,7 +155,7 @@ def _read_labels(name: str, builder, part: str) -> np.ndarray:
     """int32, one per record; reads all of them (about 0.4 s for CIFAR-10's 50,000)."""
     wanted = {"label": tf.io.FixedLenFeature((), tf.int64)}
     data = tf.data.TFRecordDataset(list(_files(builder, part))).batch(4096)
-    data = data.map(lambda records: tf.io.parse_example(records, wanted)["label"])
+    data = data.map(as_written(lambda records: tf.io.parse_example(records, wanted)["label"]))
     try:
         labels = np.concatenate([np.zeros(0, np.int32), *(batch.numpy() for batch in data)])
     except (tf.errors.OpError, OSError) as error:

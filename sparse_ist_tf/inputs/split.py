@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
+from sparse_ist_tf.inputs.tracing import as_written
+
 
 class Source(Protocol):
     """Where a split's images come from.
@@ -160,8 +162,8 @@ class Split:
         wanted[indices] = True
         stop = int(np.flatnonzero(wanted).max(initial=-1)) + 1
         marked = self._elements(0, stop), tf.data.Dataset.from_tensor_slices(wanted[:stop])
-        some = tf.data.Dataset.zip(*marked).filter(lambda _, keep: keep)
-        return self._read(some.map(lambda element, _: element), image_size)
+        some = tf.data.Dataset.zip(*marked).filter(as_written(lambda _, keep: keep))
+        return self._read(some.map(as_written(lambda element, _: element)), image_size)
 
     def _elements(self, start, stop):
         return tf.data.Dataset.zip(
@@ -175,7 +177,9 @@ class Split:
             image = scale_image(self.source.decode(element), image_size)
             return {"image": image, "label": label, "index": index}
 
-        return elements.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return elements.map(
+            as_written(read), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
 
 
 def scale_image(image: tf.Tensor, image_size: int) -> tf.Tensor:

@@ -14,6 +14,7 @@ from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs.decoding import image_errors
 from sparse_ist_tf.inputs.patches import grid_of, patchify, unpatchify
 from sparse_ist_tf.inputs.split import Split
+from sparse_ist_tf.inputs.tracing import as_written
 from sparse_ist_tf.inputs.transport import count_bytes, sent_features, sent_patches
 
 _SAMPLED = 256  # images whose bytes are counted
@@ -82,7 +83,7 @@ class ThinLink:
 
         rows = with_positions(rows.batch(batch_size), draw)
         if self.codec != "none":
-            rows = rows.unbatch().map(cross, **_PARALLEL).batch(batch_size)
+            rows = rows.unbatch().map(as_written(cross), **_PARALLEL).batch(batch_size)
         return rows.prefetch(tf.data.AUTOTUNE)
 
     def sent_features(self, features: np.ndarray) -> np.ndarray:
@@ -150,7 +151,7 @@ def with_positions(
         places = tf.numpy_function(draw, [batch["index"]], tf.int32)
         return {**batch, "positions": tf.ensure_shape(places, (None, visible))}
 
-    return batches.map(mask, **_PARALLEL)
+    return batches.map(as_written(mask), **_PARALLEL)
 
 
 def bytes_per_image(
@@ -208,7 +209,7 @@ def bytes_per_image(
         )
 
     with image_errors():
-        batches = rows.unbatch().map(sizes, **_PARALLEL).batch(count)
+        batches = rows.unbatch().map(as_written(sizes), **_PARALLEL).batch(count)
         [found] = batches.as_numpy_iterator()
     means = {what: float(np.mean(values)) for what, values in found.items()}
     return {"images": len(chosen), **means}

@@ -8,6 +8,7 @@ import tensorflow as tf
 from sparse_ist_tf.encoder import fast
 from sparse_ist_tf.encoder.bundle import Encoder
 from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
+from sparse_ist_tf.inputs.tracing import traced
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
 from sparse_ist_tf.ist.link import Link
 from sparse_ist_tf.ist.local import SlotOptimizer, cross_entropy, forward
@@ -77,8 +78,8 @@ class FineTuningTrainer(Trainer):
             for name, value in self.variables.items()
         }
         self._loss_options = options.loss_options([1.0] * len(spec.hidden), 0)
-        self._step = tf.function(self._step_eager, reduce_retracing=True)
-        self._features = tf.function(self._features_eager, reduce_retracing=True)
+        self._step = traced(self._step_eager, reduce_retracing=True)
+        self._features = traced(self._features_eager, reduce_retracing=True)
 
     def _run_round(self, steps):
         rows, rates = self._batches(steps)

@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from sparse_ist_tf.inputs.tracing import traced
+
 _ALL_TO_ALL, _PAIR = 7_001, 7_100  # group keys, apart from those of tf.distribute
 
 
@@ -106,7 +108,7 @@ class Link:
             )
 
         args = (tf.constant(rows), self.next_key())
-        flat = self.strategy.run(tf.function(gather), args).numpy()
+        flat = self.strategy.run(traced(gather), args).numpy()
         return flat.reshape(self.num_workers, *rows.shape)
 
     def pass_on(self, value: np.ndarray | None, shape, source: int, target: int):
@@ -139,7 +141,7 @@ class Link:
             return tf.raw_ops.CollectiveBcastRecvV2(T=tf.float32, shape=shape_tensor, **common)
 
         body = send if self.worker == source else receive
-        return self.strategy.run(tf.function(body)).numpy()
+        return self.strategy.run(traced(body)).numpy()
 
     def broadcast(self, value: np.ndarray | None, shape) -> np.ndarray:
         """Sends an array of the chief to all workers; called by all of them.
@@ -173,7 +175,7 @@ class Link:
         if self.num_workers == 1:
             return
         mine = tf.fill((self.num_workers, 1), float(self.worker))
-        got = self.strategy.run(tf.function(self.all_to_all), (mine, self.next_key()))
+        got = self.strategy.run(traced(self.all_to_all), (mine, self.next_key()))
         order = got.numpy().ravel().astype(int).tolist()
         if order != list(range(self.num_workers)):
             raise RuntimeError(f"the workers' collective has the order {order}")

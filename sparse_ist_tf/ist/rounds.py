@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import tensorflow as tf
 
+from sparse_ist_tf.inputs.tracing import traced
 from sparse_ist_tf.ist.exchange import Exchange, Plan
 from sparse_ist_tf.ist.head import init_parameters
 from sparse_ist_tf.ist.local import SlotOptimizer, make_local_steps
@@ -161,7 +162,7 @@ class IstTrainer(Trainer):
         features = tf.TensorSpec((None, self.spec.feature_dim), tf.float32)
         rates = tf.TensorSpec((None,), tf.float32)
         signature = (plan, features, labels, rows, rates, step, keys)
-        return tf.function(self._round, input_signature=signature)
+        return traced(self._round, input_signature=signature)
 
     def _round(self, plan, features, labels, rows, rates, first_step, keys):
         plan = Plan(*plan)

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from sparse_ist_tf.inputs.tracing import traced
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
 from sparse_ist_tf.ist.local import SlotOptimizer, loss_and_gradients, make_local_steps
 from sparse_ist_tf.ist.trainer import Trainer
@@ -94,7 +95,7 @@ class SynchronousTrainer(Trainer):
         whole = np.zeros((self.num_columns, spec.num_parameters), np.float32)
         whole[0] = np.concatenate([initial[part.name].ravel() for part in spec.parameters()])
         self.state.assign(whole)
-        self._traced = tf.function(self._replicas, reduce_retracing=True)
+        self._traced = traced(self._replicas, reduce_retracing=True)
 
     def _run_round(self, steps):
         rows, rates = self._batches(steps)

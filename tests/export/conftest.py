@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
+
+from sparse_ist_tf.config import get_config, validate
+from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.export.convert import Interface, convert
 from sparse_ist_tf.export.folding import fold
 from sparse_ist_tf.export.graphs import Network, layers_of
 from sparse_ist_tf.export.runs import FinishedRun
-
-from sparse_ist_tf.config import get_config, validate
-from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.inputs.masks import select_patches, shared_positions
 from sparse_ist_tf.ist.cluster import Cluster
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters

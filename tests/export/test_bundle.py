@@ -7,6 +7,7 @@ import subprocess
 
 import numpy as np
 import pytest
+
 from sparse_ist_tf.export import flatbuffer, metadata
 from sparse_ist_tf.export.bundle import write_bundle
 from sparse_ist_tf.export.runtimes import LiteRT, ports

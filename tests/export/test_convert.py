@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+
+from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.convert import NUMBERS, Interface, convert
 from sparse_ist_tf.export.graphs import Network, layers_of
 from sparse_ist_tf.export.runtimes import LiteRT
-
-from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.ist.head import HeadSpec, build_model, extract, init_parameters
 from sparse_ist_tf.ist.partition import make_partition
 

@@ -4,13 +4,13 @@ import types
 
 import numpy as np
 import pytest
+
+from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.export import edge_tpu
 from sparse_ist_tf.export.convert import convert
 from sparse_ist_tf.export.flatbuffer import Op
 from sparse_ist_tf.export.graphs import Network
 from sparse_ist_tf.export.targets import TARGETS, problem, unmapped
-
-from sparse_ist_tf.errors import RunError
 
 CORAL = TARGETS["coral"]
 

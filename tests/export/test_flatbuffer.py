@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+
+from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export import flatbuffer
 from sparse_ist_tf.export.convert import convert
 from sparse_ist_tf.export.graphs import Network
 from sparse_ist_tf.export.runtimes import LiteRT
-
-from sparse_ist_tf.errors import RequestError
 
 
 def test_parsing_and_packing_keep_the_function(head_file, head_features):

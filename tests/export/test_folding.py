@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from sparse_ist_tf.export.folding import Affine, fold
-from sparse_ist_tf.export.graphs import Network, make_function
 
 from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.export.folding import Affine, fold
+from sparse_ist_tf.export.graphs import Network, make_function
 from sparse_ist_tf.inputs.masks import select_patches
 
 from .conftest import MEAN, STD, make_images, make_vit

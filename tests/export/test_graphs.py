@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+
 from sparse_ist_tf.export.convert import convert
 from sparse_ist_tf.export.graphs import make_function
 from sparse_ist_tf.export.runtimes import LiteRT
-
 from sparse_ist_tf.inputs.masks import select_patches, visible_from_positions
 
 from .conftest import make_images

@@ -5,10 +5,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from sparse_ist_tf.export import flatbuffer, metadata
-from sparse_ist_tf.export.runtimes import LiteRT
 
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.export import flatbuffer, metadata
+from sparse_ist_tf.export.runtimes import LiteRT
 
 from .conftest import make_images
 

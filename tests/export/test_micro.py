@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 import pytest
+
+from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.export import metadata, micro
 from sparse_ist_tf.export.convert import Interface, convert
 from sparse_ist_tf.export.graphs import Network
@@ -12,8 +14,6 @@ from sparse_ist_tf.export.pipeline import Exporter
 from sparse_ist_tf.export.plan import Options
 from sparse_ist_tf.export.runtimes import LiteRT
 from sparse_ist_tf.export.targets import TARGETS
-
-from sparse_ist_tf.errors import RequestError, RunError
 
 from .conftest import make_images
 

@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 import pytest
+
+from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export import metadata, pipeline
 from sparse_ist_tf.export.compress import Compression
 from sparse_ist_tf.export.pipeline import Exporter
@@ -12,8 +14,6 @@ from sparse_ist_tf.export.plan import BOUNDS, Options, plan
 from sparse_ist_tf.export.runtimes import LiteRT
 from sparse_ist_tf.export.targets import TARGETS
 from sparse_ist_tf.export.verify import evaluate_tflite
-
-from sparse_ist_tf.errors import RequestError
 
 PHONE = TARGETS["phone"]
 # 40 test images: one that changes its label is 2.5 points.

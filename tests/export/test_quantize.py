@@ -4,14 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+
+from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.export import flatbuffer
 from sparse_ist_tf.export.convert import Interface, convert
 from sparse_ist_tf.export.folding import Affine
 from sparse_ist_tf.export.graphs import Network
 from sparse_ist_tf.export.quantize import Scheme, quantize
 from sparse_ist_tf.export.runtimes import LiteRT, ports
-
-from sparse_ist_tf.errors import RunError
 
 
 def _logits(layers, x):

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from sparse_ist_tf.export import flatbuffer
-from sparse_ist_tf.export.ranges import best_logits_range, best_range, calibrate
 
 from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.export import flatbuffer
+from sparse_ist_tf.export.ranges import best_logits_range, best_range, calibrate
 
 
 def test_a_range_loses_less_than_the_whole_span_would():

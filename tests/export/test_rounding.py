@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sparse_ist_tf.export import flatbuffer
 from sparse_ist_tf.export.convert import Interface, convert
 from sparse_ist_tf.export.graphs import Network, layers_of
 from sparse_ist_tf.export.rounding import Inputs, measure_inputs, round_weights
 from sparse_ist_tf.export.runtimes import LiteRT
-
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
 
 

@@ -5,11 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from sparse_ist_tf.export.runs import FinishedRun, Images, stratified
 
 from sparse_ist_tf.config import get_config
 from sparse_ist_tf.encoder.weights import load_encoder
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.export.runs import FinishedRun, Images, stratified
 from sparse_ist_tf.inputs.masks import select_patches
 from sparse_ist_tf.inputs.transport import (
     pack_feature,

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+
+from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.convert import Interface, convert
 from sparse_ist_tf.export.graphs import Network
 from sparse_ist_tf.export.runtimes import LiteRT, Port, ports
-
-from sparse_ist_tf.errors import RequestError
 
 
 def test_values_become_a_ports_own_numbers():

@@ -4,12 +4,12 @@ import importlib.util
 
 import numpy as np
 import pytest
+
+from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export import micro, speed
 from sparse_ist_tf.export.convert import convert
 from sparse_ist_tf.export.folding import Affine
 from sparse_ist_tf.export.graphs import Network
-
-from sparse_ist_tf.errors import RequestError
 
 
 @pytest.fixture

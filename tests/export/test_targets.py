@@ -4,12 +4,12 @@ import dataclasses
 import json
 
 import pytest
+
+from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export import targets
 from sparse_ist_tf.export.convert import convert
 from sparse_ist_tf.export.graphs import Network
 from sparse_ist_tf.export.targets import TARGETS, add_rows, check, find_target, unmapped
-
-from sparse_ist_tf.errors import RequestError
 
 
 @pytest.fixture
@@ -91,6 +91,7 @@ def test_what_tensorflows_analyzer_finds_for_gpus_is_told(head_file, monkeypatch
 
 def test_an_operator_that_xnnpack_lacks_is_told():
     import tensorflow as tf
+
     from sparse_ist_tf.export import flatbuffer
 
     function = tf.function(

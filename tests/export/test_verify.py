@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+
+from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.convert import convert
 from sparse_ist_tf.export.edge_tpu import Mapping
 from sparse_ist_tf.export.graphs import Network
@@ -18,8 +20,6 @@ from sparse_ist_tf.export.verify import (
     verify,
 )
 
-from sparse_ist_tf.errors import RequestError
-
 from .conftest import make_images
 
 
@@ -31,6 +31,7 @@ def test_the_peak_of_a_chain_is_its_largest_pair(head_layers, head_file):
 
 def test_the_peak_counts_what_waits_for_a_residual():
     import tensorflow as tf
+
     from sparse_ist_tf.export import flatbuffer
 
     def call(feature):
