@@ -1,6 +1,7 @@
 """Features of masked images: encoded once, kept in a cache that is never trusted blindly."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from sparse_ist_tf.inputs.thin_link import ThinLink
 from sparse_ist_tf.inputs.tracing import traced
 from sparse_ist_tf.reports.files import replacing
 
-_FORMAT = 2  # raise it when encoding changes what it returns
+_FORMAT = 2  # raise it when encoding changes what it returns by more than round-off
 _NO_LINK = ThinLink()
 
 
@@ -51,11 +52,12 @@ class MaskOptions:
         )
 
 
-def make_encode(encoder):
+def make_encode(encoder, frozen: bool = True):
     """A function from images to features.
 
     Args:
         encoder: from load_encoder.
+        frozen: whether its weights stay as they are now; faster.
 
     Returns:
         f(images uint8[b, side, side, 3], positions int32[b, v]) -> float32[b, feature_dim].
@@ -69,6 +71,8 @@ def make_encode(encoder):
         TensorShape([1, 96])
     """
     mean, std = (tf.constant(value, tf.float32) for value in (encoder.mean, encoder.std))
+    model = encoder.model
+    features = fast.frozen_features(model) if frozen else functools.partial(fast.features, model)
     side = encoder.image_size
     any_number = (  # of images and of patches: one graph, in a form that TensorFlow fuses
         tf.TensorSpec((None, side, side, 3), tf.uint8),
@@ -82,7 +86,7 @@ def make_encode(encoder):
         pixels = (tf.cast(pixels, tf.float32) / 255.0 - mean) / std
         patches = tf.reshape(pixels, (shape[0], shape[1], 3 * encoder.patch_size**2))
         inputs = {"patches": patches, "positions": places}
-        return tf.cast(fast.features(encoder.model, inputs), tf.float32)
+        return tf.cast(features(inputs), tf.float32)
 
     return traced(encode, input_signature=any_number)
 

@@ -42,7 +42,7 @@ class LinearProbe:
     ):
         self.most_images, self.seed, self.num_patches = most_images, seed, model.num_patches
         seen = Preprocessing(tuple(mean), tuple(std))
-        self._encode = make_encode(Encoder(model, seen, digest="", name="probed"))
+        self._encode = make_encode(Encoder(model, seen, digest="", name="probed"), frozen=False)
 
     def accuracy(self, images, mask_ratio: float = 0.0) -> float:
         """The accuracy on test images of a classifier that is trained on training images.

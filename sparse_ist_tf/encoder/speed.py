@@ -285,7 +285,7 @@ def _case(grid, pixels, ratio, batch_size):
 def _ours(dtype, preset, batch_size):
     import tensorflow as tf
 
-    from sparse_ist_tf.encoder.fast import features
+    from sparse_ist_tf.encoder.fast import frozen_features
     from sparse_ist_tf.encoder.presets import create_encoder
     from sparse_ist_tf.inputs.tracing import traced
 
@@ -301,7 +301,7 @@ def _ours(dtype, preset, batch_size):
             "patches": tf.TensorSpec((None, None, patches.shape[-1])),
             "positions": tf.TensorSpec((None, None), tf.int32),
         }
-        encode = traced(lambda x: features(model, x), input_signature=[any_number])
+        encode = traced(frozen_features(model), input_signature=[any_number])
         return lambda: tf.cast(encode(inputs), tf.float32).numpy(), places.shape[1]
 
     return make, lambda: product(matrix, matrix)[0, 0].numpy()

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sparse_ist_tf.encoder.fast import features, flops
+from sparse_ist_tf.encoder import fast as fast_module
+from sparse_ist_tf.encoder.fast import features, flops, frozen_features
 from sparse_ist_tf.encoder.presets import create_encoder
 from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.encoder.weights import load_encoder
@@ -62,6 +63,34 @@ def test_real_sizes_too_and_any_batch_in_one_graph(weights):
     for batch, visible in ((2, 64), (5, 16)):
         inputs = case(model.num_patches, pixels, visible, batch)
         np.testing.assert_allclose(compiled(inputs), model(inputs), rtol=0, atol=1e-5)
+
+
+def _has_variables(function, inputs):
+    graph = tf.function(function).get_concrete_function(inputs).graph.as_graph_def()
+    return any(node.op == "ReadVariableOp" for node in graph.node)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_frozen_weights_are_constants_of_the_graph(dtype):
+    model = load_encoder("packaged:vit_pico", dtype=dtype).model
+    inputs = {k: tf.constant(v) for k, v in case(64, 192, 8).items()}
+    frozen = frozen_features(model)
+    assert _has_variables(lambda x: features(model, x), inputs)
+    assert not _has_variables(frozen, inputs)
+    wanted = np.asarray(tf.cast(features(model, inputs), tf.float32))
+    model.blocks[0].fc1.kernel.assign(0 * model.blocks[0].fc1.kernel)
+    got = tf.cast(tf.function(frozen)(inputs), tf.float32)
+    tolerance = {"float32": 1e-5, "bfloat16": 0.05}[dtype]
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance)
+    assert np.abs(np.asarray(tf.cast(features(model, inputs), tf.float32)) - wanted).max() > 0.1
+
+
+def test_many_weights_stay_variables(monkeypatch):
+    model = ViT(**SMALL)
+    inputs = {k: tf.constant(v) for k, v in case(16, 48, 5).items()}
+    assert not _has_variables(frozen_features(model), inputs)
+    monkeypatch.setattr(fast_module, "_MOST_FROZEN", 1000)
+    assert _has_variables(frozen_features(model), inputs)
 
 
 def test_bfloat16_is_no_further_from_the_truth_than_the_model():
