@@ -19,19 +19,16 @@ class Plan:
     Args:
         serve: serve[variable][worker], places in this worker's home shard that the worker needs.
         hold: hold[variable][home], places in this worker's blocks whose entries live there.
-        fill: fill[variable], where in the buffer that dispatch receives each entry of the blocks
-            is.
         chunk: rows of the fullest pair, for which the buffer has room from every worker.
 
     Example:
         >>> from sparse_ist_tf.ist.exchange import Plan
-        >>> Plan(serve=[], hold=[], fill=[], chunk=0).chunk
+        >>> Plan(serve=[], hold=[], chunk=0).chunk
         0
     """
 
     serve: list[list[np.ndarray]]
     hold: list[list[np.ndarray]]
-    fill: list[np.ndarray]
     chunk: int
 
 
@@ -67,33 +64,27 @@ def make_plan(
         for w in workers:
             pairs[w] += sum(skew.counts(partition, n) for n in hosted[w])
     chunk = int(pairs.max())
-    serve, hold, fill = [], [], []
-    ends = np.arange(len(hosted), dtype=np.int32) * np.int32(chunk)  # of what each home sends
+    serve, hold = [], []
     for skew in skews:
         serve.append(
             [
-                np.concatenate([skew.entries(partition, n, worker)[0] for n in hosted[w]])
+                np.concatenate([skew.in_home(partition, n, worker) for n in hosted[w]])
                 for w in workers
             ]
         )
         starts = np.cumsum([0] + [skew.counts(partition, n).sum() for n in hosted[worker]])
-        held = [
-            np.concatenate(
-                [
-                    skew.entries(partition, n, home)[1] + np.int32(start)
-                    for n, start in zip(hosted[worker], starts[:-1], strict=True)
-                ]
-            )
-            for home in workers
-        ]
-        hold.append(held)
-        places = np.empty(starts[-1], np.int32)
-        for home in workers:
-            count = np.int32(len(held[home]))
-            places[held[home]] = np.arange(ends[home], ends[home] + count, dtype=np.int32)
-            ends[home] += count
-        fill.append(places)
-    return Plan(serve, hold, fill, chunk)
+        hold.append(
+            [
+                np.concatenate(
+                    [
+                        skew.in_block(partition, n, home) + np.int32(start)
+                        for n, start in zip(hosted[worker], starts[:-1], strict=True)
+                    ]
+                )
+                for home in workers
+            ]
+        )
+    return Plan(serve, hold, chunk)
 
 
 class Exchange:
@@ -145,9 +136,8 @@ class Exchange:
             for row in zip(*plan.serve, strict=True)
         ]
         got = self.link.all_to_all(self._pack(rows, plan.chunk), key)
-        got = tf.reshape(got, (-1, self.num_columns))
-        for variable, places in zip(self.variables, plan.fill, strict=True):
-            variable.blocks.assign(tf.gather(got, places))
+        blocks = [variable.blocks for variable in self.variables]
+        self._unpack(got, blocks, plan.hold, [0] * len(self.hosted))
 
     def collect(self, plan, shared: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         """Writes the blocks back to the home shards; called inside strategy.run.
@@ -170,13 +160,8 @@ class Exchange:
         rows = [[copies, *row] for row in rows]
         extra = self.most_hosted * self.shared_size
         got = self.link.all_to_all(self._pack(rows, plan.chunk + extra), key)
-        starts = [extra] * len(self.hosted)
-        for variable, row in zip(self.variables, plan.serve, strict=True):
-            for worker, places in enumerate(row):
-                stop = starts[worker] + tf.size(places)
-                piece = got[worker, starts[worker] : stop]
-                variable.home.scatter_update(tf.IndexedSlices(piece, places))
-                starts[worker] = stop
+        homes = [variable.home for variable in self.variables]
+        self._unpack(got, homes, plan.serve, [extra] * len(self.hosted))
         shape = (-1, self.most_hosted, self.shared_size, self.num_columns)
         copies = tf.reshape(got[:, :extra], shape)
         return tf.concat([copies[w, : len(s)] for w, s in enumerate(self.hosted)], axis=0)
@@ -188,6 +173,15 @@ class Exchange:
             room = chunk - tf.add_n([tf.shape(piece)[0] for piece in pieces])
             padded += [*pieces, tf.zeros((room, self.num_columns))]
         return tf.reshape(tf.concat(padded, axis=0), (len(rows), chunk, self.num_columns))
+
+    def _unpack(self, got, targets, places, starts) -> None:
+        """Writes what each worker sent, from its start on, to places[target][worker]."""
+        for target, row in zip(targets, places, strict=True):
+            for worker, those in enumerate(row):
+                stop = starts[worker] + tf.size(those)
+                piece = got[worker, starts[worker] : stop]
+                target.scatter_update(tf.IndexedSlices(piece, those))
+                starts[worker] = stop
 
     def count(self, chunk: int) -> None:
         """Counts the bytes of one round, dispatch and collect, in the ledger.

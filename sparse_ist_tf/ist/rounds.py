@@ -141,9 +141,8 @@ class IstTrainer(Trainer):
     def _run_round(self, steps):
         plan = self._plan(self.round)
         rows, rates = self._batches(steps)
-        tensors = tf.nest.map_structure(
-            tf.constant, (plan.serve, plan.hold, plan.fill, np.int32(plan.chunk))
-        )
+        parts = (plan.serve, plan.hold, np.int32(plan.chunk))
+        tensors = tf.nest.map_structure(tf.constant, parts)
         keys = (self.link.next_key(), self.link.next_key())
         args = (tensors, self.features, self.labels, rows, rates, tf.constant(self.step), keys)
         if self._traced is None:

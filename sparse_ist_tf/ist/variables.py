@@ -69,10 +69,8 @@ class Skew:
         spread = [rows @ np.roll(columns[::-1], home + 1) for home in range(self.num_workers)]
         return np.array(spread)
 
-    def entries(
-        self, partition: Partition | None, subnet: int, home: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The entries of a subnet's block that live on one worker.
+    def in_home(self, partition: Partition | None, subnet: int, home: int) -> np.ndarray:
+        """Where in a worker's home shard the entries of a subnet's block are that live there.
 
         Args:
             partition: of the round, None for the whole parameter.
@@ -80,19 +78,28 @@ class Skew:
             home: the worker.
 
         Returns:
-            (places in the home shard, places in the flat block), both int32[n], in one order.
+            int32[n], in the order of in_block.
         """
-        rows, columns = (axis.astype(np.int32) for axis in self.axes(partition, subnet))
-        width, workers = np.int32(len(columns)), self.num_workers
-        places = np.arange(max(len(rows), len(columns)), dtype=np.int32)
-        in_home, in_block = [], []
-        for residue in range(workers):
-            r = places[: len(rows)][rows % workers == residue]
-            c = places[: len(columns)][columns % workers == (home - residue) % workers]
-            row_starts = rows[r] * np.int32(self.stride)
-            in_home.append(np.add.outer(row_starts, columns[c] // np.int32(workers)).ravel())
-            in_block.append(np.add.outer(r * width, c).ravel())
-        return np.concatenate(in_home), np.concatenate(in_block)
+        rows, columns = self.axes(partition, subnet)
+        starts = (rows * self.stride).astype(np.int32)
+        places = (columns // self.num_workers).astype(np.int32)
+        meetings = self._meetings(rows, columns, home)
+        return np.concatenate([np.add.outer(starts[r], places[c]).ravel() for r, c in meetings])
+
+    def in_block(self, partition: Partition | None, subnet: int, home: int) -> np.ndarray:
+        """Where in a subnet's flat block the entries are that live on a worker; as in_home."""
+        rows, columns = self.axes(partition, subnet)
+        starts = np.arange(len(rows), dtype=np.int32) * np.int32(len(columns))
+        places = np.arange(len(columns), dtype=np.int32)
+        meetings = self._meetings(rows, columns, home)
+        return np.concatenate([np.add.outer(starts[r], places[c]).ravel() for r, c in meetings])
+
+    def _meetings(self, rows, columns, home):
+        """For each residue of the rows, which rows and columns of a block meet on a worker."""
+        rows, columns = rows % self.num_workers, columns % self.num_workers
+        for residue in range(self.num_workers):
+            partner = (home - residue) % self.num_workers
+            yield np.flatnonzero(rows == residue), np.flatnonzero(columns == partner)
 
 
 def per_worker_variable(shape: tuple[int, ...], name: str) -> tf.Variable:
@@ -175,14 +182,14 @@ class SubnetPartitionedVariable:
             float32[home_size, columns].
         """
         shard = np.zeros((self.skew.home_size, whole.shape[1]), np.float32)
-        in_home, in_whole = self.skew.entries(None, 0, worker)
-        shard[in_home] = whole[in_whole]
+        places = self.skew.in_block(None, 0, worker)
+        shard[self.skew.in_home(None, 0, worker)] = whole[places]
         return shard
 
     def whole_of(self, homes: Sequence[np.ndarray]) -> np.ndarray:
         """The whole parameter from the home shards of all workers: float32[entries, columns]."""
         whole = np.empty((int(np.prod(self.spec.shape)), self.num_columns), np.float32)
         for worker, shard in enumerate(homes):
-            in_home, in_whole = self.skew.entries(None, 0, worker)
-            whole[in_whole] = shard[in_home]
+            places = self.skew.in_block(None, 0, worker)
+            whole[places] = shard[self.skew.in_home(None, 0, worker)]
         return whole

@@ -22,7 +22,10 @@ def test_every_entry_has_one_home(num_workers, round_index):
     skew = Skew(KERNEL, num_workers)
     partition = make_partition(0, round_index, KERNEL.shape, 4)
     for subnet in range(4):
-        places = [skew.entries(partition, subnet, home) for home in range(num_workers)]
+        places = [
+            (skew.in_home(partition, subnet, home), skew.in_block(partition, subnet, home))
+            for home in range(num_workers)
+        ]
         assert [len(p[0]) for p in places] == skew.counts(partition, subnet).tolist()
         in_block = np.concatenate([p[1] for p in places])
         rows, columns = (partition.indices[axis][subnet] for axis in (0, 1))
@@ -57,9 +60,7 @@ def _exchange(num_subnets, spec):
 
 def _tensors(plan):
     return type(plan)(
-        *tf.nest.map_structure(
-            tf.constant, (plan.serve, plan.hold, plan.fill, np.int32(plan.chunk))
-        )
+        *tf.nest.map_structure(tf.constant, (plan.serve, plan.hold, np.int32(plan.chunk)))
     )
 
 
