@@ -157,6 +157,15 @@ class FoldedViT:
         return self.table.shape[1]
 
     @property
+    def feature_dim(self) -> int:
+        """Entries of the feature."""
+        return self.width * self._tokens_of_feature
+
+    @property
+    def _tokens_of_feature(self):
+        return 2 if self.pool == "cls_mean" else 1
+
+    @property
     def num_patches(self) -> int:
         """Patches of an image."""
         return len(self.table)
@@ -207,8 +216,11 @@ class FoldedViT:
 
     def behind(self, affine: Affine) -> Affine:
         """What a map of the feature is as a map of the normalised stream."""
-        affine = affine.after_scaling(self.scale, self.offset)
-        return affine if self.basis is None else affine.of_turned(self.basis)
+        count = self._tokens_of_feature
+        affine = affine.after_scaling(np.tile(self.scale, count), np.tile(self.offset, count))
+        if self.basis is None:
+            return affine
+        return affine.of_turned(np.kron(np.eye(count), self.basis))
 
 
 def fold(vit, mean, std) -> FoldedViT:

@@ -245,11 +245,13 @@ class _Rows:
         return tf.nn.gelu(y, approximate=kind == "gelu_tanh")
 
     def feature(self, x, positions):
-        """The feature of embedded patches, [1, width]."""
+        """The feature of embedded patches, [1, feature_dim]."""
         x, vit = self._normalised(x, positions), self.vit
         if vit.basis is None:
-            return x * _constant(vit.scale) + _constant(vit.offset)
-        return _dense(x, vit.behind(Affine(np.eye(vit.width), np.zeros(vit.width))))
+            count = vit.feature_dim // vit.width
+            scale, offset = (np.tile(value, count) for value in (vit.scale, vit.offset))
+            return x * _constant(scale) + _constant(offset)
+        return _dense(x, vit.behind(Affine(np.eye(vit.feature_dim), np.zeros(vit.feature_dim))))
 
     def classify(self, x, positions):
         """The logits of embedded patches, [1, classes]."""
@@ -274,8 +276,12 @@ class _Rows:
             x = (self.first(x) if only_first else x) + self.dense(mixed, proj)
             hidden = self.activate(self.dense(self.rms(x), block.fc1))
             x = x + self.dense(hidden, block.fc2)
-        if vit.pool == "mean":
-            return self.flat(self.mean_of_patches(self.rms(x)))
+        if vit.pool in ("mean", "cls_mean"):
+            normed = self.rms(x)
+            mean = self.flat(self.mean_of_patches(normed))
+            if vit.pool == "mean":
+                return mean
+            return tf.concat([self.flat(self.first(normed)), mean], axis=-1)
         if vit.pool == "mean_norm":
             x = self.mean_of_patches(x)
         return self.flat(self.rms(x))

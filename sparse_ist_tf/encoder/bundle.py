@@ -100,7 +100,7 @@ class Encoder:
     @property
     def feature_dim(self) -> int:
         """Length of a feature."""
-        return self.model.width
+        return self.model.feature_dim
 
     def describe(self) -> str:
         """The architecture, the preprocessing and the notes, a line each."""

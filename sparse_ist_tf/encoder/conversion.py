@@ -140,6 +140,8 @@ def to_timm(config: dict, tensors: dict[str, np.ndarray]) -> tuple[dict[str, np.
     width, patch, extra = config["width"], config["patch_size"], config.get("extra_tokens", 0)
     class_token, pre_norm = config.get("class_token", True), config.get("pre_norm", False)
     pool = config.get("pool", "cls")
+    if pool == "cls_mean":
+        raise RequestError("pool='cls_mean' has no counterpart in timm: give pool='cls' or 'mean'")
     grid = config["image_size"] // patch
     table = tensors.get("position_table")
     if table is None:

@@ -133,10 +133,12 @@ def upper_features(model: ViT, x, first: int):
         x = _block(block, x, batch, tokens)
     if only_cls:
         return _norm(model.norm, _last_block(model.blocks[-1], x, batch, tokens))
-    x = _norm(model.norm, x) if model.pool == "mean" else x
-    x = ops.reshape(x, (batch, tokens, width))[:, model.num_prefix_tokens :]
-    x = ops.mean(x, axis=1)
-    return x if model.pool == "mean" else _norm(model.norm, x)
+    x = x if model.pool == "mean_norm" else _norm(model.norm, x)
+    x = ops.reshape(x, (batch, tokens, width))
+    mean = ops.mean(x[:, model.num_prefix_tokens :], axis=1)
+    if model.pool == "cls_mean":
+        return ops.concatenate([x[:, 0], mean], axis=-1)
+    return mean if model.pool == "mean" else _norm(model.norm, mean)
 
 
 def flops(model: ViT, num_visible: int) -> float:

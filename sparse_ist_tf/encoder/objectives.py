@@ -46,14 +46,14 @@ class Classifier(keras.Model):
             self.projector = [
                 LayerNorm(name="projector_norm", **kind),
                 keras.layers.Dense(projector, "silu", name="projector_hidden", **kind),
-                keras.layers.Dense(encoder.width, name="projector_out", **kind),
+                keras.layers.Dense(encoder.feature_dim, name="projector_out", **kind),
             ]
-            width = encoder.width
+            width = encoder.feature_dim
             for layer in self.projector:
                 layer.build((None, width))
                 width = layer.compute_output_shape((None, width))[-1]
         self.classifier = keras.layers.Dense(num_classes, dtype="float32", name="classifier")
-        self.classifier.build((None, encoder.width))
+        self.classifier.build((None, encoder.feature_dim))
         self.built = True
 
     def call(self, inputs):

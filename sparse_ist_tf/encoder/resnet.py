@@ -48,7 +48,7 @@ class PaintedResNet(keras.layers.Layer):
     """
 
     patch_size = PATCH_SIZE
-    width = WIDTH
+    width = feature_dim = WIDTH
 
     def __init__(self, image_size: int = 224, **kwargs):
         super().__init__(trainable=False, **kwargs)

@@ -12,7 +12,7 @@ from keras import ops
 
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh", "swiglu")
 POSITIONS = ("sincos", "learned")
-POOLS = ("cls", "mean", "mean_norm")
+POOLS = ("cls", "cls_mean", "mean", "mean_norm")
 
 QUICK_GELU = 1.702  # the a of x * sigmoid(a x)
 
@@ -194,8 +194,9 @@ class ViT(keras.Model):
         class_token: whether a CLS token goes before the patches.
         extra_tokens: how many more tokens go between CLS and the patches: a distillation token,
             registers.
-        pool: the feature is the "cls" token, the "mean" of the patches' tokens, or the mean before
-            the final norm, normalised ("mean_norm").
+        pool: the feature is the "cls" token, the "mean" of the patches' tokens, both behind each
+            other ("cls_mean", twice as long), or the mean before the final norm, normalised
+            ("mean_norm").
         pre_norm: whether a layer norm comes before the first block.
 
     Raises:
@@ -230,7 +231,8 @@ class ViT(keras.Model):
         super().__init__(**kwargs)
         _check_one_of("activation", activation, ACTIVATIONS)
         _check_one_of("positions", positions, POSITIONS)
-        _check_one_of("pool", pool, POOLS if class_token else POOLS[1:])
+        pools = POOLS if class_token else [name for name in POOLS if "cls" not in name]
+        _check_one_of("pool", pool, pools)
         if image_size % patch_size:
             raise ValueError(
                 f"image_size={image_size}: must be a multiple of patch_size={patch_size}"
@@ -287,11 +289,18 @@ class ViT(keras.Model):
         self.built = True
 
     def call(self, inputs):
+        if self.pool == "mean_norm":
+            return self.norm(ops.mean(self.raw_tokens(inputs)[:, self.num_prefix_tokens :], axis=1))
+        tokens = self.tokens(inputs)
         if self.pool == "cls":
-            return self.tokens(inputs)[:, 0]
-        if self.pool == "mean":
-            return ops.mean(self.tokens(inputs)[:, self.num_prefix_tokens :], axis=1)
-        return self.norm(ops.mean(self.raw_tokens(inputs)[:, self.num_prefix_tokens :], axis=1))
+            return tokens[:, 0]
+        mean = ops.mean(tokens[:, self.num_prefix_tokens :], axis=1)
+        return mean if self.pool == "mean" else ops.concatenate([tokens[:, 0], mean], axis=-1)
+
+    @property
+    def feature_dim(self) -> int:
+        """Entries of the feature."""
+        return self.width * (2 if self.pool == "cls_mean" else 1)
 
     def tokens(self, inputs):
         """All tokens after the final norm: CLS first, then the visible patches in their order.

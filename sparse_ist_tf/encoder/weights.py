@@ -97,7 +97,8 @@ def load_encoder(
             1 / sqrt(size of a head). Not for this library's own files, whose queries hold it.
         activation: of the MLPs; by default "gelu", in .npz files "gelu_tanh", which is Flax's.
         epsilon: of the layer norms; 1e-6 by default.
-        pool: the feature, "cls", "mean" or "mean_norm"; by default CLS where there is one.
+        pool: the feature, "cls", "cls_mean", "mean" or "mean_norm" (see ViT); by default CLS where
+            there is one.
         mean: of red, green and blue, of pixels in [0, 1]; by default ImageNet's for files in timm's
             and Meta's names, 0.5 for others.
         std: of red, green and blue; as mean.

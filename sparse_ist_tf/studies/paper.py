@@ -10,6 +10,7 @@ def paper_grids(
     encoders: Sequence[str] = ("packaged:vit_micro", "resnet50:imagenet"),
     figure_3_ratios: Sequence[float] = (0.0,),
     figure_4_ratios: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
+    shared_ratios: Sequence[float] = (0.25, 0.5, 0.75),
     most_subnets: int = 16,
 ) -> dict[str, tuple]:
     """Table 4 and figures 3, 4 and 7 of the paper, and what it doesn't show.
@@ -20,6 +21,7 @@ def paper_grids(
         figure_3_ratios: mask ratios of figure 3; the paper has 0 only.
         figure_4_ratios: mask ratios at which fixed masks are compared with random ones, which are
             encoded anew in every epoch: hours on a CPU.
+        shared_ratios: mask ratios at which the patterns of shared masks are compared.
         most_subnets: up to which numbers of subnets are compared, in powers of two.
 
     Returns:
@@ -44,7 +46,7 @@ def paper_grids(
             _ALONE,
         ),
         "4_shared_masks": (
-            ("masks.ratio", (0.25, 0.5, 0.75)),
+            ("masks.ratio", tuple(shared_ratios)),
             ("masks.pattern", ("uniform", "grid", "center", "border")),
             ("masks.kind", ("shared",)),
         ),

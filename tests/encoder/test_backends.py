@@ -39,7 +39,7 @@ def test_features_are_the_same_under_another_backend(backend, tmp_path):
     variants = [
         {"activation": "gelu"},
         {"activation": "swiglu", "extra_tokens": 2},
-        {"pool": "mean"},
+        {"pool": "cls_mean"},
     ]
     names = ["packaged:vit_micro"]
     for i, changes in enumerate(variants):

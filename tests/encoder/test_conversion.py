@@ -305,3 +305,10 @@ def test_nearest_preset_of_every_preset_is_itself():
 def test_long_lists_are_cut():
     assert listed("missing", list("abcdefghijk")) == "missing: a, b, c, d, e, f, g, h and 3 more"
     assert listed("missing", ["a"]) == "missing: a"
+
+
+def test_a_feature_that_timm_does_not_have_is_refused(tmp_path):
+    path = tmp_path / "timm.safetensors"
+    with pytest.raises(RequestError, match=r"cls_mean.*timm"):
+        export_to_timm(load_encoder("random:vit_pico", pool="cls_mean"), path)
+    assert not path.exists()

@@ -19,6 +19,7 @@ VARIANTS = [
     {"activation": "swiglu", "extra_tokens": 4, "mlp_ratio": 2.5},
     {"class_token": False, "pool": "mean_norm"},
     {"pre_norm": True, "epsilon": 1e-5, "extra_tokens": 1, "pool": "mean"},
+    {"pool": "cls_mean"},
 ]
 
 

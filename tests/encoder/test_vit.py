@@ -17,6 +17,7 @@ VARIANTS = [
     {"activation": "swiglu", "extra_tokens": 4, "positions": "learned", "mlp_ratio": 2.5},
     {"class_token": False, "pool": "mean_norm"},
     {"pre_norm": True, "epsilon": 1e-5, "extra_tokens": 1},
+    {"pool": "cls_mean", "extra_tokens": 1},
 ]
 
 
@@ -163,6 +164,10 @@ def test_pools():
     late = make(pool="mean_norm")
     raw = np.asarray(late.raw_tokens(chosen(patches, places)))[:, 1:].mean(axis=1)
     np.testing.assert_allclose(encode(late, patches, places), late.norm(raw), atol=1e-6)
+    both = make(pool="cls_mean")
+    assert (both.feature_dim, both.width) == (32, 16)
+    wanted = np.concatenate([tokens[:, 0], tokens[:, 1:].mean(axis=1)], axis=-1)
+    np.testing.assert_allclose(encode(both, patches, places), wanted, atol=1e-6)
 
 
 def numpy_vit(model, patches, places):
@@ -209,6 +214,10 @@ def numpy_vit(model, patches, places):
             features.append(norm(patch_tokens.mean(0), "norm"))
         elif model.pool == "mean":
             features.append(norm(patch_tokens, "norm").mean(0))
+        elif model.pool == "cls_mean":
+            features.append(
+                np.concatenate([norm(x, "norm")[0], norm(patch_tokens, "norm").mean(0)])
+            )
         else:
             features.append(norm(x, "norm")[0])
     return np.stack(features)
@@ -344,6 +353,7 @@ def test_sincos_positions_are_those_of_mae():
         ({"positions": "rotary"}, "positions='rotary'"),
         ({"pool": "max"}, "pool='max'.*cls"),
         ({"class_token": False, "pool": "cls"}, "pool='cls'.*mean"),
+        ({"class_token": False, "pool": "cls_mean"}, "pool='cls_mean'.*mean, mean_norm"),
     ],
 )
 def test_impossible_arguments_are_named(changes, told):

@@ -20,6 +20,7 @@ VARIETIES = {
     "swiglu": {"activation": "swiglu"},
     "registers": {"extra_tokens": 3, "positions": "learned"},
     "mean": {"pool": "mean"},
+    "cls_mean": {"pool": "cls_mean", "extra_tokens": 2},
     "mean_norm without CLS": {"pool": "mean_norm", "class_token": False},
     "clip": {"pre_norm": True, "epsilon": 1e-3},
     "one block": {"depth": 1},
@@ -50,13 +51,17 @@ def test_the_folded_encoder_equals_the_keras_model(variety, form):
 
 
 @pytest.mark.parametrize("form", ["matmul", "conv"])
-@pytest.mark.parametrize("variety", ["ours", "registers", "mean", "mean_norm without CLS", "clip"])
+@pytest.mark.parametrize(
+    "variety", ["ours", "registers", "mean", "cls_mean", "mean_norm without CLS", "clip"]
+)
 def test_the_network_for_integers_is_the_same_function(variety, form):
     folded = fold(make_vit(**{"epsilon": 0.0, **VARIETIES[variety]}), MEAN, STD)
     around = folded.for_integers()
     assert (around.basis is None) == (variety == "clip")
     around = dataclasses.replace(around, epsilon=folded.epsilon)
-    layers = (Affine(np.random.default_rng(0).standard_normal((folded.width, 3)), np.ones(3)),)
+    layers = (
+        Affine(np.random.default_rng(0).standard_normal((folded.feature_dim, 3)), np.ones(3)),
+    )
     patches = make_images(5).reshape(-1)[: 5 * folded.pixels].reshape(1, 5, -1).astype("float32")
     places = np.array([[0, 5, 7, 10, 15]], np.int32)
     places = places if form == "matmul" else np.eye(16, dtype="float32")[places]
