@@ -18,7 +18,8 @@ class Plan:
 
     Args:
         serve: serve[variable][worker], places in this worker's home shard that the worker needs.
-        hold: hold[variable][home], places in this worker's blocks whose entries live there.
+        hold: hold[variable][home], places in this worker's blocks whose entries live there; empty
+            with one worker, which serves in the order of its blocks.
         chunk: rows of the fullest pair, for which the buffer has room from every worker.
 
     Example:
@@ -72,6 +73,8 @@ def make_plan(
                 for w in workers
             ]
         )
+        if len(hosted) == 1:
+            continue
         starts = np.cumsum([0] + [skew.counts(partition, n).sum() for n in hosted[worker]])
         hold.append(
             [
@@ -135,6 +138,10 @@ class Exchange:
             [tf.gather(v.home, places) for v, places in zip(self.variables, row, strict=True)]
             for row in zip(*plan.serve, strict=True)
         ]
+        if self.link.num_workers == 1:
+            for variable, block in zip(self.variables, rows[0], strict=True):
+                variable.blocks.assign(block)
+            return
         got = self.link.all_to_all(self._pack(rows, plan.chunk), key)
         blocks = [variable.blocks for variable in self.variables]
         self._unpack(got, blocks, plan.hold, [0] * len(self.hosted))
@@ -150,6 +157,11 @@ class Exchange:
         Returns:
             float32[N, shared_size, columns], the copies of all subnets.
         """
+        if self.link.num_workers == 1:
+            for variable, (places,) in zip(self.variables, plan.serve, strict=True):
+                blocks = tf.convert_to_tensor(variable.blocks)
+                variable.home.scatter_update(tf.IndexedSlices(blocks, places))
+            return shared
         rows = [
             [tf.gather(v.blocks, places) for v, places in zip(self.variables, row, strict=True)]
             for row in zip(*plan.hold, strict=True)
