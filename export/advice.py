@@ -105,8 +105,9 @@ def what_would_fit(exporter, result, arenas: Mapping[float, int]) -> list[str]:
         saved = _subnets_that_fit(run, result.flash, flash_limit)
         if saved:
             out.append(saved)
-    if run.encoder.feature_dim > PRESETS[_SMALLEST]["width"]:
-        small = fold(create_encoder(_SMALLEST), (0.5,) * 3, (0.5,) * 3)
+    if run.encoder.model.width > PRESETS[_SMALLEST]["width"]:
+        pool = "cls_mean" if run.encoder.model.pool == "cls_mean" else "cls"
+        small = fold(create_encoder(_SMALLEST, pool=pool), (0.5,) * 3, (0.5,) * 3)
         if small.image_size == run.encoder.image_size:
             out += _smaller_preset(exporter, small, current, flash_limit, sram_limit)
     return out
@@ -134,7 +135,7 @@ def _smaller_preset(exporter, small, ratio, flash_limit, sram_limit) -> list[str
     jobs = [job for job in exporter.jobs if job.kind in ("classifier", "classifier_patches")]
     network = exporter.network(jobs[0])
     first, *rest = network.layers
-    thinner = dataclasses.replace(first, kernel=first.kernel[: small.width])
+    thinner = dataclasses.replace(first, kernel=first.kernel[: small.feature_dim])
     network = dataclasses.replace(network, layers=(thinner, *rest))
     flash, arena = measure(exporter, network, small, ratio)
     if flash > flash_limit or arena > sram_limit:

@@ -195,7 +195,7 @@ def strip(content: bytes) -> bytes:
 
 _OUTPUTS = {
     "logits": "One logit per label; the largest is the answer.",
-    "feature": "The image's feature: the encoder's pooled token after the final norm.",
+    "feature": "The image's feature: the encoder's CLS token, the mean of its tokens, or both.",
 }
 _INPUTS = {
     "image": "An RGB image, pixels as they are; hidden patches are never read.",

@@ -8,6 +8,7 @@ _ALONE = ("ist.num_subnets", (1,))
 
 def paper_grids(
     encoders: Sequence[str] = ("packaged:vit_micro", "resnet50:imagenet"),
+    table_4_ratios: Sequence[float] = RATIOS,
     figure_3_ratios: Sequence[float] = (0.0,),
     figure_4_ratios: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
     shared_ratios: Sequence[float] = (0.25, 0.5, 0.75),
@@ -18,10 +19,12 @@ def paper_grids(
     Args:
         encoders: of figure 3, each at the image size that it was trained for; the first should be
             the base's, whose trainings are then shared with table 4.
+        table_4_ratios: mask ratios of table 4 and figure 7.
         figure_3_ratios: mask ratios of figure 3; the paper has 0 only.
         figure_4_ratios: mask ratios at which fixed masks are compared with random ones, which are
             encoded anew in every epoch: hours on a CPU.
-        shared_ratios: mask ratios at which the patterns of shared masks are compared.
+        shared_ratios: mask ratios at which the patterns of shared masks are compared; none leaves
+            that grid out.
         most_subnets: up to which numbers of subnets are compared, in powers of two.
 
     Returns:
@@ -33,8 +36,11 @@ def paper_grids(
         '1_table_4_and_figure_7'
     """
     subnets = tuple(2**i for i in range(most_subnets.bit_length()))
-    return {
-        "1_table_4_and_figure_7": (("masks.ratio", RATIOS), ("ist.num_subnets", (1, 2, 4))),
+    grids = {
+        "1_table_4_and_figure_7": (
+            ("masks.ratio", tuple(table_4_ratios)),
+            ("ist.num_subnets", (1, 2, 4)),
+        ),
         "2_figure_3": (
             ("masks.ratio", tuple(figure_3_ratios)),
             ("encoder.weights", tuple(encoders)),
@@ -64,3 +70,6 @@ def paper_grids(
             ("num_workers", (2,)),
         ),
     }
+    if not shared_ratios:
+        del grids["4_shared_masks"]
+    return grids
