@@ -1,5 +1,8 @@
 """Home shards and blocks: nothing is lost, nothing else is touched."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -97,6 +100,80 @@ def test_collect_undoes_dispatch_and_touches_nothing_else():
             assert set(np.unique(held)) <= {0.0, 1.0}
             assert np.array_equal(got, whole + held.reshape(-1, 1))
         exchange.set_homes(wholes)
+
+
+class _Together:
+    """The link of one of several workers that are threads of this process."""
+
+    def __init__(self, worker, posts, barrier):
+        self.worker, self.num_workers = worker, len(posts)
+        self.posts, self.barrier = posts, barrier
+
+    def all_to_all(self, chunks, key):
+        self.posts[self.worker] = chunks.numpy()
+        self.barrier.wait(60)
+        got = np.stack([post[self.worker] for post in self.posts])
+        self.barrier.wait(60)
+        return tf.constant(got)
+
+
+@pytest.mark.parametrize(("num_subnets", "num_workers"), [(2, 2), (5, 3), (4, 4)])
+def test_several_workers_dispatch_and_collect(num_subnets, num_workers):
+    """Each subnet gets its own submatrices; what it adds comes home, and copies go to everyone."""
+    spec, columns = HeadSpec(5, (9, 7), 3), 2
+    hosted = hosted_subnets(num_subnets, num_workers)
+    partition = make_partition(0, 1, spec.hidden, num_subnets)
+    parts = spec.parameters()[:-1]
+    rng = np.random.default_rng(1)
+    wholes = [rng.normal(size=(int(np.prod(p.shape)), columns)).astype(np.float32) for p in parts]
+    posts, barrier = [None] * num_workers, threading.Barrier(num_workers)
+
+    def work(worker):
+        skews = [Skew(part, num_workers) for part in parts]
+        variables = [
+            SubnetPartitionedVariable(
+                part,
+                columns,
+                worker,
+                num_workers,
+                [int(skew.counts(partition, n).sum()) for n in hosted[worker]],
+            )
+            for part, skew in zip(parts, skews, strict=True)
+        ]
+        link = _Together(worker, posts, barrier)
+        exchange = Exchange(link, variables, hosted, spec.num_classes, columns, Ledger())
+        exchange.set_homes(wholes)
+        plan = _tensors(exchange.plan(partition))
+        exchange.dispatch(plan, tf.constant(1))
+        blocks = [variable.blocks.numpy() for variable in variables]
+        for variable in variables:
+            variable.blocks.assign_add(tf.ones_like(variable.blocks))
+        mine = [[n] * spec.num_classes for n in hosted[worker]]
+        shared = tf.repeat(tf.constant(mine, tf.float32)[..., None], columns, axis=2)
+        copies = exchange.collect(plan, shared, tf.constant(2))
+        return blocks, [variable.home.numpy() for variable in variables], copies.numpy()
+
+    with ThreadPoolExecutor(num_workers) as pool:
+        results = list(pool.map(work, range(num_workers)))
+    for i, part in enumerate(parts):
+        whole = wholes[i].reshape(*part.shape, columns)
+        wanted = whole.copy()
+        for worker, (blocks, _, _) in enumerate(results):
+            pieces = []
+            for n in hosted[worker]:
+                axes = [
+                    np.arange(size) if layer is None else partition.indices[layer][n]
+                    for size, layer in zip(part.shape, part.layers, strict=True)
+                ]
+                pieces.append(whole[np.ix_(*axes)].reshape(-1, columns))
+                wanted[np.ix_(*axes)] += 1
+            assert np.array_equal(blocks[i], np.concatenate(pieces))
+        variable = SubnetPartitionedVariable(part, columns, 0, num_workers, [1])
+        got = variable.whole_of([homes[i] for _, homes, _ in results])
+        assert np.array_equal(got, wanted.reshape(-1, columns))
+    for _, _, copies in results:
+        assert copies.shape == (num_subnets, spec.num_classes, columns)
+        assert np.array_equal(copies[:, 0, 0], np.arange(num_subnets))
 
 
 def test_off_diagonal_blocks_are_held_by_nobody():
