@@ -74,11 +74,21 @@ def test_a_process_that_ends_early_is_a_run_error():
 
 
 def test_the_shortest_run_is_taken_and_warm_runs_are_not(monkeypatch):
-    clock = iter([0.0, 5.0, 5.0, 7.0, 7.0, 10.0])
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
-    calls = []
-    assert speed._timed(lambda: calls.append(1), 2, 3)["seconds"] == 2.0
-    assert len(calls) == 5
+    now = [0.0]
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
+
+    def timed(seconds):
+        left, now[0] = [9.0, 9.0, *seconds], 0.0
+
+        def run():
+            now[0] += left.pop(0)
+
+        return speed._timed(run, 2, 3)["seconds"], left
+
+    assert timed([5.0, 2.0, 3.0, 1.0]) == (2.0, [1.0])
+    # Short runs go on for half a second.
+    assert timed([0.25, 0.125, 0.125, 0.0625, 0.0625]) == (0.125, [0.0625, 0.0625])
+    assert timed([0.125, 0.125, 0.125, 0.0625, 0.0625, 0.5]) == (0.0625, [0.5])
 
 
 @pytest.mark.large
