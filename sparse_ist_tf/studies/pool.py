@@ -64,7 +64,8 @@ def command_of(cell: Cell, folder: Path) -> list[str]:
 def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
     """Trains the cells that aren't finished; one that fails doesn't stop the others.
 
-    Cells that share their features wait until the first of them has put them into the cache.
+    Cells that share their features wait until the first of them has put them into the cache. Those
+    that share none, as random masks are encoded anew in every epoch, take longest and start first.
 
     Args:
         cells: of all grids; the same one may be there twice.
@@ -83,6 +84,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
     bar = tqdm(total=len(todo), initial=len(finished), desc="trainings", unit="training")
     done, failed = {cell.name for cell in finished}, 0
     waiting = [cell for cell in todo if cell.name not in done]
+    waiting.sort(key=lambda cell: cell.features != "")
     encoded = {cell.features for cell in finished}
     running: dict[str, tuple[Cell, subprocess.Popen]] = {}
     shown = time.monotonic()

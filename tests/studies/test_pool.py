@@ -94,6 +94,20 @@ def test_who_can_share_features_waits_until_they_are_there(journal, tmp_path):
     assert words[2:4] == ["begin", "begin"], "the others run side by side"
 
 
+def test_random_masks_start_first(journal, tmp_path):
+    config = _study(("masks.ratio", (0.25, 0.5)))
+    [cells] = cells_of(config).values()
+    config = _study(("masks.kind", ("random",)), ("masks.ratio", (0.75,)))
+    [longest] = cells_of(config).values()
+    pool.run_cells([*cells, *longest], tmp_path / "study", jobs=1)
+    lines = journal.read_text().splitlines()
+    assert [line for line in lines if line.startswith("begin")] == [
+        "begin 0 0.75",
+        "begin 0 0.25",
+        "begin 0 0.5",
+    ]
+
+
 def test_no_more_workers_than_cores(journal, tmp_path):
     """Of random masks nothing is shared: only the number of workers holds them back."""
     config = _study(("masks.kind", ("random",)), ("num_workers", (2,)), seeds=(0, 1))
