@@ -6,8 +6,8 @@
 93 trainings with three seeds; `--config.seeds=(0,)` makes it a third. Figure 3 wants keras' own
 ResNet-50, which keras downloads, at 224 px; without a network its trainings fail, the others don't.
 As every mask ratio means encoding 60,000 images, and random masks 30 times as many, the ratios are
-those that the paper has for 4 workers, and random masks are at one of them only and, as what they
-are compared with, encoded in bfloat16. Patterns of shared masks and the bytes of whole trainings are
+those that the paper has for 4 workers. Random masks are at one of them only and, as what they are
+compared with, encoded in bfloat16. Patterns of shared masks and the bytes of whole trainings are
 left to study_aid.py.
 """
 
