@@ -153,7 +153,7 @@ def _main(argv: Sequence[str]) -> None:
     import torch
     from ai_edge_quantizer import quantizer, recipe
 
-    from sparse_ist_tf.encoder.speed import timm_model
+    from sparse_ist_tf.encoder.speed_worker import timm_model
 
     preset, folder = argv
     model = timm_model(preset, num_classes=CLASSES).eval()

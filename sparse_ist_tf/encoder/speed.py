@@ -6,20 +6,14 @@ disturb the other's; the two take turns, so that a busy machine slows both alike
 
 import contextlib
 import importlib.util
-import json
 import os
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import numpy as np
-
-from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.encoder.speed_worker import MATRIX, Worker
+from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.reports.report import format_table
 
-_MATRIX = 2048  # side of the square matrices that the peak is measured with
 _MODEL = "vit_base"  # what the aims below are for
 _TIMES_TIMM = {"float32": 2.0, "bfloat16": 1.15}
 _OF_PEAK = {"float32": 0.75}
@@ -81,7 +75,7 @@ def compare(
     for dtype in dtypes:
         with contextlib.ExitStack() as stack:
             workers = {
-                library: stack.enter_context(_Worker(library, dtype, preset, batch_size))
+                library: stack.enter_context(Worker(library, dtype, preset, batch_size))
                 for library in libraries
             }
             rows, products = [], []
@@ -108,7 +102,7 @@ def compare(
                     row["timm_memory_mb"] = max(t["memory_mb"] for t in times["timm"])
                 rows.append(row)
             for row in rows:
-                row["peak_gflops"] = 2 * _MATRIX**3 / min(products) / 1e9
+                row["peak_gflops"] = 2 * MATRIX**3 / min(products) / 1e9
             _print(rows, preset, batch_size)
             if profile:
                 _print_profiles(rows, preset, workers["ours"])
@@ -198,248 +192,3 @@ def _print(rows, preset, batch_size):
         f"peak {peak:.0f} GFLOP/s"
     )
     print(format_table(table), flush=True)
-
-
-class _Worker:
-    """A process that measures one library in one dtype, when asked."""
-
-    def __init__(self, library, dtype, preset, batch_size):
-        self.library = library
-        argv = [sys.executable, "-m", __name__, library, dtype, preset, str(batch_size)]
-        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-        self.process = subprocess.Popen(
-            argv,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.communicate()
-
-    def ask(self, what, **arguments):
-        try:
-            self.process.stdin.write(json.dumps({"what": what} | arguments) + "\n")
-            self.process.stdin.flush()
-            for line in self.process.stdout:
-                if line.startswith("{"):
-                    return json.loads(line)
-        except OSError:
-            pass
-        lines = self.process.communicate()[1].strip().splitlines() or ["it says nothing"]
-        raise RunError(f"measuring {self.library} ended early: {lines[-1]}")
-
-
-def _serve(library, dtype, preset, batch_size):
-    """What a worker does: a line of JSON in, a line of JSON out."""
-    make, peak = {"ours": _ours, "timm": _timm}[library](dtype, preset, batch_size)
-    ready = {}
-    for line in sys.stdin:
-        asked = json.loads(line)
-        if asked["what"] == "peak":
-            answer = _timed(peak, 2, asked["repeats"])
-        else:
-            ratio = asked["ratio"]
-            warm = 0 if ratio in ready else 2
-            if ratio not in ready:
-                ready = {ratio: make(ratio)}  # one at a time: their memory is measured
-                _forget_peak_memory()
-            encode, visible = ready[ratio]
-            if asked["what"] == "profile":
-                _timed(encode, warm, 1)
-                answer = {"shares": _profile(encode, asked["repeats"])}
-            else:
-                answer = _timed(encode, warm, asked["repeats"])
-                answer |= {"memory_mb": _peak_memory() / 1e6, "visible": visible}
-        print(json.dumps(answer), flush=True)
-
-
-def _timed(function: Callable[[], object], warm: int, repeats: int) -> dict:
-    """The shortest of several runs: its seconds, and those of CPU time that it took.
-
-    Short ones are repeated for half a second: their time varies more.
-    """
-    for _ in range(warm):
-        function()
-    runs, end = [], time.perf_counter() + 0.5
-    while len(runs) < repeats or time.perf_counter() < end:
-        start, cpu = time.perf_counter(), time.process_time()
-        function()
-        runs.append((time.perf_counter() - start, time.process_time() - cpu))
-    seconds, cpu = min(runs)
-    return {"seconds": seconds, "cpu": cpu}
-
-
-def _case(grid, pixels, ratio, batch_size):
-    """(positions int32[b, v], patches float32[b, v, pixels]) of random masks and pixels."""
-    from sparse_ist_tf.inputs.drawing import fixed_positions
-
-    places = np.asarray(fixed_positions(0, np.arange(batch_size), grid * grid, ratio), np.int32)
-    rng = np.random.default_rng(0)
-    return places, rng.standard_normal((*places.shape, pixels), np.float32)
-
-
-def _ours(dtype, preset, batch_size):
-    import tensorflow as tf
-
-    from sparse_ist_tf.encoder.fast import frozen_features
-    from sparse_ist_tf.encoder.presets import create_encoder
-    from sparse_ist_tf.inputs.tracing import traced
-
-    model = create_encoder(preset, dtype=dtype)
-    rng = np.random.default_rng(0)
-    for variable in model.weights:  # no zeros and ones, which TensorFlow would leave out
-        noise = rng.normal(scale=0.02, size=variable.shape)
-        variable.assign(np.asarray(variable).astype(np.float32) + noise)
-    grid = model.image_size // model.patch_size
-    matrix = tf.cast(tf.random.normal((_MATRIX, _MATRIX)), dtype)
-    product = tf.function(tf.linalg.matmul)
-
-    def make(ratio):
-        places, patches = _case(grid, 3 * model.patch_size**2, ratio, batch_size)
-        inputs = {"patches": tf.constant(patches), "positions": tf.constant(places)}
-        any_number = {
-            "patches": tf.TensorSpec((None, None, patches.shape[-1])),
-            "positions": tf.TensorSpec((None, None), tf.int32),
-        }
-        encode = traced(frozen_features(model), input_signature=[any_number])
-        return lambda: tf.cast(encode(inputs), tf.float32).numpy(), places.shape[1]
-
-    return make, lambda: product(matrix, matrix)[0, 0].numpy()
-
-
-def timm_model(preset: str, num_classes: int = 0):
-    """A model of timm's with a preset's sizes and fresh weights.
-
-    Args:
-        preset: a key of PRESETS.
-        num_classes: of its linear head; 0 for none.
-
-    Returns:
-        A torch module.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.speed import timm_model
-        >>> timm_model("vit_pico").embed_dim  # doctest: +SKIP
-        96
-    """
-    import torch
-
-    try:
-        import torchvision  # noqa: F401
-    except (ImportError, RuntimeError):  # a wheel for GPUs beside a torch for CPUs
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-    import timm
-
-    from sparse_ist_tf.encoder.presets import PRESETS
-
-    sizes = PRESETS[preset]
-    return timm.create_model(
-        "vit_base_patch16_224",
-        img_size=sizes["image_size"],
-        patch_size=sizes["patch_size"],
-        embed_dim=sizes["width"],
-        depth=sizes["depth"],
-        num_heads=sizes["num_heads"],
-        mlp_ratio=sizes.get("mlp_ratio", 4.0),
-        act_layer=sizes["activation"],
-        num_classes=num_classes,
-    )
-
-
-def _timm(dtype, preset, batch_size):
-    import torch
-
-    from sparse_ist_tf.encoder.presets import PRESETS
-
-    sizes, kind = PRESETS[preset], getattr(torch, dtype)
-    model = timm_model(preset)
-    model = model.eval().to(kind)
-    grid = sizes["image_size"] // sizes["patch_size"]
-    matrix = torch.randn(_MATRIX, _MATRIX).to(kind)
-
-    class Keep(torch.nn.Module):
-        """The visible patches of each image, behind CLS."""
-
-        def __init__(self, places):
-            super().__init__()
-            rows = torch.from_numpy(places).long()
-            self.index = torch.cat([torch.zeros_like(rows[:, :1]), rows + 1], dim=1)[..., None]
-
-        def forward(self, x):
-            return x.gather(1, self.index.expand(-1, -1, x.shape[-1]))
-
-    def make(ratio):
-        places, _ = _case(grid, 1, ratio, batch_size)
-        shape = (batch_size, 3, sizes["image_size"], sizes["image_size"])
-        images = torch.randn(shape)
-        model.patch_drop = Keep(places) if ratio else torch.nn.Identity()
-
-        def encode():
-            with torch.inference_mode():
-                return model(images.to(kind)).float().numpy()
-
-        return encode, places.shape[1]
-
-    def product():
-        with torch.inference_mode():
-            return torch.mm(matrix, matrix)[0, 0].item()
-
-    return make, product
-
-
-def _forget_peak_memory():
-    """Starts the measuring of the peak anew, where the kernel can."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory():
-    """Bytes of memory that this process had at most."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return 1024 * int(line.split()[1])
-    import resource
-
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _profile(encode, repeats):
-    """[(kind of operation, share of the time in operations)], the largest share first."""
-    import collections
-    import tempfile
-
-    import tensorflow as tf
-    from tensorflow.tsl.profiler.protobuf import xplane_pb2
-
-    totals = collections.Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        tf.profiler.experimental.start(folder)
-        for _ in range(repeats):
-            encode()
-        tf.profiler.experimental.stop()
-        for path in Path(folder).rglob("*.xplane.pb"):
-            space = xplane_pb2.XSpace.FromString(path.read_bytes())
-            for plane in space.planes:
-                names = {key: value.name for key, value in plane.event_metadata.items()}
-                for event in (e for line in plane.lines for e in line.events):
-                    _, colon, kind = names[event.metadata_id].rpartition(":")
-                    if colon and kind.isidentifier() and not kind.startswith("__inference"):
-                        totals[kind] += event.duration_ps
-    for name in ("Run", "Process"):  # these hold the operations
-        totals.pop(name, None)
-    whole = sum(totals.values()) or 1
-    return [(kind, time / whole) for kind, time in totals.most_common()]
-
-
-if __name__ == "__main__":
-    _serve(*sys.argv[1:4], int(sys.argv[4]))

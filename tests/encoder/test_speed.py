@@ -2,7 +2,7 @@
 
 import pytest
 
-from sparse_ist_tf.encoder import speed
+from sparse_ist_tf.encoder import speed, speed_worker
 from sparse_ist_tf.encoder.fast import flops
 from sparse_ist_tf.encoder.presets import create_encoder
 from sparse_ist_tf.errors import RequestError, RunError
@@ -67,7 +67,7 @@ def test_an_unknown_preset_is_told_before_anything_is_measured():
 
 def test_a_process_that_ends_early_is_a_run_error():
     with (
-        speed._Worker("other", "float32", "vit_pico", 2) as worker,
+        speed_worker.Worker("other", "float32", "vit_pico", 2) as worker,
         pytest.raises(RunError, match=r"measuring other ended early: .*other"),
     ):
         worker.ask("peak", repeats=1)
@@ -75,7 +75,7 @@ def test_a_process_that_ends_early_is_a_run_error():
 
 def test_the_shortest_run_is_taken_and_warm_runs_are_not(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(speed_worker.time, "perf_counter", lambda: now[0])
 
     def timed(seconds):
         left, now[0] = [9.0, 9.0, *seconds], 0.0
@@ -83,7 +83,7 @@ def test_the_shortest_run_is_taken_and_warm_runs_are_not(monkeypatch):
         def run():
             now[0] += left.pop(0)
 
-        return speed._timed(run, 2, 3)["seconds"], left
+        return speed_worker.timed(run, 2, 3)["seconds"], left
 
     assert timed([5.0, 2.0, 3.0, 1.0]) == (2.0, [1.0])
     # Short runs go on for half a second.
