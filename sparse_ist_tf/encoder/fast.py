@@ -49,8 +49,7 @@ def frozen_features(model: keras.Model) -> Callable[[dict], object]:
     """`features` with the weights as they are now, for a graph that is called many times.
 
     As constants of the graph, small weights are rearranged for the matrix products once and not at
-    every call: vit_micro encodes up to a tenth faster. Larger ones, which lose by it, stay
-    variables.
+    every call. Larger ones stay variables: they gain nothing by it.
 
     Args:
         model: the encoder's model, whose weights don't change any more.
