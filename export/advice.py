@@ -106,8 +106,8 @@ def what_would_fit(exporter, result, arenas: Mapping[float, int]) -> list[str]:
         if saved:
             out.append(saved)
     if run.encoder.model.width > PRESETS[_SMALLEST]["width"]:
-        pool = "cls_mean" if run.encoder.model.pool == "cls_mean" else "cls"
-        small = fold(create_encoder(_SMALLEST, pool=pool), (0.5,) * 3, (0.5,) * 3)
+        small = create_encoder(_SMALLEST, pool=run.encoder.model.pool)
+        small = fold(small, (0.5,) * 3, (0.5,) * 3)
         if small.image_size == run.encoder.image_size:
             out += _smaller_preset(exporter, small, current, flash_limit, sram_limit)
     return out

@@ -159,11 +159,7 @@ class FoldedViT:
     @property
     def feature_dim(self) -> int:
         """Entries of the feature."""
-        return self.width * self._tokens_of_feature
-
-    @property
-    def _tokens_of_feature(self):
-        return 2 if self.pool == "cls_mean" else 1
+        return self.width * (2 if self.pool == "cls_mean" else 1)
 
     @property
     def num_patches(self) -> int:
@@ -216,7 +212,7 @@ class FoldedViT:
 
     def behind(self, affine: Affine) -> Affine:
         """What a map of the feature is as a map of the normalised stream."""
-        count = self._tokens_of_feature
+        count = self.feature_dim // self.width
         affine = affine.after_scaling(np.tile(self.scale, count), np.tile(self.offset, count))
         if self.basis is None:
             return affine

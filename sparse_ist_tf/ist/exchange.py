@@ -93,9 +93,9 @@ def make_plan(
 class Exchange:
     """Moves all parameters of a head between home shards and blocks.
 
-    Everything is packed into one buffer: one all-to-all each way. `shared` parameters (the output
-    bias) belong to all subnets; their copies travel with collect to every worker, which averages
-    them by capacity in the order of the subnets.
+    Everything is packed into one buffer: one all-to-all each way; one worker packs and sends
+    nothing. `shared` parameters (the output bias) belong to all subnets; their copies travel with
+    collect to every worker, which averages them by capacity in the order of the subnets.
 
     Args:
         link: to the other workers.

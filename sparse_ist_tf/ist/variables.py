@@ -83,23 +83,24 @@ class Skew:
         rows, columns = self.axes(partition, subnet)
         starts = (rows * self.stride).astype(np.int32)
         places = (columns // self.num_workers).astype(np.int32)
-        meetings = self._meetings(rows, columns, home)
-        return np.concatenate([np.add.outer(starts[r], places[c]).ravel() for r, c in meetings])
+        return self._sums(starts, places, rows, columns, home)
 
     def in_block(self, partition: Partition | None, subnet: int, home: int) -> np.ndarray:
         """Where in a subnet's flat block the entries are that live on a worker; as in_home."""
         rows, columns = self.axes(partition, subnet)
         starts = np.arange(len(rows), dtype=np.int32) * np.int32(len(columns))
         places = np.arange(len(columns), dtype=np.int32)
-        meetings = self._meetings(rows, columns, home)
-        return np.concatenate([np.add.outer(starts[r], places[c]).ravel() for r, c in meetings])
+        return self._sums(starts, places, rows, columns, home)
 
-    def _meetings(self, rows, columns, home):
-        """For each residue of the rows, which rows and columns of a block meet on a worker."""
+    def _sums(self, starts, places, rows, columns, home):
+        """starts[i] + places[j] of the entries (i, j) that live on a worker, by residue of i."""
         rows, columns = rows % self.num_workers, columns % self.num_workers
+        sums = []
         for residue in range(self.num_workers):
+            here = starts[rows == residue]
             partner = (home - residue) % self.num_workers
-            yield np.flatnonzero(rows == residue), np.flatnonzero(columns == partner)
+            sums.append(np.add.outer(here, places[columns == partner]).ravel())
+        return np.concatenate(sums)
 
 
 def per_worker_variable(shape: tuple[int, ...], name: str) -> tf.Variable:
