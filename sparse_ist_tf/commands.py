@@ -17,6 +17,7 @@ def run(
     main: Callable[[list[str]], int | None],
     define_flags: Callable[[], None] | None = None,
     words: Sequence[str] = (),
+    backends: Sequence[str] = ("tensorflow",),
 ) -> None:
     """Runs a command: defines and parses its flags, calls main, ends with its exit status.
 
@@ -27,6 +28,7 @@ def run(
         main: takes the arguments that are no flags and returns the exit status, None for 0.
         define_flags: defines the flags; ml_collections reads the command line while it does.
         words: arguments that are no flags and may be given.
+        backends: of Keras, which the command runs on.
 
     Example:
         >>> from sparse_ist_tf.commands import run
@@ -50,6 +52,12 @@ def run(
             raise SystemExit(say(_flag_error(error, argv))) from None
 
     def guarded(argv):
+        backend = os.environ.get("KERAS_BACKEND") or backends[0]
+        if backend not in backends:
+            allowed = " or ".join(backends)
+            raise SystemExit(
+                say(RequestError(f"KERAS_BACKEND={backend}: must be {allowed} for this command"))
+            )
         if unknown := [word for word in argv[1:] if word not in words]:
             text = f"; must be some of {', '.join(words)}" if words else ""
             raise SystemExit(say(RequestError(f"{unknown[0]!r}: flags begin with --{text}")))

@@ -6,6 +6,9 @@ With TF_CONFIG set the process joins that cluster as one worker; without it, num
 are started here. Workers share each batch and average their gradients. The same command goes on
 from the last checkpoint. The encoder is written to encoder.safetensors in the run directory, which
 train takes as --config.encoder.weights=PATH.
+
+With KERAS_BACKEND=jax set, one process trains on the accelerator that JAX has, and keeps all images
+in its memory.
 """
 
 import contextlib
@@ -50,19 +53,15 @@ def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = 
     cluster = cluster or Cluster(0, ())
     validate(config, cluster.num_workers)
     with quiet():
-        from sparse_ist_tf.encoder.pretraining import Pretraining
         from sparse_ist_tf.encoder.weights import save_encoder
-        from sparse_ist_tf.ist.link import Link
         from sparse_ist_tf.reports.pretraining import write_pretraining_report
 
     check_preset(config)
     directory, chief = RunDirectory(workdir), cluster.worker == 0
+    make = _jax_run if _backend(config, cluster.num_workers) == "jax" else _tensorflow_run
     with directory.opened(config.to_dict()) if chief else contextlib.nullcontext():
         with lost_peers(cluster):
-            strategy = make_strategy(cluster, config.cluster.peer_timeout_s)
-            link = Link(strategy, cluster.worker, cluster.num_workers, _COLLECTIVE_TIMEOUT_S)
-            link.check_order()
-            run = Pretraining(config, load_images(config, link), workdir, link)
+            run = make(config, workdir, cluster)
             if chief:
                 where = f"{workdir}: {config.preset} on {config.dataset.name}"
                 print(f"{where}, from step {run.step}", flush=True)
@@ -73,6 +72,46 @@ def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = 
             write_pretraining_report(directory.path, config.to_dict(), directory.metrics())
             print(f"{path}: the encoder; train with --config.encoder.weights={path}")
     return record
+
+
+def _backend(config, num_workers):
+    """Keras' backend, which must do what is asked for."""
+    with quiet():
+        import keras
+
+    name = keras.backend.backend()
+    if name != "jax":
+        return name
+    with quiet():
+        from sparse_ist_tf.encoder.augmentation_jax import check_augment
+
+    check_augment(config.augment)
+    if num_workers > 1:
+        raise RequestError(f"num_workers={num_workers}: must be 1 with KERAS_BACKEND=jax")
+    if config.probe.every:
+        raise RequestError(f"probe.every={config.probe.every}: must be 0 with KERAS_BACKEND=jax")
+    return name
+
+
+def _tensorflow_run(config, workdir, cluster):
+    with quiet():
+        from sparse_ist_tf.encoder.pretraining import Pretraining
+        from sparse_ist_tf.ist.link import Link
+
+    strategy = make_strategy(cluster, config.cluster.peer_timeout_s)
+    link = Link(strategy, cluster.worker, cluster.num_workers, _COLLECTIVE_TIMEOUT_S)
+    link.check_order()
+    return Pretraining(config, load_images(config, link), workdir, link)
+
+
+def _jax_run(config, workdir, _):
+    with quiet():
+        import tensorflow as tf
+
+        from sparse_ist_tf.encoder.pretraining_jax import JaxPretraining
+
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow reads images; the memory is JAX'
+    return JaxPretraining(config, load_images(config), workdir)
 
 
 def check_preset(config: ConfigDict) -> None:
@@ -89,8 +128,9 @@ def check_preset(config: ConfigDict) -> None:
         >>> from sparse_ist_tf.pretrain_config import get_config
         >>> check_preset(get_config())
     """
-    from sparse_ist_tf.encoder.presets import PRESETS
-    from sparse_ist_tf.inputs.masks import num_visible
+    with quiet():
+        from sparse_ist_tf.encoder.presets import PRESETS
+        from sparse_ist_tf.inputs.masks import num_visible
 
     if config.preset not in PRESETS:
         raise RequestError(f"preset={config.preset!r}: must be one of {', '.join(PRESETS)}")
@@ -189,4 +229,4 @@ def define_flags() -> None:
 
 
 if __name__ == "__main__":
-    run(main, define_flags)
+    run(main, define_flags, backends=("tensorflow", "jax"))

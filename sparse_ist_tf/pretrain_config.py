@@ -27,7 +27,9 @@ _AT_LEAST_ZERO = ("seed", "projector", "dataset.split_seed", "warmup_steps", "pr
 
 
 def get_config() -> ConfigDict:
-    """The default: vit_micro, supervised, as the packaged weights were made.
+    """The default: vit_micro, supervised, in an hour or two on a few cores.
+
+    The packaged weights are of configs/pretrain_vit_micro.py and configs/pretrain_vit_pico.py.
 
     Returns:
         A new configuration; files in configs/ change it.
@@ -50,13 +52,15 @@ def get_config() -> ConfigDict:
     config.objective = "supervised"
     config.label_smoothing = 0.1
     config.distillation = 0.0
+    config.teacher = ""  # run directory of a pre-trained classifier to learn from; none where empty
     config.projector = 0  # hidden units of a perceptron that is thrown away; none where 0
     config.decoder = {"width": 96, "depth": 2, "num_heads": 3}  # of the masked autoencoder
 
     # Most steps hide much, which is cheap; some show all, so that whole images stay familiar.
     config.mask_ratios = (0.75, 0.5, 0.0)
     config.mask_probabilities = (0.5, 0.4, 0.1)
-    config.augment = ("flip", "crop")  # and color, rand_augment, mixup, cutmix
+    # And color, three_augment, mixup, cutmix; rand_augment, but not under JAX.
+    config.augment = ("flip", "crop")
     config.crop_area = 0.35  # share of an image that a crop has at least
     config.mix_probability = 0.5  # share of the images that mixup and cutmix change
 
@@ -126,6 +130,10 @@ def validate(config: ConfigDict, num_workers: int = 1) -> None:
     for key in ("distillation", "label_smoothing", "mix_probability"):
         if not 0 <= config[key] <= 1:
             raise RequestError(f"{key}={config[key]}: must be in [0, 1]")
+    if config.teacher and (config.objective != "supervised" or not config.distillation):
+        raise RequestError(
+            f"teacher={config.teacher!r}: needs objective='supervised' and distillation above 0"
+        )
     if not 0 < config.crop_area <= 1:
         raise RequestError(f"crop_area={config.crop_area}: must be in (0, 1]")
     decoder = config.decoder

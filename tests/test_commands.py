@@ -46,6 +46,13 @@ def test_the_ways_to_end(body, status, line):
     assert (done.returncode, done.stderr) == (status, line)
 
 
+def test_a_backend_that_is_not_the_command_s_is_named(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    done = _run("pass")
+    assert done.returncode == 2
+    assert done.stderr == "error: KERAS_BACKEND=jax: must be tensorflow for this command\n"
+
+
 def test_a_bug_keeps_its_traceback():
     done = _run("1 / 0")
     assert done.returncode == 1

@@ -11,9 +11,13 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs.masks import num_visible
 
 MIXES = ("mixup", "cutmix")
-AUGMENTATIONS = ("flip", "crop", "color", "rand_augment", *MIXES)
-_RATIOS = (3 / 4, 4 / 3)  # of a crop's width to its height
-_MIXUP_BETA = 0.8  # both parameters of the beta distribution of its shares
+AUGMENTATIONS = ("flip", "crop", "color", "rand_augment", "three_augment", *MIXES)
+RATIOS = (3 / 4, 4 / 3)  # of a crop's width to its height
+MIXUP_BETA = 0.8  # both parameters of the beta distribution of its shares
+COLOR = 0.3  # most change of brightness, contrast and saturation
+BLUR = (0.1, 1.0)  # of three_augment: standard deviation in pixels
+SOLARIZE = 128.0  # of three_augment: values from here on are inverted
+THREE_RATE = 0.75  # of three_augment: share of the images that it changes
 
 
 def draw_positions(rng: np.random.Generator, count: int, num_patches: int, mask_ratio: float):
@@ -65,7 +69,7 @@ def draw_boxes(
     height, width = np.ones(count), np.ones(count)
     if "crop" in names:
         area = rng.uniform(least_area, 1.0, count)
-        ratio = np.exp(rng.uniform(*map(math.log, _RATIOS), count))
+        ratio = np.exp(rng.uniform(*map(math.log, RATIOS), count))
         height, width = np.minimum(1, np.sqrt(area / ratio)), np.minimum(1, np.sqrt(area * ratio))
     top, left = (rng.uniform(0, 1, count) * (1 - side) for side in (height, width))
     boxes = np.stack([top, left, top + height, left + width], axis=1).astype(np.float32)
@@ -109,7 +113,7 @@ def draw_shares(
     if not mixes:
         return shares.reshape(count, -1)
     kinds = np.asarray(mixes)[rng.integers(len(mixes), size=count)]
-    even = rng.beta(_MIXUP_BETA, _MIXUP_BETA, count)
+    even = rng.beta(MIXUP_BETA, MIXUP_BETA, count)
     side = np.sqrt(rng.random(count))
     top, left = (rng.random((2, count)) * (1 - side) * grid).round().astype(int)
     bottom, right = (np.round(start + side * grid).astype(int) for start in (top, left))
@@ -126,8 +130,11 @@ def make_augmentation(names: tuple[str, ...], image_size: int, seed: int = 0) ->
     """A function over batches of images and the boxes that are seen of them.
 
     "flip" and "crop" are in the boxes, which are resized bilinearly to the whole image. "color"
-    (brightness, contrast, saturation, hue) and "rand_augment" are KerasCV's, whose chance is drawn
-    as they go. "mixup" and "cutmix" mix patches, later (see draw_shares).
+    (brightness, contrast, saturation), "rand_augment" and "three_augment" are KerasCV's, whose
+    chance is drawn as they go; the last makes a quarter of the images grey, solarizes a quarter and
+    blurs a quarter. "mixup" and "cutmix" mix patches, later (see draw_shares).
+
+    Source: of three_augment, "DeiT III" (Touvron et al., 2022), section 4, there of all images.
 
     Args:
         names: of AUGMENTATIONS.
@@ -153,14 +160,22 @@ def make_augmentation(names: tuple[str, ...], image_size: int, seed: int = 0) ->
         if name not in AUGMENTATIONS:
             raise RequestError(f"augment: {name!r} is none of {', '.join(AUGMENTATIONS)}")
     layers = []
-    if {"color", "rand_augment"}.intersection(names):
+    if {"color", "rand_augment", "three_augment"}.intersection(names):
         import keras_cv  # 2 s to import: only where it is used
 
         keras.utils.set_random_seed(seed)
         if "color" in names:
-            layers.append(keras_cv.layers.RandomColorJitter((0, 255), 0.2, 0.2, 0.2, 0.05))
+            layers.append(keras_cv.layers.RandomColorJitter((0, 255), COLOR, COLOR, COLOR, 0.0))
         if "rand_augment" in names:
             layers.append(keras_cv.layers.RandAugment((0, 255), 2, 0.3))
+        if "three_augment" in names:
+            three = [
+                keras_cv.layers.Grayscale(output_channels=3),
+                keras_cv.layers.Solarization((0, 255), threshold_factor=(SOLARIZE, SOLARIZE)),
+                keras_cv.layers.RandomGaussianBlur(kernel_size=7, factor=BLUR),
+            ]
+            pipeline = keras_cv.layers.RandomAugmentationPipeline(three, 1, rate=THREE_RATE)
+            layers.append(pipeline)
     moves = bool({"flip", "crop"}.intersection(names))
 
     def augment(images, boxes):

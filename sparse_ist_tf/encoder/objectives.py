@@ -16,7 +16,8 @@ class Classifier(keras.Model):
         num_classes: outputs of the classifier.
         label_smoothing: in [0, 1).
         distillation: in [0, 1]. Above 0, every step also shows the whole image; the masked view
-            learns this part of its loss from the whole view's output, held fixed.
+            learns this part of its loss from the whole view's output, held fixed; with a teacher,
+            both views learn it from the teacher's.
         projector: hidden units of a two-layer perceptron between feature and classifier, which is
             thrown away after pre-training, so that the feature keeps more than these classes need;
             none where 0.
@@ -62,7 +63,12 @@ class Classifier(keras.Model):
             x = layer(x)
         return self.classifier(ops.cast(x, "float32"))
 
-    def loss_of(self, patches, positions, labels, whole, shares=None):
+    def of_whole(self, whole):
+        """Outputs for every patch, float32[b, num_patches, 3 * patch_size**2]."""
+        every = ops.broadcast_to(ops.arange(ops.shape(whole)[1]), ops.shape(whole)[:2])
+        return self({"patches": whole, "positions": every})
+
+    def loss_of(self, patches, positions, labels, whole, shares=None, soft=None):
         """Mean loss of a batch, and the share of images that the masked view gets right.
 
         Args:
@@ -72,6 +78,8 @@ class Classifier(keras.Model):
             whole: float32[b, num_patches, 3 * patch_size**2], every patch.
             shares: float32[b, num_patches], what part of a patch is of the neighbour's image
                 (see swap_neighbours); None where images aren't mixed.
+            soft: float32[b, num_classes], a teacher's probabilities for the whole images, from
+                which both views then learn; None without a teacher.
 
         Returns:
             (loss, accuracy), float32 scalars. Of a mixed image the larger share is right.
@@ -83,11 +91,15 @@ class Classifier(keras.Model):
         accuracy = ops.mean(ops.cast(right, "float32"))
         loss = self._cross_entropy(truth, logits)
         if self.distillation:
-            every = ops.broadcast_to(ops.arange(ops.shape(whole)[1]), ops.shape(whole)[:2])
-            teacher = self({"patches": whole, "positions": every})
-            soft = self._cross_entropy(ops.stop_gradient(ops.softmax(teacher)), logits)
-            loss = (1 - self.distillation) * loss + self.distillation * soft
-            loss = 0.5 * (loss + self._cross_entropy(self._truth(labels, shares), teacher))
+            outputs = self.of_whole(whole)
+            truth = self._truth(labels, shares)
+            if soft is None:
+                soft = ops.stop_gradient(ops.softmax(outputs))
+            else:
+                truth = truth + self.distillation * (soft - truth)
+            taught = self._cross_entropy(soft, logits)
+            loss = (1 - self.distillation) * loss + self.distillation * taught
+            loss = 0.5 * (loss + self._cross_entropy(truth, outputs))
         return loss, accuracy
 
     def _truth(self, labels, shares):
@@ -162,9 +174,9 @@ class MaskedAutoencoder(keras.Model):
             x = block(x)
         return self.predict_pixels(ops.cast(self.norm(x), "float32"))[:, 1:]
 
-    def loss_of(self, patches, positions, labels, whole, shares=None):
+    def loss_of(self, patches, positions, labels, whole, shares=None, soft=None):
         """Mean squared error on the hidden patches; arguments as in Classifier.loss_of."""
-        del labels, shares
+        del labels, shares, soft
         predicted = self({"patches": patches, "positions": positions})
         centred = whole - ops.mean(whole, axis=-1, keepdims=True)
         variance = ops.sum(centred * centred, axis=-1, keepdims=True) / (whole.shape[-1] - 1)

@@ -1,6 +1,7 @@
 """The images of pre-training, and the batches that every step sees of them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -71,18 +72,11 @@ def pretraining_batches(
     num_patches, side = grid * grid, images.train.shape[1]
 
     def generate():
-        step, epoch, order = first_step, -1, None
+        step = first_step
         while True:
-            rng = np.random.default_rng((config.seed, 1, step))
-            picks = np.arange(step * size, (step + 1) * size)
-            rows = np.empty(size, np.int64)
-            for e in np.unique(picks // count):
-                if e != epoch:
-                    order = np.random.default_rng((config.seed, 0, e)).permutation(count)
-                    epoch = e
-                rows[picks // count == e] = order[picks[picks // count == e] % count]
-            ratio = float(rng.choice(config.mask_ratios, p=config.mask_probabilities))
-            places = draw_positions(rng, size, num_patches, ratio)
+            rows = draw_rows(config, count, step)
+            ratio, rng = draw_ratio(config, step)
+            places = draw_positions(rng, size, num_patches, config.mask_ratios[ratio])
             boxes = draw_boxes(rng, size, config.augment, config.crop_area)
             shares = draw_shares(rng, size, grid, config.augment, config.mix_probability)
             rows, labels = rows[mine], images.train_labels[rows[mine]]
@@ -100,3 +94,55 @@ def pretraining_batches(
     data = tf.data.Dataset.from_generator(generate, output_signature=signature)
     data = data.map(lambda x, b, *rest: (augment(x, b), *rest), num_parallel_calls=1)
     return data.prefetch(4)
+
+
+def draw_rows(config, count: int, step: int) -> np.ndarray:
+    """The images of a step's batch: each once in an epoch, in an order of the epoch's own.
+
+    Args:
+        config: seed and batch_size.
+        count: images that there are.
+        step: from 0.
+
+    Returns:
+        int64[batch_size].
+
+    Example:
+        >>> from sparse_ist_tf.encoder.pretraining_data import draw_rows
+        >>> from sparse_ist_tf.pretrain_config import get_config
+        >>> draw_rows(get_config(), 1000, 3).shape
+        (256,)
+    """
+    picks = np.arange(step * config.batch_size, (step + 1) * config.batch_size)
+    epochs = picks // count
+    rows = np.empty(len(picks), np.int64)
+    for epoch in np.unique(epochs):
+        rows[epochs == epoch] = _order(config.seed, int(epoch), count)[
+            picks[epochs == epoch] % count
+        ]
+    return rows
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed, epoch, count):
+    return np.random.default_rng((seed, 0, epoch)).permutation(count)
+
+
+def draw_ratio(config, step: int) -> tuple[int, np.random.Generator]:
+    """Which of config.mask_ratios a step has.
+
+    Args:
+        config: seed, mask_ratios and mask_probabilities.
+        step: from 0.
+
+    Returns:
+        Its place among them, and the source of chance of what else the step draws.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.pretraining_data import draw_ratio
+        >>> from sparse_ist_tf.pretrain_config import get_config
+        >>> draw_ratio(get_config(), 0)[0] in (0, 1, 2)
+        True
+    """
+    rng = np.random.default_rng((config.seed, 1, step))
+    return int(rng.choice(len(config.mask_ratios), p=config.mask_probabilities)), rng

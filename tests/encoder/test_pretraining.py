@@ -24,6 +24,7 @@ def _config(**changes):
             "objective": "supervised",
             "label_smoothing": 0.1,
             "distillation": 0.0,
+            "teacher": "",
             "projector": 0,
             "decoder": {"width": 32, "depth": 1, "num_heads": 2},
             "mask_ratios": (0.75, 0.5),
