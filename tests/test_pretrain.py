@@ -120,6 +120,7 @@ def test_images_are_decoded_once(tmp_path):
         ("crop_area", 0.0, "crop_area=0.0"),
         ("mix_probability", 1.1, "mix_probability=1.1"),
         ("projector", -1, "projector=-1"),
+        ("teacher", "runs/a", "teacher='runs/a': needs objective='supervised' and distillation"),
         ("learning_rate", 0.0, "learning_rate=0.0"),
         ("probe.every", -1, "probe.every=-1"),
         ("probe.mask_ratios", (1.0,), "probe.mask_ratios"),

@@ -45,13 +45,46 @@ def check_augment(names: tuple[str, ...]) -> None:
 
 
 def draw_positions(key, count: int, num_patches: int, visible: int):
-    """Visible places, drawn uniformly without replacement: int32[count, visible], ascending."""
+    """Visible places of `count` images, drawn uniformly without replacement.
+
+    Args:
+        key: of JAX.
+        count: images.
+        num_patches: patches of an image.
+        visible: how many of them are seen.
+
+    Returns:
+        int32[count, visible], ascending in a row.
+
+    Example:
+        >>> import jax
+        >>> from sparse_ist_tf.encoder.augmentation_jax import draw_positions
+        >>> draw_positions(jax.random.key(0), 2, 64, 16).shape
+        (2, 16)
+    """
     order = jnp.argsort(jax.random.uniform(key, (count, num_patches)), axis=1)
     return jnp.sort(order[:, :visible], axis=1).astype(jnp.int32)
 
 
 def draw_shares(key, count: int, grid: int, names: tuple[str, ...], probability: float):
-    """As augmentation.draw_shares: float32[count, grid * grid]."""
+    """What part of each patch comes from another image, as augmentation.draw_shares draws it.
+
+    Args:
+        key: of JAX.
+        count: images.
+        grid: patches of a side of an image.
+        names: augmentations; without "mixup" and "cutmix" nothing is mixed.
+        probability: share of the images that are mixed, in [0, 1].
+
+    Returns:
+        float32[count, grid * grid] in [0, 1].
+
+    Example:
+        >>> import jax
+        >>> from sparse_ist_tf.encoder.augmentation_jax import draw_shares
+        >>> draw_shares(jax.random.key(0), 2, 8, ("cutmix",), 1.0).shape
+        (2, 64)
+    """
     mixes = [name for name in MIXES if name in names]
     if not mixes:
         return jnp.zeros((count, grid * grid))

@@ -93,7 +93,7 @@ class PretrainingRun:
         if not path.exists() or told.get("objective") != "supervised":
             raise RequestError(f"teacher={str(folder)!r}: no supervised run of pretrain")
         encoder = create_encoder(told["preset"], dtype=_POLICIES[told["dtype"]])
-        teacher = Classifier(encoder, self.images.num_classes, projector=told["projector"])
+        teacher = Classifier(encoder, self.images.num_classes, projector=told.get("projector", 0))
         sizes = [(vit.image_size, vit.patch_size) for vit in (encoder, self.encoder)]
         if sizes[0] != sizes[1] or not _assign(_read(path)[0], "model", teacher.variables):
             raise RequestError(

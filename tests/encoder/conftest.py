@@ -1,4 +1,4 @@
-"""What several tests of encoders need: files as torch writes them, made without torch."""
+"""What several tests of encoders need: images, and files as torch writes them."""
 
 import struct
 import zipfile
@@ -144,3 +144,15 @@ def randomise(torch):
         return module.eval()
 
     return randomise
+
+
+@pytest.fixture(scope="session")
+def images():
+    """Bright and dark images: two classes that a few steps tell apart."""
+    from sparse_ist_tf.encoder.pretraining_data import Images
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 96).astype(np.int32)
+    pixels = rng.integers(0, 90, (96, 64, 64, 3)) + 130 * labels[:, None, None, None]
+    pixels = pixels.astype(np.uint8)
+    return Images(pixels[:64], labels[:64], pixels[64:], labels[64:], num_classes=2)

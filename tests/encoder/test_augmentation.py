@@ -50,7 +50,7 @@ def test_whole_boxes_leave_images_as_they_are_and_flips_turn_them(pixels):
     np.testing.assert_allclose(got[turned], pixels[turned][:, :, ::-1], atol=1e-3)
 
 
-@pytest.mark.parametrize("names", [("flip", "crop"), ("color", "rand_augment")])
+@pytest.mark.parametrize("names", [("flip", "crop"), ("color", "rand_augment"), ("three_augment",)])
 def test_augmentation_keeps_range_and_shape(names, pixels):
     boxes = draw_boxes(np.random.default_rng(0), 8, names, 0.35)
     changed = np.asarray(make_augmentation(names, 64)(pixels, boxes))
@@ -58,6 +58,21 @@ def test_augmentation_keeps_range_and_shape(names, pixels):
     assert changed.min() >= 0
     assert changed.max() <= 255
     assert np.abs(changed - pixels).mean() > 1
+
+
+def test_three_augment_makes_grey_solarizes_and_blurs_a_quarter_each(pixels):
+    many = np.concatenate([pixels] * 50)
+    boxes = np.tile(np.float32([0, 0, 1, 1]), (len(many), 1))
+    got = np.asarray(make_augmentation(("three_augment",), 64, seed=1)(many, boxes))
+    inverted = np.where(many >= 128, 255 - many, many)
+    same, solarized = (np.abs(got - x).max(axis=(1, 2, 3)) < 1e-2 for x in (many, inverted))
+    grey = np.ptp(got, axis=-1).max(axis=(1, 2)) < 1e-2
+    blurred = ~(same | solarized | grey)  # a narrow blur changes nothing
+    assert 0.15 < solarized.mean() < 0.35
+    assert 0.15 < grey.mean() < 0.35
+    assert 0.1 < blurred.mean() < 0.35
+    assert 0.15 < same.mean() < 0.45
+    assert got[blurred].std() < many[blurred].std()
 
 
 def test_cutmix_takes_rectangles_of_uniform_area():

@@ -52,16 +52,6 @@ def _config(**changes):
     return config
 
 
-@pytest.fixture(scope="module")
-def images():
-    """Bright and dark images: two classes that a few steps tell apart."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 96).astype(np.int32)
-    pixels = rng.integers(0, 90, (96, 64, 64, 3)) + 130 * labels[:, None, None, None]
-    pixels = pixels.astype(np.uint8)
-    return Images(pixels[:64], labels[:64], pixels[64:], labels[64:], num_classes=2)
-
-
 def test_the_supervised_objective_learns(images, tmp_path):
     record = Pretraining(_config(total_steps=24), images, tmp_path).train(lambda _: None)
     assert record["step"] == 24
@@ -104,6 +94,44 @@ def test_distillation_adds_the_whole_view(images, tmp_path):
     distilled = Pretraining(_config(distillation=0.5), images, tmp_path / "b")
     batch = next(iter(plain.batches()))
     assert float(plain.train_step(*batch)[0]) != float(distilled.train_step(*batch)[0])
+
+
+def _teacher(images, folder, **changes):
+    config = _config(seed=1, projector=32, **changes)
+    run = Pretraining(config, images, folder)
+    with run.directory.opened(config.to_dict()):
+        run.save()
+    return run
+
+
+def test_both_views_learn_from_a_teacher(images, tmp_path):
+    """With nothing but the teacher to learn from, labels don't matter and its outputs do."""
+    teacher = _teacher(images, tmp_path / "teacher")
+    kind = {"distillation": 1.0, "teacher": str(tmp_path / "teacher")}
+    run, other = (Pretraining(_config(**kind), images, tmp_path / name) for name in "ab")
+    pictures, labels, *rest = next(iter(run.batches()))
+    loss = float(run.train_step(pictures, labels, *rest)[0])
+    assert float(other.train_step(pictures, 1 - labels, *rest)[0]) == pytest.approx(loss, abs=1e-5)
+    _, whole = run._views(pictures, rest[0])
+    outputs = teacher.model.of_whole(whole)
+    np.testing.assert_allclose(run.teacher.of_whole(whole), outputs, atol=1e-5)
+    assert not set(map(id, run.teacher.variables)) & set(map(id, run.model.variables))
+
+
+def test_a_teacher_that_is_none_is_named(images, tmp_path):
+    def taught(name):
+        config = _config(distillation=0.5, teacher=str(tmp_path / name))
+        Pretraining(config, images, tmp_path / "run")
+
+    with pytest.raises(RequestError, match="nowhere: is no run directory"):
+        taught("nowhere")
+    _teacher(images, tmp_path / "mae", objective="mae")
+    with pytest.raises(RequestError, match=r"mae': no supervised run of pretrain"):
+        taught("mae")
+    more = Images(images.train, images.train_labels, images.test, images.test_labels, 5)
+    _teacher(more, tmp_path / "classes")
+    with pytest.raises(RequestError, match="must be a classifier of 2 classes on images of 64 px"):
+        taught("classes")
 
 
 def test_mixed_patches_are_the_neighbour_s(images, tmp_path):

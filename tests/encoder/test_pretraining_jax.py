@@ -11,7 +11,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from sparse_ist_tf.encoder.pretraining import Pretraining
-from sparse_ist_tf.encoder.pretraining_data import Images
 from sparse_ist_tf.encoder.weights import load_encoder
 from sparse_ist_tf.pretrain_config import get_config
 
@@ -63,16 +62,6 @@ def _without_chance(teacher=""):
         log_every=3,
         total_steps=3,
     )
-
-
-@pytest.fixture(scope="module")
-def images():
-    """Bright and dark images: two classes that a few steps tell apart."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 2, 96).astype(np.int32)
-    pixels = rng.integers(0, 90, (96, 64, 64, 3)) + 130 * labels[:, None, None, None]
-    pixels = pixels.astype(np.uint8)
-    return Images(pixels[:64], labels[:64], pixels[64:], labels[64:], num_classes=2)
 
 
 @pytest.fixture(scope="module")
