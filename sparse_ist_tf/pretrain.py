@@ -52,13 +52,14 @@ def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = 
     """
     cluster = cluster or Cluster(0, ())
     validate(config, cluster.num_workers)
+    backend = _backend(config, cluster.num_workers)
     with quiet():
         from sparse_ist_tf.encoder.weights import save_encoder
         from sparse_ist_tf.reports.pretraining import write_pretraining_report
 
     check_preset(config)
     directory, chief = RunDirectory(workdir), cluster.worker == 0
-    make = _jax_run if _backend(config, cluster.num_workers) == "jax" else _tensorflow_run
+    make = {"jax": _jax_run, "tensorflow": _tensorflow_run}[backend]
     with directory.opened(config.to_dict()) if chief else contextlib.nullcontext():
         with lost_peers(cluster):
             run = make(config, workdir, cluster)
@@ -76,9 +77,11 @@ def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = 
 
 def _backend(config, num_workers):
     """Keras' backend, which must do what is asked for."""
-    with quiet():
-        import keras
-
+    try:
+        with quiet():
+            import keras
+    except ModuleNotFoundError as error:
+        raise RequestError(f"KERAS_BACKEND: {error}; pip install {error.name}") from None
     name = keras.backend.backend()
     if name != "jax":
         return name

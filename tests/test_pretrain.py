@@ -1,6 +1,7 @@
 """The pretrain command on real digits."""
 
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -180,3 +181,12 @@ def test_a_bad_request_is_one_line(tmp_path):
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert words in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is not None, reason="jax is there")
+def test_a_backend_that_is_not_installed_is_named(tmp_path):
+    command = [sys.executable, "-m", "sparse_ist_tf.pretrain", f"--workdir={tmp_path / 'run'}"]
+    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert done.stderr == "error: KERAS_BACKEND: No module named 'jax'; pip install jax\n"
