@@ -54,10 +54,8 @@ def run(
     def guarded(argv):
         backend = os.environ.get("KERAS_BACKEND") or backends[0]
         if backend not in backends:
-            allowed = " or ".join(backends)
-            raise SystemExit(
-                say(RequestError(f"KERAS_BACKEND={backend}: must be {allowed} for this command"))
-            )
+            text = f"KERAS_BACKEND={backend}: must be {' or '.join(backends)} for this command"
+            raise SystemExit(say(RequestError(text)))
         if unknown := [word for word in argv[1:] if word not in words]:
             text = f"; must be some of {', '.join(words)}" if words else ""
             raise SystemExit(say(RequestError(f"{unknown[0]!r}: flags begin with --{text}")))

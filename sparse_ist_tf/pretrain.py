@@ -83,12 +83,15 @@ def _backend(config, num_workers):
     except ModuleNotFoundError as error:
         raise RequestError(f"KERAS_BACKEND: {error}; pip install {error.name}") from None
     name = keras.backend.backend()
-    if name != "jax":
+    if name not in ("tensorflow", "jax"):  # of keras.json; that of the environment is checked
+        raise RequestError(f"Keras' backend is {name}: must be tensorflow or jax")
+    if name == "tensorflow":
         return name
     with quiet():
-        from sparse_ist_tf.encoder.augmentation_jax import check_augment
+        from sparse_ist_tf.encoder.augmentation import check_augment
+        from sparse_ist_tf.encoder.augmentation_jax import JAX_AUGMENTATIONS
 
-    check_augment(config.augment)
+    check_augment(config.augment, JAX_AUGMENTATIONS)
     if num_workers > 1:
         raise RequestError(f"num_workers={num_workers}: must be 1 with KERAS_BACKEND=jax")
     if config.probe.every:

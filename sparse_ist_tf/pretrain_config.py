@@ -27,7 +27,7 @@ _AT_LEAST_ZERO = ("seed", "projector", "dataset.split_seed", "warmup_steps", "pr
 
 
 def get_config() -> ConfigDict:
-    """The default: vit_micro, supervised, in an hour or two on a few cores.
+    """The default: vit_micro, supervised, for a few processor cores.
 
     The packaged weights are of configs/pretrain_vit_micro.py and configs/pretrain_vit_pico.py.
 
@@ -82,6 +82,31 @@ def get_config() -> ConfigDict:
     config.eval_every = 400
     config.checkpoint_every = 200
     config.cluster = {"peer_timeout_s": 60.0}
+    return config
+
+
+def accelerator_config() -> ConfigDict:
+    """What the trainings of both packaged encoders have in common: long, on one accelerator.
+
+    Returns:
+        A new configuration.
+
+    Example:
+        >>> from sparse_ist_tf.pretrain_config import accelerator_config
+        >>> accelerator_config().batch_size
+        1024
+    """
+    config = get_config()
+    config.seed = 3
+    config.mask_ratios, config.mask_probabilities = (0.5, 0.75), (0.7, 0.3)
+    config.augment = ("flip", "crop", "color", "three_augment", "mixup", "cutmix")
+    config.crop_area = 0.25
+    config.mix_probability = 0.8
+    config.batch_size = 1024
+    config.learning_rate = 3e-3
+    config.warmup_steps = 400
+    config.decay = 0.8
+    config.log_every, config.eval_every, config.checkpoint_every = 100, 1000, 1000
     return config
 
 

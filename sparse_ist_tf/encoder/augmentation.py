@@ -1,7 +1,7 @@
 """What is drawn for a step of pre-training: what is visible, how images are changed and mixed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -12,12 +12,31 @@ from sparse_ist_tf.inputs.masks import num_visible
 
 MIXES = ("mixup", "cutmix")
 AUGMENTATIONS = ("flip", "crop", "color", "rand_augment", "three_augment", *MIXES)
-RATIOS = (3 / 4, 4 / 3)  # of a crop's width to its height
+CROP_RATIOS = (3 / 4, 4 / 3)  # of a crop's width to its height
 MIXUP_BETA = 0.8  # both parameters of the beta distribution of its shares
 COLOR = 0.3  # most change of brightness, contrast and saturation
 BLUR = (0.1, 1.0)  # of three_augment: standard deviation in pixels
 SOLARIZE = 128.0  # of three_augment: values from here on are inverted
 THREE_RATE = 0.75  # of three_augment: share of the images that it changes
+
+
+def check_augment(names: Sequence[str], allowed: Sequence[str] = AUGMENTATIONS) -> None:
+    """Checks the names of augmentations.
+
+    Args:
+        names: config.augment.
+        allowed: what there is.
+
+    Raises:
+        RequestError: if one isn't among them.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.augmentation import check_augment
+        >>> check_augment(("flip", "crop"))
+    """
+    for name in names:
+        if name not in allowed:
+            raise RequestError(f"augment: {name!r} is none of {', '.join(allowed)}")
 
 
 def draw_positions(rng: np.random.Generator, count: int, num_patches: int, mask_ratio: float):
@@ -69,7 +88,7 @@ def draw_boxes(
     height, width = np.ones(count), np.ones(count)
     if "crop" in names:
         area = rng.uniform(least_area, 1.0, count)
-        ratio = np.exp(rng.uniform(*map(math.log, RATIOS), count))
+        ratio = np.exp(rng.uniform(*map(math.log, CROP_RATIOS), count))
         height, width = np.minimum(1, np.sqrt(area / ratio)), np.minimum(1, np.sqrt(area * ratio))
     top, left = (rng.uniform(0, 1, count) * (1 - side) for side in (height, width))
     boxes = np.stack([top, left, top + height, left + width], axis=1).astype(np.float32)
@@ -156,9 +175,7 @@ def make_augmentation(names: tuple[str, ...], image_size: int, seed: int = 0) ->
         >>> augment(np.zeros((2, 64, 64, 3), "uint8"), boxes).shape
         TensorShape([2, 64, 64, 3])
     """
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise RequestError(f"augment: {name!r} is none of {', '.join(AUGMENTATIONS)}")
+    check_augment(names)
     layers = []
     if {"color", "rand_augment", "three_augment"}.intersection(names):
         import keras_cv  # 2 s to import: only where it is used

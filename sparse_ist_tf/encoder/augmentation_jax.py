@@ -10,38 +10,18 @@ import jax
 import jax.numpy as jnp
 
 from sparse_ist_tf.encoder.augmentation import (
+    AUGMENTATIONS,
     BLUR,
     COLOR,
+    CROP_RATIOS,
     MIXES,
     MIXUP_BETA,
-    RATIOS,
     SOLARIZE,
     THREE_RATE,
 )
-from sparse_ist_tf.errors import RequestError
 
-AUGMENTATIONS = ("flip", "crop", "color", "three_augment", *MIXES)
+JAX_AUGMENTATIONS = tuple(name for name in AUGMENTATIONS if name != "rand_augment")
 _GREY = (0.299, 0.587, 0.114)  # luma
-
-
-def check_augment(names: tuple[str, ...]) -> None:
-    """Checks names of augmentations.
-
-    Args:
-        names: config.augment.
-
-    Raises:
-        RequestError: if one isn't known here.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.augmentation_jax import check_augment
-        >>> check_augment(("flip", "crop"))
-    """
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise RequestError(
-                f"augment: {name!r} is none of {', '.join(AUGMENTATIONS)}, which JAX has here"
-            )
 
 
 def draw_positions(key, count: int, num_patches: int, visible: int):
@@ -111,7 +91,7 @@ def augmented(key, images, names: tuple[str, ...], least_area: float):
     Args:
         key: of JAX.
         images: uint8[b, size, size, 3].
-        names: of AUGMENTATIONS; mixes come later.
+        names: of JAX_AUGMENTATIONS; mixes come later.
         least_area: share of an image that a crop has at least.
 
     Returns:
@@ -149,7 +129,7 @@ def _resampling(key, count, size, names, least_area, sigma):
     height = width = jnp.ones(count)
     if "crop" in names:
         area = jax.random.uniform(keys[0], (count,), minval=least_area)
-        low, high = map(math.log, RATIOS)
+        low, high = map(math.log, CROP_RATIOS)
         ratio = jnp.exp(jax.random.uniform(keys[1], (count,), minval=low, maxval=high))
         height, width = (
             jnp.minimum(1, jnp.sqrt(area / ratio)),

@@ -187,11 +187,7 @@ class Pretraining(PretrainingRun):
     def _restore(self):
         """Goes on from the chief's checkpoint where it has one; called by all workers."""
         if self.chief:
-            self.directory.path.mkdir(parents=True, exist_ok=True)
-            if self.checkpoint_path.exists():
-                self._read_checkpoint()
-            if self.directory.metrics():
-                self.directory.rewind_metrics(self.step or -1)
+            self._go_on()
         if self.num_workers == 1:
             return
         self.step = int(self.link.broadcast(np.array([self.step], np.float32), (1,))[0])

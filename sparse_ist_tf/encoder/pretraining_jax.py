@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from sparse_ist_tf.encoder.augmentation import MIXES
+from sparse_ist_tf.encoder.augmentation import MIXES, check_augment
 from sparse_ist_tf.encoder.augmentation_jax import (
+    JAX_AUGMENTATIONS,
     augmented,
-    check_augment,
     draw_positions,
     draw_shares,
 )
@@ -47,7 +47,7 @@ class JaxPretraining(PretrainingRun):
     """
 
     def __init__(self, config, images: Images, workdir: str | Path):
-        check_augment(config.augment)
+        check_augment(config.augment, JAX_AUGMENTATIONS)
         super().__init__(config, images, workdir)
         patches = self.encoder.num_patches
         self._visible = [num_visible(patches, ratio) for ratio in config.mask_ratios]
@@ -57,11 +57,7 @@ class JaxPretraining(PretrainingRun):
         self._rate_slot = next(i for i, v in enumerate(slots) if "learning_rate" in v.path)
         self._run_steps = jax.jit(self._run_steps_eager, donate_argnums=(0,))
         self._metric = jax.jit(self._metric_eager)
-        self.directory.path.mkdir(parents=True, exist_ok=True)
-        if self.checkpoint_path.exists():
-            self._read_checkpoint()
-        if self.directory.metrics():
-            self.directory.rewind_metrics(self.step or -1)
+        self._go_on()
         groups = self._variables()
         self._state = tuple([jnp.array(v.value) for v in group] for group in groups)
 

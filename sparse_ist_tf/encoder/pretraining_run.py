@@ -1,5 +1,6 @@
 """What the loops of pre-training share: model, teacher, evaluation, records and checkpoints."""
 
+import abc
 import math
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ from sparse_ist_tf.reports.run_directory import RunDirectory, writing
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
-class PretrainingRun:
+class PretrainingRun(abc.ABC):
     """A resumable pre-training run, on any backend of Keras; a subclass has the loop.
 
     Batches, ratios and rates are functions of (seed, step): a run that is killed and goes on ends
@@ -103,9 +104,9 @@ class PretrainingRun:
             )
         return teacher
 
+    @abc.abstractmethod
     def _metric_of(self, rows, positions) -> float:
         """The mean metric of test images, seen at positions."""
-        raise NotImplementedError
 
     def _record(self, reports, started, first):
         loss, metric = np.mean([np.asarray(part) for part in reports], axis=0)
@@ -162,6 +163,14 @@ class PretrainingRun:
         path = self.checkpoint_path
         with writing(path), replacing(path) as temporary:
             save_file(arrays, temporary, metadata=metadata)
+
+    def _go_on(self):
+        """Makes the run directory, or goes on from the checkpoint in it."""
+        self.directory.path.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint_path.exists():
+            self._read_checkpoint()
+        if self.directory.metrics():
+            self.directory.rewind_metrics(self.step or -1)
 
     def _read_checkpoint(self):
         path = self.checkpoint_path

@@ -7,8 +7,8 @@ jax = pytest.importorskip("jax", reason="needs jax: pip install jax")
 
 from sparse_ist_tf.encoder import augmentation  # noqa: E402
 from sparse_ist_tf.encoder.augmentation_jax import (  # noqa: E402
+    JAX_AUGMENTATIONS,
     augmented,
-    check_augment,
     draw_positions,
     draw_shares,
 )
@@ -98,4 +98,4 @@ def test_shares_are_distributed_as_numpy_s(names):
 
 def test_what_jax_does_not_have_is_named():
     with pytest.raises(RequestError, match="'rand_augment' is none of flip, crop, color"):
-        check_augment(("flip", "rand_augment"))
+        augmentation.check_augment(("flip", "rand_augment"), JAX_AUGMENTATIONS)
