@@ -1,4 +1,4 @@
-"""Pre-trains vit_micro as the packaged weights were: long, on one accelerator, under JAX.
+"""Pre-trains vit_micro as the packaged weights began: long, on one accelerator, under JAX.
 
     pip install "jax[cuda13]"
     KERAS_BACKEND=jax python -m sparse_ist_tf.pretrain --config=configs/pretrain_vit_micro.py \
@@ -7,7 +7,7 @@
 Every step shows each image whole and with patches hidden; the masked view learns half of its loss
 from the whole view's output. Without KERAS_BACKEND it does the same on processors, far slower:
 pretrain's defaults are for those. What it reached, and how long it took, is in the model card,
-sparse_ist_tf/encoder/packaged/vit_micro.md.
+sparse_ist_tf/encoder/packaged/vit_micro.md. configs/pretrain_vit_micro_sizes.py goes on from there.
 """
 
 from ml_collections import ConfigDict

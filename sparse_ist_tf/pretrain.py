@@ -141,7 +141,13 @@ def check_preset(config: ConfigDict) -> None:
     if config.preset not in PRESETS:
         raise RequestError(f"preset={config.preset!r}: must be one of {', '.join(PRESETS)}")
     sizes = PRESETS[config.preset]
-    num_patches = (sizes["image_size"] // sizes["patch_size"]) ** 2
+    patch = sizes["patch_size"]
+    for size in config.image_sizes:
+        if size < patch or size % patch:
+            raise RequestError(
+                f"image_sizes has {size}: must be a multiple of {patch}, the side of a patch"
+            )
+    num_patches = (min(config.image_sizes or [sizes["image_size"]]) // patch) ** 2
     for ratio in (*config.mask_ratios, *config.eval_mask_ratios, *config.probe.mask_ratios):
         try:
             num_visible(num_patches, ratio)

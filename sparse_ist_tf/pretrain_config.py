@@ -59,6 +59,9 @@ def get_config() -> ConfigDict:
     # Most steps hide much, which is cheap; some show all, so that whole images stay familiar.
     config.mask_ratios = (0.75, 0.5, 0.0)
     config.mask_probabilities = (0.5, 0.4, 0.1)
+    # Sides in pixels of the images that the encoder sees, and the share of the steps that see each:
+    # scaled from the preset's, which is the only one where this is empty.
+    config.image_sizes, config.size_probabilities = (), ()
     # And color, three_augment, mixup, cutmix; rand_augment, but not under JAX.
     config.augment = ("flip", "crop")
     config.crop_area = 0.35  # share of an image that a crop has at least
@@ -143,6 +146,7 @@ def validate(config: ConfigDict, num_workers: int = 1) -> None:
         raise RequestError(
             f"mask_probabilities={tuple(odds)}: must be one share per mask_ratios, adding up to 1"
         )
+    _check_sizes(config)
     if config.objective == "mae" and 0 in config.mask_ratios:
         raise RequestError("mask_ratios has 0: must be above 0 for objective='mae'")
     for keys, least in ((_AT_LEAST_ONE, 1), (_AT_LEAST_ZERO, 0)):
@@ -179,3 +183,20 @@ def validate(config: ConfigDict, num_workers: int = 1) -> None:
             f"batch_size={config.batch_size}: must be a multiple of {2 * num_workers}, twice "
             f"num_workers, since images are mixed in pairs ({', '.join(sorted(mixes))})"
         )
+
+
+def _check_sizes(config):
+    sizes, odds = tuple(config.image_sizes), tuple(config.size_probabilities)
+    fits = not sizes or abs(sum(odds) - 1) <= 1e-6
+    if (
+        len(odds) != len(sizes)
+        or len(set(sizes)) != len(sizes)
+        or not fits
+        or min(odds, default=0) < 0
+    ):
+        raise RequestError(
+            f"size_probabilities={odds}: must be one share per image_sizes={sizes}, which differ, "
+            "adding up to 1"
+        )
+    if sizes and config.objective == "mae":
+        raise RequestError(f"image_sizes={sizes}: must be empty with objective='mae'")

@@ -117,6 +117,7 @@ def test_images_are_decoded_once(tmp_path):
         ("batch_size", 0, "batch_size=0"),
         ("mask_ratios", (1.0,), "mask_ratios"),
         ("mask_probabilities", (0.5, 0.5, 0.5), "mask_probabilities"),
+        ("image_sizes", (64, 128), r"size_probabilities=\(\): must be one share per image_sizes"),
         ("label_smoothing", 1.5, "label_smoothing=1.5"),
         ("crop_area", 0.0, "crop_area=0.0"),
         ("mix_probability", 1.1, "mix_probability=1.1"),
@@ -157,7 +158,25 @@ def test_a_ratio_that_leaves_no_patch_is_named():
         check_preset(config)
 
 
-@pytest.mark.parametrize("name", ["vit_micro", "vit_pico", "mae"])
+def test_sizes_that_cannot_be_are_named():
+    config = get_config()
+    config.image_sizes, config.size_probabilities = (64, 100), (0.5, 0.5)
+    with pytest.raises(RequestError, match="image_sizes has 100: must be a multiple of 8"):
+        check_preset(config)
+    config.image_sizes = (64, 8)
+    with pytest.raises(RequestError, match=r"mask ratio of 0\.75 for vit_micro"):
+        check_preset(config)
+    for sizes, odds in (((64, 64), (0.5, 0.5)), ((64, 128), (0.5, 0.6)), ((64,), (-1.0,))):
+        config.image_sizes, config.size_probabilities = sizes, odds
+        with pytest.raises(RequestError, match="size_probabilities="):
+            validate(config)
+    config.objective, config.image_sizes, config.size_probabilities = "mae", (128,), (1.0,)
+    config.mask_ratios = (0.75, 0.5, 0.25)
+    with pytest.raises(RequestError, match="must be empty with objective='mae'"):
+        validate(config)
+
+
+@pytest.mark.parametrize("name", ["vit_micro", "vit_micro_sizes", "vit_pico", "mae"])
 def test_every_file_in_configs_is_valid(name):
     config = importlib.import_module(f"configs.pretrain_{name}").get_config()
     validate(config, num_workers=8)

@@ -123,6 +123,27 @@ def augmented(key, images, names: tuple[str, ...], least_area: float):
     return images
 
 
+def scaled(images, size: int):
+    """Images of another size, as tf.image.resize makes them bilinearly and antialiased.
+
+    Args:
+        images: float32[b, side, side, 3].
+        size: the new side in pixels.
+
+    Returns:
+        float32[b, size, size, 3].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sparse_ist_tf.encoder.augmentation_jax import scaled
+        >>> scaled(jnp.zeros((2, 64, 64, 3)), 96).shape
+        (2, 96, 96, 3)
+    """
+    if images.shape[1] == size:
+        return images
+    return jax.image.resize(images, (len(images), size, size, 3), "linear")
+
+
 def _resampling(key, count, size, names, least_area, sigma):
     """Matrices [count, size, size] that crop, flip and blur the rows, and the columns."""
     keys = jax.random.split(key, 4)

@@ -1,10 +1,13 @@
 """What pre-training minimises: the error of a classifier, or of a masked autoencoder."""
 
+import math
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 from keras import ops
 
+from sparse_ist_tf.encoder.positions import bicubic_weights
 from sparse_ist_tf.encoder.vit import Block, LayerNorm, sincos_positions
 
 
@@ -64,9 +67,18 @@ class Classifier(keras.Model):
         return self.classifier(ops.cast(x, "float32"))
 
     def of_whole(self, whole):
-        """Outputs for every patch, float32[b, num_patches, 3 * patch_size**2]."""
+        """Outputs for every patch, float32[b, n, 3 * patch_size**2]."""
         every = ops.broadcast_to(ops.arange(ops.shape(whole)[1]), ops.shape(whole)[:2])
-        return self({"patches": whole, "positions": every})
+        return self({"patches": whole, "positions": every} | self._table(whole.shape[1]))
+
+    def _table(self, count):
+        """For images of another size, `count` patches each, the embeddings of their places."""
+        own = self.encoder.num_patches
+        if count == own:
+            return {}
+        rows = bicubic_weights(math.isqrt(own), math.isqrt(count))
+        both = ops.convert_to_tensor(np.kron(rows, rows), "float32")
+        return {"table": ops.matmul(both, ops.cast(self.encoder.position_table, "float32"))}
 
     def loss_of(self, patches, positions, labels, whole, shares=None, soft=None):
         """Mean loss of a batch, and the share of images that the masked view gets right.
@@ -75,8 +87,9 @@ class Classifier(keras.Model):
             patches: float32[b, v, 3 * patch_size**2], the visible ones.
             positions: int32[b, v].
             labels: int32[b].
-            whole: float32[b, num_patches, 3 * patch_size**2], every patch.
-            shares: float32[b, num_patches], what part of a patch is of the neighbour's image
+            whole: float32[b, n, 3 * patch_size**2], every patch; n is the encoder's num_patches, or
+                that of images of another size, for which its position embeddings are resampled.
+            shares: float32[b, n], what part of a patch is of the neighbour's image
                 (see swap_neighbours); None where images aren't mixed.
             soft: float32[b, num_classes], a teacher's probabilities for the whole images, from
                 which both views then learn; None without a teacher.
@@ -84,7 +97,7 @@ class Classifier(keras.Model):
         Returns:
             (loss, accuracy), float32 scalars. Of a mixed image the larger share is right.
         """
-        logits = self({"patches": patches, "positions": positions})
+        logits = self({"patches": patches, "positions": positions} | self._table(whole.shape[1]))
         seen = None if shares is None else ops.take_along_axis(shares, positions, axis=1)
         truth = self._truth(labels, seen)
         right = ops.equal(ops.argmax(logits, axis=-1), ops.argmax(truth, axis=-1))

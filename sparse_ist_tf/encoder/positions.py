@@ -28,7 +28,7 @@ def resample_positions(table: np.ndarray, grid: int) -> np.ndarray:
     old = round(len(table) ** 0.5)
     if grid == old:
         return table
-    weights = _bicubic(old, grid)
+    weights = bicubic_weights(old, grid)
     square = table.reshape(old, old, -1).astype(np.float64)
     square = np.einsum("ir,jc,rcw->ijw", weights, weights, square, optimize=True)
     return square.reshape(grid * grid, -1).astype(np.float32)
@@ -69,8 +69,21 @@ def big_vision_positions(image_size: int, patch_size: int, width: int) -> np.nda
     return table.astype(np.float32)
 
 
-def _bicubic(old: int, new: int) -> np.ndarray:
-    """The matrix [new, old] that resamples one axis."""
+def bicubic_weights(old: int, new: int) -> np.ndarray:
+    """The matrix that resamples one axis as resample_positions does.
+
+    Args:
+        old: places there are.
+        new: places there shall be.
+
+    Returns:
+        float64[new, old], rows that add up to 1.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.positions import bicubic_weights
+        >>> bicubic_weights(8, 16).shape
+        (16, 8)
+    """
     scale = old / new
     stretch = max(scale, 1.0)
     centres = (np.arange(new)[:, None] + 0.5) * scale

@@ -3,6 +3,7 @@
 Two objectives: supervised classification, and the masked autoencoder that fills in what is hidden.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from sparse_ist_tf.encoder.pretraining_data import Images, pretraining_batches
 from sparse_ist_tf.encoder.pretraining_optimizers import learning_rate_at
 from sparse_ist_tf.encoder.pretraining_run import PretrainingRun
 from sparse_ist_tf.encoder.probe import LinearProbe
-from sparse_ist_tf.inputs.masks import select_patches
+from sparse_ist_tf.inputs.patches import patchify
 from sparse_ist_tf.inputs.tracing import traced
 
 
@@ -52,10 +53,7 @@ class Pretraining(PretrainingRun):
         self.probe = LinearProbe(self.encoder, config.mean, config.std, probe.images, config.seed)
         self._gradients = traced(self._gradients_eager, reduce_retracing=False)
         self._apply = traced(self._apply_eager, reduce_retracing=False)
-        size = self.encoder.image_size
-        kinds = ((None, size, size, 3), tf.uint8), ((None,), tf.int32), ((None, None), tf.int32)
-        signature = [tf.TensorSpec(*kind) for kind in kinds]
-        self._eval_step = traced(self._eval_step_eager, input_signature=signature)
+        self._eval_steps = {size: self._eval_step_at(size) for size in self.sizes}
         self._restore()
 
     @property
@@ -63,12 +61,18 @@ class Pretraining(PretrainingRun):
         """Whether this worker evaluates and writes."""
         return self.worker == 0
 
+    def _eval_step_at(self, size):
+        kept = self.images.test.shape[1]
+        kinds = ((None, kept, kept, 3), tf.uint8), ((None,), tf.int32), ((None, None), tf.int32)
+        signature = [tf.TensorSpec(*kind) for kind in kinds]
+        step = functools.partial(self._eval_step_eager, size)
+        return traced(step, input_signature=signature)
+
     def _views(self, images, positions, shares=None):
         """Visible and all patches of images in [0, 255], normalised and mixed."""
         mean, std = tf.constant(self.config.mean), tf.constant(self.config.std)
         images = (tf.cast(images, tf.float32) / 255.0 - mean) / std
-        every = tf.tile(tf.range(self.encoder.num_patches)[None], (tf.shape(images)[0], 1))
-        whole = select_patches(images, every, self.encoder.patch_size)
+        whole = patchify(images, self.encoder.patch_size)
         if shares is not None:
             whole += shares[:, :, None] * (swap_neighbours(whole) - whole)
         return tf.gather(whole, positions, batch_dims=1), whole
@@ -86,7 +90,9 @@ class Pretraining(PretrainingRun):
     def _apply_eager(self, gradients):
         self.optimizer.apply(gradients, self.model.trainable_variables)
 
-    def _eval_step_eager(self, images, labels, positions):
+    def _eval_step_eager(self, size, images, labels, positions):
+        if images.shape[1] != size:
+            images = tf.image.resize(images, (size, size), antialias=True)
         patches, whole = self._views(images, positions)
         _, metric = self.model.loss_of(patches, positions, labels, whole)
         return metric
@@ -98,7 +104,7 @@ class Pretraining(PretrainingRun):
             images: float32[b, size, size, 3] in [0, 255], augmented.
             labels: int32[b].
             positions: int32[b, v], visible places.
-            shares: float32[b, num_patches], what part of a patch is of the neighbour's image.
+            shares: float32[b, n], what part of each patch is of the neighbour's image.
 
         Returns:
             float32[2], loss and metric over the batches of all workers.
@@ -124,9 +130,9 @@ class Pretraining(PretrainingRun):
 
     def batches(self):
         """What train_step takes: this worker's parts from the current step on, for ever."""
-        size, patch = self.encoder.image_size, self.encoder.patch_size
+        patch, mine = self.encoder.patch_size, self._mine()
         return pretraining_batches(
-            self.images, self.config, size // patch, self.augment, self.step, self._mine()
+            self.images, self.config, self.sizes, patch, self.augment, self.step, mine
         )
 
     def _mine(self) -> slice:
@@ -174,9 +180,9 @@ class Pretraining(PretrainingRun):
             found |= self._probe()
         return found
 
-    def _metric_of(self, rows, positions):
-        images = self.images
-        return float(self._eval_step(images.test[rows], images.test_labels[rows], positions))
+    def _metric_of(self, rows, positions, size):
+        images, step = self.images, self._eval_steps[size]
+        return float(step(images.test[rows], images.test_labels[rows], positions))
 
     def _probe(self) -> dict:
         return {

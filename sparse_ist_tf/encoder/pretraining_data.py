@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -37,7 +37,13 @@ class Images:
 
 
 def pretraining_batches(
-    images: Images, config, grid: int, augment: Callable, first_step: int, mine: slice
+    images: Images,
+    config,
+    sizes: Sequence[int],
+    patch_size: int,
+    augment: Callable,
+    first_step: int,
+    mine: slice,
 ) -> tf.data.Dataset:
     """Batches from a step on, for ever: functions of (config.seed, step), but for KerasCV's chance.
 
@@ -46,16 +52,17 @@ def pretraining_batches(
 
     Args:
         images: the data.
-        config: seed, batch_size, mask_ratios, mask_probabilities, augment, crop_area and
-            mix_probability, as pretrain_config has them.
-        grid: patches of a side of an image.
+        config: seed, batch_size, mask_ratios, mask_probabilities, image_sizes, size_probabilities,
+            augment, crop_area and mix_probability, as pretrain_config has them.
+        sizes: sides of the images that the encoder sees, in pixels; a batch has one of them.
+        patch_size: side of a patch in pixels.
         augment: from make_augmentation.
         first_step: the step of the first batch, from 0.
         mine: the rows of a batch that this worker sees.
 
     Returns:
         Of (images float32[b, size, size, 3] in [0, 255], labels int32[b], positions int32[b, v],
-        shares float32[b, grid * grid]), b the length of `mine`.
+        shares float32[b, n]), b the length of `mine`, n the patches of an image.
 
     Example:
         >>> import numpy as np
@@ -64,35 +71,45 @@ def pretraining_batches(
         >>> from sparse_ist_tf.pretrain_config import get_config
         >>> x, y = np.zeros((256, 64, 64, 3), "uint8"), np.zeros(256, "int32")
         >>> config, augment = get_config(), make_augmentation(("flip",), 64)
-        >>> data = pretraining_batches(Images(x, y, x, y, 1), config, 8, augment, 0, slice(0, 128))
+        >>> data = pretraining_batches(
+        ...     Images(x, y, x, y, 1), config, (64,), 8, augment, 0, slice(0, 128)
+        ... )
         >>> next(iter(data))[0].shape
         TensorShape([128, 64, 64, 3])
     """
-    size, count = config.batch_size, len(images.train_labels)
-    num_patches, side = grid * grid, images.train.shape[1]
+    count, total, side = config.batch_size, len(images.train_labels), images.train.shape[1]
 
     def generate():
         step = first_step
         while True:
-            rows = draw_rows(config, count, step)
+            rows = draw_rows(config, total, step)
+            size = sizes[draw_size(config, step)]
             ratio, rng = draw_ratio(config, step)
-            places = draw_positions(rng, size, num_patches, config.mask_ratios[ratio])
-            boxes = draw_boxes(rng, size, config.augment, config.crop_area)
-            shares = draw_shares(rng, size, grid, config.augment, config.mix_probability)
+            grid = size // patch_size
+            places = draw_positions(rng, count, grid * grid, config.mask_ratios[ratio])
+            boxes = draw_boxes(rng, count, config.augment, config.crop_area)
+            shares = draw_shares(rng, count, grid, config.augment, config.mix_probability)
             rows, labels = rows[mine], images.train_labels[rows[mine]]
-            yield images.train[rows], boxes[mine], labels, places[mine], shares[mine]
+            yield size, images.train[rows], boxes[mine], labels, places[mine], shares[mine]
             step += 1
 
-    part = len(range(*mine.indices(size)))
+    def changed(size, images, boxes, *rest):
+        images = augment(images, boxes)
+        if tuple(sizes) != (side,):
+            images = tf.image.resize(images, (size, size), antialias=True)
+        return images, *rest
+
+    part = len(range(*mine.indices(count)))
     signature = (
+        tf.TensorSpec((), tf.int32),
         tf.TensorSpec((part, side, side, 3), tf.uint8),
         tf.TensorSpec((part, 4), tf.float32),
         tf.TensorSpec((part,), tf.int32),
         tf.TensorSpec((part, None), tf.int32),
-        tf.TensorSpec((part, num_patches), tf.float32),
+        tf.TensorSpec((part, None), tf.float32),
     )
     data = tf.data.Dataset.from_generator(generate, output_signature=signature)
-    data = data.map(lambda x, b, *rest: (augment(x, b), *rest), num_parallel_calls=1)
+    data = data.map(changed, num_parallel_calls=1)
     return data.prefetch(4)
 
 
@@ -126,6 +143,28 @@ def draw_rows(config, count: int, step: int) -> np.ndarray:
 @functools.lru_cache(maxsize=2)
 def _order(seed, epoch, count):
     return np.random.default_rng((seed, 0, epoch)).permutation(count)
+
+
+def draw_size(config, step: int) -> int:
+    """Which of config.image_sizes a step has.
+
+    Args:
+        config: seed, image_sizes and size_probabilities.
+        step: from 0.
+
+    Returns:
+        Its place among them; 0 where there are none.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.pretraining_data import draw_size
+        >>> from sparse_ist_tf.pretrain_config import get_config
+        >>> draw_size(get_config(), 0)
+        0
+    """
+    if len(config.image_sizes) < 2:
+        return 0
+    rng = np.random.default_rng((config.seed, 3, step))
+    return int(rng.choice(len(config.image_sizes), p=config.size_probabilities))
 
 
 def draw_ratio(config, step: int) -> tuple[int, np.random.Generator]:

@@ -4,6 +4,8 @@ All images lie on the device, where they are cropped, mixed and masked, and conf
 are one program: nothing waits for the host.
 """
 
+import functools
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +21,10 @@ from sparse_ist_tf.encoder.augmentation_jax import (
     augmented,
     draw_positions,
     draw_shares,
+    scaled,
 )
 from sparse_ist_tf.encoder.objectives import swap_neighbours
-from sparse_ist_tf.encoder.pretraining_data import Images, draw_ratio, draw_rows
+from sparse_ist_tf.encoder.pretraining_data import Images, draw_ratio, draw_rows, draw_size
 from sparse_ist_tf.encoder.pretraining_optimizers import learning_rate_at
 from sparse_ist_tf.encoder.pretraining_run import PretrainingRun
 from sparse_ist_tf.inputs.drawing import num_visible
@@ -49,14 +52,12 @@ class JaxPretraining(PretrainingRun):
     def __init__(self, config, images: Images, workdir: str | Path):
         check_augment(config.augment, JAX_AUGMENTATIONS)
         super().__init__(config, images, workdir)
-        patches = self.encoder.num_patches
-        self._visible = [num_visible(patches, ratio) for ratio in config.mask_ratios]
         train = images.train, np.asarray(images.train_labels, np.int32)
         self._data = jax.device_put(train)
         slots = self.optimizer.variables
         self._rate_slot = next(i for i, v in enumerate(slots) if "learning_rate" in v.path)
         self._run_steps = jax.jit(self._run_steps_eager, donate_argnums=(0,))
-        self._metric = jax.jit(self._metric_eager)
+        self._metric = jax.jit(self._metric_eager, static_argnums=4)
         self._go_on()
         groups = self._variables()
         self._state = tuple([jnp.array(v.value) for v in group] for group in groups)
@@ -90,15 +91,15 @@ class JaxPretraining(PretrainingRun):
         with _valued(variables, [*trainable, *fixed]):
             return model.loss_of(*args)
 
-    def _metric_eager(self, state, images, labels, positions):
-        whole = self._whole(images.astype(jnp.float32) / 255)
+    def _metric_eager(self, state, images, labels, positions, size):
+        whole = self._whole(scaled(images.astype(jnp.float32) / 255, size))
         seen = jnp.take_along_axis(whole, positions[:, :, None], axis=1)
         return self._loss(*state[:2], seen, positions, labels, whole)[1]
 
-    def _metric_of(self, rows, positions):
+    def _metric_of(self, rows, positions, size):
         images = self.images
         labels = np.asarray(images.test_labels[rows], np.int32)
-        return float(self._metric(self._state, images.test[rows], labels, positions))
+        return float(self._metric(self._state, images.test[rows], labels, positions, size))
 
     def _run_steps_eager(self, state, data, taught, key, steps):
         """Some steps: (state after them, float32[count, 2] losses and metrics)."""
@@ -107,43 +108,48 @@ class JaxPretraining(PretrainingRun):
         )
 
     def _step(self, state, data, taught, key, given):
-        config, (index, rows, ratio, rate) = self.config, given
+        config, (index, rows, branch, rate) = self.config, given
         trainable, fixed, slots = state
         images, labels = data[0][rows], data[1][rows]
         keys = jax.random.split(jax.random.fold_in(key, index), 3)
-        whole = self._whole(augmented(keys[0], images, config.augment, config.crop_area))
+        images = augmented(keys[0], images, config.augment, config.crop_area)
+        args = fixed, images, labels, taught, keys[1:]
+        branches = [
+            functools.partial(self._gradients, size, ratio)
+            for size, ratio in itertools.product(self.sizes, config.mask_ratios)
+        ]
+        report, gradients = jax.lax.switch(branch, branches, trainable, *args)
+        slots = [rate if i == self._rate_slot else slot for i, slot in enumerate(slots)]
+        trainable, slots = self.optimizer.stateless_apply(slots, gradients, trainable)
+        return (trainable, fixed, slots), jnp.stack(report)
+
+    def _gradients(self, size, ratio, trainable, fixed, images, labels, taught, keys):
+        """((loss, metric), gradients) of images seen at a size, with a share of patches hidden."""
+        config, count, grid = self.config, len(labels), size // self.encoder.patch_size
+        whole = self._whole(scaled(images, size))
         shares = soft = None
         if set(MIXES).intersection(config.augment):
-            grid = self.encoder.image_size // self.encoder.patch_size
-            shares = draw_shares(keys[1], len(rows), grid, config.augment, config.mix_probability)
+            shares = draw_shares(keys[0], count, grid, config.augment, config.mix_probability)
             whole += shares[:, :, None] * (swap_neighbours(whole) - whole)
         if self.teacher is not None:
             with _valued(self.teacher.variables, taught):
                 soft = jax.nn.softmax(self.teacher.of_whole(whole))
-
-        def gradients_seeing(visible):
-            def gradients(trainable):
-                places = draw_positions(keys[2], len(rows), whole.shape[1], visible)
-                seen = jnp.take_along_axis(whole, places[:, :, None], axis=1)
-                args = fixed, seen, places, labels, whole, shares, soft
-                return jax.value_and_grad(self._loss, has_aux=True)(trainable, *args)
-
-            return gradients
-
-        branches = [gradients_seeing(visible) for visible in self._visible]
-        report, gradients = jax.lax.switch(ratio, branches, trainable)
-        slots = [rate if i == self._rate_slot else slot for i, slot in enumerate(slots)]
-        trainable, slots = self.optimizer.stateless_apply(slots, gradients, trainable)
-        return (trainable, fixed, slots), jnp.stack(report)
+        places = draw_positions(keys[1], count, grid * grid, num_visible(grid * grid, ratio))
+        seen = jnp.take_along_axis(whole, places[:, :, None], axis=1)
+        args = fixed, seen, places, labels, whole, shares, soft
+        return jax.value_and_grad(self._loss, has_aux=True)(trainable, *args)
 
     def _next_steps(self, count):
         """What _step is given for the next steps, each array's first axis over the steps."""
         config = self.config
         steps = range(self.step, self.step + count)
         rows = [draw_rows(config, len(self.images.train_labels), step) for step in steps]
-        ratios = [draw_ratio(config, step)[0] for step in steps]
+        ratios = len(config.mask_ratios)
+        branches = [
+            draw_size(config, step) * ratios + draw_ratio(config, step)[0] for step in steps
+        ]
         rates = [learning_rate_at(step, config) for step in steps]
-        kinds = (steps, np.int32), (rows, np.int32), (ratios, np.int32), (rates, np.float32)
+        kinds = (steps, np.int32), (rows, np.int32), (branches, np.int32), (rates, np.float32)
         return tuple(np.array(values, kind) for values, kind in kinds)
 
     def train(self, report: Callable[[dict], None] = print) -> dict:

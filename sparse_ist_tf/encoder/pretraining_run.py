@@ -1,6 +1,7 @@
 """What the loops of pre-training share: model, teacher, evaluation, records and checkpoints."""
 
 import abc
+import itertools
 import math
 import time
 from pathlib import Path
@@ -56,6 +57,7 @@ class PretrainingRun(abc.ABC):
         self.teacher = self._read_teacher(Path(config.teacher)) if config.teacher else None
         self.optimizer = make_optimizer(config)
         self.optimizer.build(self.model.trainable_variables)
+        self.sizes = tuple(config.image_sizes) or (self.encoder.image_size,)
         self.step = 0
 
     @property
@@ -105,8 +107,8 @@ class PretrainingRun(abc.ABC):
         return teacher
 
     @abc.abstractmethod
-    def _metric_of(self, rows, positions) -> float:
-        """The mean metric of test images, seen at positions."""
+    def _metric_of(self, rows, positions, size) -> float:
+        """The mean metric of test images, scaled to a size and seen at positions."""
 
     def _record(self, reports, started, first):
         loss, metric = np.mean([np.asarray(part) for part in reports], axis=0)
@@ -124,28 +126,34 @@ class PretrainingRun(abc.ABC):
         }
 
     def evaluate(self, limit: int | None = None) -> dict:
-        """The metric on test images, at every ratio of config.eval_mask_ratios.
+        """The metric on test images, at every ratio of config.eval_mask_ratios and every size.
 
         Args:
             limit: how many images, evenly spaced; all where None.
 
         Returns:
-            test_accuracy@RATIO, or test_loss@RATIO for the masked autoencoder.
+            test_accuracy@RATIO, or test_loss@RATIO for the masked autoencoder; at other sizes
+            than the preset's test_accuracy_SIZEpx@RATIO.
         """
-        labels, size = self.images.test_labels, self.config.batch_size
-        limit = len(labels) if limit is None else min(limit, len(labels))
-        chosen = np.linspace(0, len(labels) - 1, limit).astype(np.int64)
+        count = len(self.images.test_labels)
+        limit = count if limit is None else min(limit, count)
+        chosen = np.linspace(0, count - 1, limit).astype(np.int64)
         out = {}
-        for ratio in self.config.eval_mask_ratios:
-            rng = np.random.default_rng((self.config.seed, 2))
-            total = 0.0
-            for start in range(0, len(chosen), size):
-                rows = chosen[start : start + size]
-                places = draw_positions(rng, len(rows), self.encoder.num_patches, ratio)
-                metric = self._metric_of(rows, places)
-                total += metric * len(rows)
-            out[f"test_{self.model.metric}@{ratio}"] = round(total / len(chosen), 4)
+        for size, ratio in itertools.product(self.sizes, self.config.eval_mask_ratios):
+            name = f"test_{self.model.metric}"
+            name += f"_{size}px" if size != self.encoder.image_size else ""
+            out[f"{name}@{ratio}"] = round(self._mean_metric(chosen, size, ratio), 4)
         return out
+
+    def _mean_metric(self, chosen, size, ratio):
+        rng, batch = np.random.default_rng((self.config.seed, 2)), self.config.batch_size
+        num_patches = (size // self.encoder.patch_size) ** 2
+        total = 0.0
+        for start in range(0, len(chosen), batch):
+            rows = chosen[start : start + batch]
+            places = draw_positions(rng, len(rows), num_patches, ratio)
+            total += self._metric_of(rows, places, size) * len(rows)
+        return total / len(chosen)
 
     def _log(self, record, report):
         self.directory.append_metrics(record)

@@ -309,7 +309,8 @@ class ViT(keras.Model):
 
         Args:
             inputs: {"patches": float32[b, v, 3 * patch_size**2], normalised pixels,
-                "positions": int32[b, v], row-major place of each patch}.
+                "positions": int32[b, v], row-major place of each patch; and where the grid of
+                patches is another, "table": float32[n, width], its position embeddings}.
 
         Returns:
             float32[b, num_prefix_tokens + v, width].
@@ -319,8 +320,9 @@ class ViT(keras.Model):
     def raw_tokens(self, inputs):
         """All tokens after the last block; arguments and result as those of `tokens`."""
         patches, places = inputs["patches"], inputs["positions"]
+        table = inputs.get("table", self.position_table)
         x = self.embed(patches)
-        x = x + ops.cast(ops.take(self.position_table, places, axis=0), x.dtype)
+        x = x + ops.cast(ops.take(table, places, axis=0), x.dtype)
         batch = ops.shape(x)[0]
         prefix = [
             ops.broadcast_to(ops.cast(token, x.dtype), (batch, *token.shape[1:]))

@@ -73,7 +73,7 @@ def pretraining_figure(metrics: Sequence[Mapping]) -> str:
 
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
-    styles = ("k-", "k--", "k:", "k-.")
+    styles = [{"color": c, "linestyle": s} for c in ("k", "0.6") for s in ("-", "--", ":", "-.")]
     names = list(dict.fromkeys(name for record in metrics for name in record))
     for axes, words in ((loss, "loss"), (accuracy, "accuracy")):
         shown = [name for name in names if words in name and name != "train_loss"]
@@ -86,7 +86,8 @@ def pretraining_figure(metrics: Sequence[Mapping]) -> str:
             what, at, ratio = name.partition("@")
             label = what.replace("_", " ") + (f", {100 * float(ratio):g} % hidden" if at else "")
             label = {"loss": "training loss"}.get(label, label)
-            axes.plot(epochs, values, styles[i % 4], marker=mark, markersize=3, label=label)
+            style = styles[i % len(styles)] | {"marker": mark, "markersize": 3}
+            axes.plot(epochs, values, label=label, **style)
         if shown:
             axes.legend(frameon=False, fontsize="small")
         axes.set(title=words.capitalize(), xlabel="epochs")

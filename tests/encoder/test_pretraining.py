@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from ml_collections import ConfigDict
 
 from sparse_ist_tf.encoder.pretraining import Pretraining
 from sparse_ist_tf.encoder.pretraining_data import Images
-from sparse_ist_tf.encoder.weights import load_encoder
+from sparse_ist_tf.encoder.weights import load_encoder, save_encoder
 from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.inputs.patches import patchify
 
 
 def _config(**changes):
@@ -29,6 +31,8 @@ def _config(**changes):
             "decoder": {"width": 32, "depth": 1, "num_heads": 2},
             "mask_ratios": (0.75, 0.5),
             "mask_probabilities": (0.5, 0.5),
+            "image_sizes": (),
+            "size_probabilities": (),
             "augment": ("flip", "crop"),
             "crop_area": 0.5,
             "mix_probability": 1.0,
@@ -194,6 +198,27 @@ def test_weight_decay_spares_biases_and_norms(images, tmp_path):
     for variable in variables:
         left = 1.0 if len(variable.shape) == 1 else 0.95
         np.testing.assert_allclose(np.asarray(variable), left, rtol=1e-6, err_msg=variable.path)
+
+
+def test_images_of_another_size_are_what_the_resized_encoder_sees(images, tmp_path):
+    """Its accuracy is that of the written encoder, loaded for that size."""
+    sizes = {"image_sizes": (64, 128), "size_probabilities": (0.5, 0.5)}
+    run = Pretraining(_config(distillation=0.5, **sizes), images, tmp_path / "run")
+    record = run.train(lambda _: None)
+    names = [f"test_accuracy{size}@{ratio}" for size in ("", "_128px") for ratio in (0.0, 0.5)]
+    assert [name for name in record if "@" in name] == names
+    assert min(record[name] for name in names) > 0.9
+    save_encoder(
+        tmp_path / "e.safetensors", run.encoder, run.config.mean, run.config.std, dtype="float32"
+    )
+    large = load_encoder(str(tmp_path / "e.safetensors"), image_size=128)
+    pixels = tf.image.resize(images.test[:8], (128, 128), antialias=True) / 127.5 - 1
+    whole = patchify(pixels, 8)
+    every = np.tile(np.arange(256), (8, 1))
+    feature = large.model({"patches": whole, "positions": every})
+    np.testing.assert_allclose(
+        run.model.of_whole(whole), run.model.classifier(feature), rtol=0, atol=1e-5
+    )
 
 
 def test_the_probe_is_in_the_records(images, tmp_path):

@@ -16,10 +16,12 @@ def images():
     return Images(pixels, numbers.astype(np.int32), pixels, numbers.astype(np.int32), 24)
 
 
-def _batches(images, mine, first_step=0, count=3, augment=("flip", "mixup")):
+def _batches(images, mine, first_step=0, count=3, augment=("flip", "mixup"), sizes=()):
     config = get_config()
     config.batch_size, config.augment, config.mask_ratios = 8, augment, (0.75, 0.5, 0.0)
-    data = pretraining_batches(images, config, 4, make_augmentation(augment, 16), first_step, mine)
+    config.image_sizes, config.size_probabilities = sizes, (0.5,) * len(sizes)
+    augmented = make_augmentation(augment, 16)
+    data = pretraining_batches(images, config, sizes or (16,), 4, augmented, first_step, mine)
     return [[np.asarray(part) for part in batch] for batch in data.take(count)]
 
 
@@ -57,3 +59,16 @@ def test_neighbours_are_of_all_kinds(images):
 def test_nothing_is_mixed_unless_asked_for(images):
     assert not _batches(images, slice(0, 8), augment=("flip",))[0][3].any()
     assert _batches(images, slice(0, 8), augment=("cutmix",))[0][3].any()
+
+
+def test_a_batch_has_one_of_the_sizes_and_as_many_patches(images):
+    seen = set()
+    for pixels, labels, places, shares in _batches(images, slice(0, 8), count=12, sizes=(16, 32)):
+        side = pixels.shape[1]
+        seen.add(side)
+        np.testing.assert_allclose(pixels, np.zeros_like(pixels) + labels[:, None, None, None])
+        assert pixels.shape == (8, side, side, 3)
+        assert shares.shape == (8, (side // 4) ** 2)
+        assert places.max() < shares.shape[1]
+        assert places.shape[1] in [round(shares.shape[1] * share) for share in (0.25, 0.5, 1)]
+    assert seen == {16, 32}
