@@ -181,7 +181,7 @@ def test_every_file_in_configs_is_valid(name):
     config = importlib.import_module(f"configs.pretrain_{name}").get_config()
     validate(config, num_workers=8)
     check_preset(config)
-    presets = {"mae": "vit_base"}
+    presets = {"mae": "vit_base", "vit_micro_sizes": "vit_micro"}
     assert config.preset == presets.get(name, name)
 
 
