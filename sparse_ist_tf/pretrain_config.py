@@ -29,7 +29,8 @@ _AT_LEAST_ZERO = ("seed", "projector", "dataset.split_seed", "warmup_steps", "pr
 def get_config() -> ConfigDict:
     """The default: vit_micro, supervised, for a few processor cores.
 
-    The packaged weights are of configs/pretrain_vit_micro.py and configs/pretrain_vit_pico.py.
+    The packaged weights are of configs/pretrain_vit_micro.py, configs/pretrain_vit_micro_sizes.py
+    and configs/pretrain_vit_pico.py.
 
     Returns:
         A new configuration; files in configs/ change it.
