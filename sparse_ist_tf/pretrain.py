@@ -68,6 +68,8 @@ def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = 
                 print(f"{where}, from step {run.step}", flush=True)
             record = run.train(_show)
         if chief:
+            if config.start_share:
+                run.average(_show)
             path = directory.path / "encoder.safetensors"
             save_encoder(path, run.encoder, tuple(config.mean), tuple(config.std))
             write_pretraining_report(directory.path, config.to_dict(), directory.metrics())

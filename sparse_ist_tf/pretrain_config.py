@@ -48,6 +48,7 @@ def get_config() -> ConfigDict:
 
     config.preset = "vit_micro"
     config.weights = ""  # what it starts from, as encoder.weights of train; drawn where empty
+    config.start_share = 0.0  # of these weights in the encoder that is written at the end
     config.dtype = "bfloat16"
     config.mean, config.std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     config.objective = "supervised"
@@ -157,9 +158,11 @@ def validate(config: ConfigDict, num_workers: int = 1) -> None:
     for key in ("learning_rate", "cluster.peer_timeout_s"):
         if not 0 < lookup(config, key) < math.inf:
             raise RequestError(f"{key}={lookup(config, key)}: must be above 0")
-    for key in ("distillation", "label_smoothing", "mix_probability"):
+    for key in ("distillation", "label_smoothing", "mix_probability", "start_share"):
         if not 0 <= config[key] <= 1:
             raise RequestError(f"{key}={config[key]}: must be in [0, 1]")
+    if config.start_share and not config.weights:
+        raise RequestError(f"start_share={config.start_share}: needs weights to start from")
     if config.teacher and (config.objective != "supervised" or not config.distillation):
         raise RequestError(
             f"teacher={config.teacher!r}: needs objective='supervised' and distillation above 0"

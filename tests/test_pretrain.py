@@ -117,6 +117,8 @@ def test_images_are_decoded_once(tmp_path):
         ("batch_size", 0, "batch_size=0"),
         ("mask_ratios", (1.0,), "mask_ratios"),
         ("mask_probabilities", (0.5, 0.5, 0.5), "mask_probabilities"),
+        ("start_share", 0.5, "start_share=0.5: needs weights"),
+        ("start_share", 1.5, "start_share=1.5: must be in"),
         ("image_sizes", (64, 128), r"size_probabilities=\(\): must be one share per image_sizes"),
         ("label_smoothing", 1.5, "label_smoothing=1.5"),
         ("crop_area", 0.0, "crop_area=0.0"),

@@ -68,6 +68,9 @@ class Pretraining(PretrainingRun):
         step = functools.partial(self._eval_step_eager, size)
         return traced(step, input_signature=signature)
 
+    def _take_variables(self):
+        pass  # the graphs read them
+
     def _views(self, images, positions, shares=None):
         """Visible and all patches of images in [0, 255], normalised and mixed."""
         mean, std = tf.constant(self.config.mean), tf.constant(self.config.std)

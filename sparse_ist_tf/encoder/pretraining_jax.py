@@ -59,6 +59,9 @@ class JaxPretraining(PretrainingRun):
         self._run_steps = jax.jit(self._run_steps_eager, donate_argnums=(0,))
         self._metric = jax.jit(self._metric_eager, static_argnums=4)
         self._go_on()
+        self._take_variables()
+
+    def _take_variables(self):
         groups = self._variables()
         self._state = tuple([jnp.array(v.value) for v in group] for group in groups)
 

@@ -4,6 +4,7 @@ import abc
 import itertools
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -53,6 +54,9 @@ class PretrainingRun(abc.ABC):
             self._start_from(config.weights)
         elif config.objective == "mae":
             draw_glorot(self.encoder.blocks)
+        self._start = []
+        if config.start_share:
+            self._start = [np.array(v) for v in self.encoder.trainable_variables]
         self.model = self._make_model()
         self.teacher = self._read_teacher(Path(config.teacher)) if config.teacher else None
         self.optimizer = make_optimizer(config)
@@ -118,7 +122,7 @@ class PretrainingRun(abc.ABC):
         rate = (self.step - first) * size / (time.perf_counter() - started)
         return {
             "step": self.step,
-            "epoch": round(self.step * size / len(self.images.train_labels), 3),
+            "epoch": self._epoch(),
             "loss": round(float(loss), 4),
             f"train_{self.model.metric}": round(float(metric), 4),
             "learning_rate": learning_rate_at(self.step - 1, self.config),
@@ -154,6 +158,34 @@ class PretrainingRun(abc.ABC):
             places = draw_positions(rng, len(rows), num_patches, ratio)
             total += self._metric_of(rows, places, size) * len(rows)
         return total / len(chosen)
+
+    def average(self, report: Callable[[dict], None] = print) -> None:
+        """Moves the trained encoder config.start_share of the way back to where it started.
+
+        Called once, after training; the checkpoint keeps what was trained.
+
+        Source: "Robust Fine-tuning of Zero-shot Models" (Wortsman et al., 2022), section 3.
+
+        Args:
+            report: called with the accuracy that it has then, with the trained classifier.
+        """
+        share = self.config.start_share
+        for variable, start in zip(self.encoder.trainable_variables, self._start, strict=True):
+            variable.assign((1 - share) * np.asarray(variable) + share * start)
+        self._take_variables()
+        record = {"step": self.step, "epoch": self._epoch(), "start_share": share}
+        record |= self.evaluate()
+        if "start_share" in self.directory.metrics()[-1]:
+            report(record)  # of a run that was finished already
+        else:
+            self._log(record, report)
+
+    @abc.abstractmethod
+    def _take_variables(self):
+        """Goes on with what the model's variables are now."""
+
+    def _epoch(self):
+        return round(self.step * self.config.batch_size / len(self.images.train_labels), 3)
 
     def _log(self, record, report):
         self.directory.append_metrics(record)

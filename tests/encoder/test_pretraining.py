@@ -20,6 +20,7 @@ def _config(**changes):
             "seed": 0,
             "preset": "vit_pico",
             "weights": "",
+            "start_share": 0.0,
             "dtype": "float32",
             "mean": (0.5, 0.5, 0.5),
             "std": (0.5, 0.5, 0.5),
@@ -185,6 +186,24 @@ def test_it_starts_from_given_weights(images, tmp_path):
         np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
     with pytest.raises(RequestError, match="not those of a vit_pico: width is 192, not 96"):
         Pretraining(_config(weights="packaged:vit_micro"), images, tmp_path / "b")
+
+
+def test_the_written_encoder_may_lie_between_start_and_end(images, tmp_path):
+    """And the checkpoint, from which a finished run averages again, stays what was trained."""
+    config = _config(weights="random:vit_pico", start_share=0.25)
+    start = load_encoder("random:vit_pico").model
+    records = []
+    for _ in range(2):
+        run = Pretraining(config, images, tmp_path)
+        run.train(lambda _: None)
+        trained = [np.array(v) for v in run.encoder.weights]
+        run.average(records.append)
+        for mine, a, b in zip(run.encoder.weights, start.weights, trained, strict=True):
+            np.testing.assert_allclose(mine, 0.25 * np.asarray(a) + 0.75 * b, rtol=0, atol=1e-6)
+    assert records[0] == records[1]
+    assert {"start_share", "test_accuracy@0.5"} <= records[0].keys()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert ["start_share" in line for line in lines] == [False, False, False, True]
 
 
 def test_weight_decay_spares_biases_and_norms(images, tmp_path):

@@ -35,7 +35,10 @@ for run in json.loads(sys.argv[2]):
             raise Killed
     config = ConfigDict(run["config"])
     try:
-        JaxPretraining(config, images, run["workdir"]).train(report)
+        one = JaxPretraining(config, images, run["workdir"])
+        one.train(report)
+        if config.start_share:
+            one.average(print)
     except Killed:
         JaxPretraining(config, images, run["workdir"]).train(print)
 """
@@ -61,6 +64,8 @@ def _without_chance(teacher=""):
         augment=(),
         distillation=0.6,
         teacher=str(teacher),
+        weights="random:vit_pico",
+        start_share=0.4,
         log_every=3,
         total_steps=3,
     )
@@ -118,8 +123,11 @@ def test_it_takes_the_steps_of_tensorflow(images, folder):
     for mine, theirs in zip(run.model.variables, start.model.variables, strict=True):
         np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
     record = run.train(lambda _: None)
-    (other,) = _metrics(folder / "taught")
+    other, averaged = _metrics(folder / "taught")
     assert other["loss"] == pytest.approx(record["loss"], abs=2e-4)
+    records = []
+    run.average(records.append)
+    assert averaged == pytest.approx(records[0], abs=1e-3)
     state, theirs = (load_file(folder / n / "checkpoint.safetensors") for n in ("beside", "taught"))
     assert state.keys() == theirs.keys()
     for name, value in state.items():
