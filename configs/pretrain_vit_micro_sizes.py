@@ -6,9 +6,9 @@
 
 After configs/pretrain_vit_micro.py, from whose encoder it starts. Half of the steps see images of
 twice the side, four times the patches, so that `encoder.image_size=128` finds features that know
-that size. The weights it ends with are seven tenths of what it trained and three of its start's:
-their features serve other data better than either's. What it reached, and how long it took, is in
-the model card, sparse_ist_tf/encoder/packaged/vit_micro.md.
+that size. The weights it ends with are seven tenths of what it trained and three of its start's,
+since this training alone makes the features at 64 px worse for other data. What it reached, and how
+long it took, is in the model card, sparse_ist_tf/encoder/packaged/vit_micro.md.
 """
 
 from ml_collections import ConfigDict
