@@ -144,7 +144,7 @@ def validate(config: ConfigDict, num_workers: int = 1) -> None:
             if not 0 <= ratio < 1:
                 raise RequestError(f"{key} has {ratio}: must be in [0, 1)")
     odds = config.mask_probabilities
-    if len(odds) != len(config.mask_ratios) or abs(sum(odds) - 1) > 1e-6 or min(odds) < 0:
+    if not _are_shares(odds, len(config.mask_ratios)):
         raise RequestError(
             f"mask_probabilities={tuple(odds)}: must be one share per mask_ratios, adding up to 1"
         )
@@ -191,16 +191,15 @@ def validate(config: ConfigDict, num_workers: int = 1) -> None:
 
 def _check_sizes(config):
     sizes, odds = tuple(config.image_sizes), tuple(config.size_probabilities)
-    fits = not sizes or abs(sum(odds) - 1) <= 1e-6
-    if (
-        len(odds) != len(sizes)
-        or len(set(sizes)) != len(sizes)
-        or not fits
-        or min(odds, default=0) < 0
-    ):
+    differ = len(set(sizes)) == len(sizes)
+    if (sizes or odds) and not (differ and _are_shares(odds, len(sizes))):
         raise RequestError(
             f"size_probabilities={odds}: must be one share per image_sizes={sizes}, which differ, "
             "adding up to 1"
         )
     if sizes and config.objective == "mae":
         raise RequestError(f"image_sizes={sizes}: must be empty with objective='mae'")
+
+
+def _are_shares(odds, count):
+    return 0 < len(odds) == count and min(odds) >= 0 and abs(sum(odds) - 1) <= 1e-6
