@@ -30,11 +30,11 @@ def main(_) -> int:
         if not getattr(FLAGS, name):
             raise RequestError(f"--{name} is missing")
     with quiet():
-        from sparse_ist_tf.export import targets
         from sparse_ist_tf.export.compress import Compression
+        from sparse_ist_tf.export.devices import targets
         from sparse_ist_tf.export.pipeline import Exporter
         from sparse_ist_tf.export.plan import Options
-        from sparse_ist_tf.export.runs import FinishedRun
+        from sparse_ist_tf.runs.finished_run import FinishedRun
 
     if FLAGS.target_table:
         targets.add_rows(FLAGS.target_table)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sparse_ist_tf.export.targets import Target
+from sparse_ist_tf.export.devices.targets import Target
 from sparse_ist_tf.export.verify import Result
 
 _TAKES = {

@@ -11,17 +11,20 @@ from pathlib import Path
 import numpy as np
 
 import sparse_ist_tf
-from sparse_ist_tf.export import bundle, compress, edge_tpu, metadata, micro
+from sparse_ist_tf.export import compress
 from sparse_ist_tf.export.card import model_card
-from sparse_ist_tf.export.convert import convert
-from sparse_ist_tf.export.graphs import Network, layers_of
+from sparse_ist_tf.export.devices import bundle, edge_tpu
+from sparse_ist_tf.export.devices.targets import Target
+from sparse_ist_tf.export.files import metadata, micro
+from sparse_ist_tf.export.files.runtimes import LiteRT
+from sparse_ist_tf.export.graphs.convert import convert
+from sparse_ist_tf.export.graphs.folding import FoldedViT, fold
+from sparse_ist_tf.export.graphs.forms import Network, layers_of
 from sparse_ist_tf.export.plan import BOUNDS, Job, Options, plan
-from sparse_ist_tf.export.runs import FinishedRun
-from sparse_ist_tf.export.runtimes import LiteRT
-from sparse_ist_tf.export.targets import Target
 from sparse_ist_tf.export.verify import Result, table, verify
+from sparse_ist_tf.files import write_atomically
 from sparse_ist_tf.ist.head import accuracy, logits
-from sparse_ist_tf.reports.files import write_atomically
+from sparse_ist_tf.runs.finished_run import FinishedRun
 
 RATIOS = (0.0, 0.25, 0.5, 0.75, 0.875)
 
@@ -96,6 +99,12 @@ class Exporter:
         self.report(f"Kept in {self.output}: {len(self.results) - len(failed)} files")
         return not failed
 
+    @functools.cached_property
+    def folded(self) -> FoldedViT:
+        """The encoder's weights as devices take them."""
+        encoder = self.run.encoder
+        return fold(encoder.model, encoder.mean, encoder.std)
+
     def parameters(self, subnet: int | None, behind_int8: bool = False) -> dict:
         """A head's parameters, compressed as asked for.
 
@@ -121,7 +130,7 @@ class Exporter:
     @functools.cached_property
     def _int8_features(self) -> np.ndarray:
         """Features of the training images by the encoder in int8, as inside a classifier."""
-        vit, count = self.run.folded, self.run.num_visible
+        vit, count = self.folded, self.run.num_visible
         encoder = Network("encoder", (), vit, tuple(range(count)))
         content = convert(encoder, "int8", self.target.interface, self.calibration)
         runtime = LiteRT(content)
@@ -137,7 +146,7 @@ class Exporter:
             positions = self.run.shared_positions()
         if job.kind != "encoder":
             layers = layers_of(self.parameters(job.subnet, behind_int8=numbers == "int8"))
-        return Network(job.kind, layers, self.run.folded, positions, tuned)
+        return Network(job.kind, layers, self.folded, positions, tuned)
 
     def calibration(self):
         """Makes an iterator of real training examples, batch 1."""
@@ -271,7 +280,7 @@ class Exporter:
 
     def _advise(self) -> None:
         """How the arena falls with the mask ratio, and what would fit where a file doesn't."""
-        from sparse_ist_tf.export.advice import arena_by_ratio, what_would_fit
+        from sparse_ist_tf.export.devices.advice import arena_by_ratio, what_would_fit
 
         jobs = [job for job in self.jobs if job.kind in ("classifier", "classifier_patches")]
         if not jobs:

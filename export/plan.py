@@ -4,9 +4,9 @@ import dataclasses
 
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export import compress
-from sparse_ist_tf.export.convert import NUMBERS
-from sparse_ist_tf.export.runs import FinishedRun
-from sparse_ist_tf.export.targets import Target
+from sparse_ist_tf.export.devices.targets import Target
+from sparse_ist_tf.export.graphs.convert import NUMBERS
+from sparse_ist_tf.runs.finished_run import FinishedRun
 
 ARTEFACTS = ("subnet", "head", "encoder", "classifier", "classifier_patches")
 # Points of accuracy that a file may lose, for heads and for what holds an encoder.

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.export import edge_tpu, flatbuffer, metadata, micro
-from sparse_ist_tf.export.runtimes import LiteRT
-from sparse_ist_tf.export.targets import Target, check, problem, unmapped
+from sparse_ist_tf.export.devices import edge_tpu
+from sparse_ist_tf.export.devices.targets import Target, check, problem, unmapped
+from sparse_ist_tf.export.files import flatbuffer, metadata, micro
+from sparse_ist_tf.export.files.runtimes import LiteRT
 from sparse_ist_tf.reports.report import format_table
 
 
@@ -348,9 +349,9 @@ def evaluate_tflite(path: str | Path, config=None, *, threads: int = 1, delegate
         >>> evaluate_tflite("digits_..._int8.tflite")["accuracy"]  # doctest: +SKIP
         0.95
     """
+    from sparse_ist_tf.checkpoints.loading import load_configured
     from sparse_ist_tf.config import completed
-    from sparse_ist_tf.encoder.weights import load_configured
-    from sparse_ist_tf.export.runs import Images
+    from sparse_ist_tf.runs.finished_run import Images
 
     path = Path(path)
     content = read_file(path)

@@ -16,8 +16,8 @@ from absl import flags
 
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.ist.launch import follow_launcher, run_local_workers
 from sparse_ist_tf.reports.report import format_table
+from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
 
 FLAGS = flags.FLAGS
 PARTS = ("encode", "train", "exchange", "export")
@@ -73,7 +73,7 @@ def _trainer(num_subnets: int, local_steps: int, link):
     from sparse_ist_tf.ist.head import HeadSpec
     from sparse_ist_tf.ist.rounds import IstTrainer
     from sparse_ist_tf.ist.trainer import TrainerOptions
-    from sparse_ist_tf.reports.ledger import Ledger
+    from sparse_ist_tf.workers.ledger import Ledger
 
     rng = np.random.default_rng(0)
     features = rng.normal(size=(4096, 192)).astype(np.float32)
@@ -142,7 +142,7 @@ def bench_train(peak: float) -> None:
     """
     import tensorflow as tf
 
-    from sparse_ist_tf.ist.link import Link
+    from sparse_ist_tf.workers.link import Link
 
     rows = [("subnets", "examples/s", "ms/step", "GFLOP/s", "of peak")]
     for num_subnets in (1, 2, 4):
@@ -170,9 +170,9 @@ def bench_exchange_worker() -> None:
     """
     with quiet():
         import tensorflow  # noqa: F401
-    from sparse_ist_tf.ist.cluster import make_strategy, read_tf_config
-    from sparse_ist_tf.ist.link import Link
-    from sparse_ist_tf.reports.ledger import human_bytes
+    from sparse_ist_tf.workers.cluster import make_strategy, read_tf_config
+    from sparse_ist_tf.workers.ledger import human_bytes
+    from sparse_ist_tf.workers.link import Link
 
     cluster = read_tf_config(os.environ)
     strategy = make_strategy(cluster, 60.0)
@@ -225,7 +225,7 @@ def main(argv: list[str]) -> int:
     with quiet():
         import tensorflow  # noqa: F401
     if "encode" in parts:
-        from sparse_ist_tf.encoder.speed import compare
+        from sparse_ist_tf.benchmarks.encoding import compare
 
         compare(FLAGS.preset or preset, batch_size)
     if "train" in parts:
@@ -233,7 +233,7 @@ def main(argv: list[str]) -> int:
         print(f"Peak: {peak / 1e9:.0f} GFLOP/s, float32 matrix product, {os.cpu_count()} cores")
         bench_train(peak)
     if "export" in parts:
-        from sparse_ist_tf.export import speed
+        from sparse_ist_tf.benchmarks import export as speed
 
         speed.compare(FLAGS.preset or "vit_micro")
     if "exchange" in parts:

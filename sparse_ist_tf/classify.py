@@ -21,7 +21,7 @@ import numpy as np
 
 from sparse_ist_tf.commands import quiet, say
 from sparse_ist_tf.errors import RequestError, RunError
-from sparse_ist_tf.reports.files import write_atomically
+from sparse_ist_tf.files import write_atomically
 
 FORMATS = ("text", "csv", "jsonl")
 
@@ -46,8 +46,8 @@ class Classifier:
 
     def __init__(self, path: str | Path, *, threads: int = 1, delegate: str = ""):
         with quiet():
-            from sparse_ist_tf.export import metadata
-            from sparse_ist_tf.export.runtimes import LiteRT
+            from sparse_ist_tf.export.files import metadata
+            from sparse_ist_tf.export.files.runtimes import LiteRT
             from sparse_ist_tf.export.verify import read_file
         if threads < 1:
             raise RequestError(f"threads={threads}: must be at least 1")
@@ -78,7 +78,7 @@ class Classifier:
         Raises:
             RequestError: if the image has another size or type.
         """
-        from sparse_ist_tf.inputs.masks import positions, select_patches
+        from sparse_ist_tf.masks import positions, select_patches
 
         image, side = np.asarray(image), self.image_size
         if image.shape != (side, side, 3) or image.dtype != np.uint8:
@@ -164,7 +164,7 @@ def classify(
 
     from sparse_ist_tf.inputs.decoding import decode_file, image_errors
     from sparse_ist_tf.inputs.split import scale_image
-    from sparse_ist_tf.inputs.tracing import as_written
+    from sparse_ist_tf.tracing import as_written
 
     images = tf.data.Dataset.from_tensor_slices(tf.constant(list(pictures), tf.string))
     images = images.map(

@@ -46,12 +46,11 @@ def evaluate(path: str) -> dict:
     with quiet():
         import tensorflow as tf
 
+        from sparse_ist_tf.checkpoints.loading import load_configured
         from sparse_ist_tf.encoder.features import shared_features
-        from sparse_ist_tf.encoder.weights import load_configured
-        from sparse_ist_tf.ist.finished import finished_accuracies
         from sparse_ist_tf.ist.head import accuracy
-        from sparse_ist_tf.ist.link import Link
-        from sparse_ist_tf.ist.setup import (
+        from sparse_ist_tf.runs.finished import finished_accuracies
+        from sparse_ist_tf.runs.parts import (
             accuracies,
             head_spec,
             load_splits,
@@ -59,7 +58,8 @@ def evaluate(path: str) -> dict:
             thin_link,
             with_tuned_encoder,
         )
-        from sparse_ist_tf.reports.ledger import Ledger
+        from sparse_ist_tf.workers.ledger import Ledger
+        from sparse_ist_tf.workers.link import Link
 
     config = with_tuned_encoder(config, path)
     test, encoder = load_splits(config)["test"], load_configured(config.encoder)

@@ -23,10 +23,10 @@ from ml_collections import ConfigDict, config_flags
 from sparse_ist_tf import pretrain_config
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.ist.cluster import Cluster, joined_cluster, lost_peers, make_strategy
-from sparse_ist_tf.ist.launch import follow_launcher, run_local_workers
 from sparse_ist_tf.pretrain_config import validate
 from sparse_ist_tf.reports.run_directory import RunDirectory
+from sparse_ist_tf.workers.cluster import Cluster, joined_cluster, lost_peers, make_strategy
+from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
 
 FLAGS = flags.FLAGS
 _COLLECTIVE_TIMEOUT_S = 1800.0  # others wait while the chief evaluates; a dead peer shows sooner
@@ -54,8 +54,8 @@ def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = 
     validate(config, cluster.num_workers)
     backend = _backend(config, cluster.num_workers)
     with quiet():
-        from sparse_ist_tf.encoder.weights import save_encoder
-        from sparse_ist_tf.reports.pretraining import write_pretraining_report
+        from sparse_ist_tf.checkpoints.loading import save_encoder
+        from sparse_ist_tf.pretraining.report import write_pretraining_report
 
     check_preset(config)
     directory, chief = RunDirectory(workdir), cluster.worker == 0
@@ -91,8 +91,8 @@ def _backend(config, num_workers):
     if name == "tensorflow":
         return name
     with quiet():
-        from sparse_ist_tf.encoder.augmentation import check_augment
-        from sparse_ist_tf.encoder.augmentation_jax import JAX_AUGMENTATIONS
+        from sparse_ist_tf.pretraining.augmentation import check_augment
+        from sparse_ist_tf.pretraining.augmentation_jax import JAX_AUGMENTATIONS
 
     check_augment(config.augment, JAX_AUGMENTATIONS)
     if num_workers > 1:
@@ -104,8 +104,8 @@ def _backend(config, num_workers):
 
 def _tensorflow_run(config, workdir, cluster):
     with quiet():
-        from sparse_ist_tf.encoder.pretraining import Pretraining
-        from sparse_ist_tf.ist.link import Link
+        from sparse_ist_tf.pretraining.tensorflow_run import Pretraining
+        from sparse_ist_tf.workers.link import Link
 
     strategy = make_strategy(cluster, config.cluster.peer_timeout_s)
     link = Link(strategy, cluster.worker, cluster.num_workers, _COLLECTIVE_TIMEOUT_S)
@@ -117,7 +117,7 @@ def _jax_run(config, workdir, _):
     with quiet():
         import tensorflow as tf
 
-        from sparse_ist_tf.encoder.pretraining_jax import JaxPretraining
+        from sparse_ist_tf.pretraining.jax_run import JaxPretraining
 
     tf.config.set_visible_devices([], "GPU")  # TensorFlow reads images; the memory is JAX'
     return JaxPretraining(config, load_images(config), workdir)
@@ -139,7 +139,7 @@ def check_preset(config: ConfigDict) -> None:
     """
     with quiet():
         from sparse_ist_tf.encoder.presets import PRESETS
-        from sparse_ist_tf.inputs.masks import num_visible
+        from sparse_ist_tf.masks import num_visible
 
     if config.preset not in PRESETS:
         raise RequestError(f"preset={config.preset!r}: must be one of {', '.join(PRESETS)}")
@@ -179,10 +179,10 @@ def load_images(config: ConfigDict, link=None):
         >>> load_images(config).test.shape
         (360, 64, 64, 3)
     """
-    from sparse_ist_tf.encoder.decoded import decoded_images
     from sparse_ist_tf.encoder.presets import PRESETS
-    from sparse_ist_tf.encoder.pretraining_data import Images
     from sparse_ist_tf.inputs import datasets
+    from sparse_ist_tf.inputs.decoded import decoded_images
+    from sparse_ist_tf.pretraining.data import Images
 
     if link and not link.chief:
         link.all_gather(np.ones((1, 1), np.float32))

@@ -20,10 +20,10 @@ from ml_collections import config_flags
 from sparse_ist_tf import config as default_config
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.config import validate
-from sparse_ist_tf.ist.cluster import Cluster, joined_cluster
-from sparse_ist_tf.ist.launch import follow_launcher, run_local_workers
 from sparse_ist_tf.reports.report import summary
 from sparse_ist_tf.reports.run_directory import FREE_KEYS, RunDirectory
+from sparse_ist_tf.workers.cluster import Cluster, joined_cluster
+from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
 
 FLAGS = flags.FLAGS
 
@@ -97,7 +97,7 @@ def main(_) -> int:
             status = run_local_workers(command, num_workers)
             return status or _show(directory, directory.results())
     with quiet():
-        from sparse_ist_tf.ist.training import train_and_evaluate
+        from sparse_ist_tf.runs.training import train_and_evaluate
     cluster = cluster or Cluster(0, ())
     results = train_and_evaluate(config, directory.path, cluster)
     launched = cluster.num_workers > 1 and os.environ.get("SPARSE_IST_LIFELINE")

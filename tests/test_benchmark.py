@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from sparse_ist_tf import benchmark
 from sparse_ist_tf.benchmark import _trainer, best_time, subnet_flops
-from sparse_ist_tf.encoder import speed
-from sparse_ist_tf.ist.link import Link
+from sparse_ist_tf.benchmarks import encoding as speed
 from sparse_ist_tf.ist.local import LossOptions, loss_and_gradients
+from sparse_ist_tf.workers.link import Link
 
 
 def _flops_of(graph):

@@ -11,12 +11,12 @@ from PIL import Image
 from sparse_ist_tf.classify import Classifier, classify, find_pictures, main
 from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.errors import RequestError, RunError
-from sparse_ist_tf.export import metadata
-from sparse_ist_tf.export.convert import convert
-from sparse_ist_tf.export.graphs import Network, layers_of
-from sparse_ist_tf.export.runtimes import LiteRT
-from sparse_ist_tf.inputs.masks import positions, select_patches
+from sparse_ist_tf.export.files import metadata
+from sparse_ist_tf.export.files.runtimes import LiteRT
+from sparse_ist_tf.export.graphs.convert import convert
+from sparse_ist_tf.export.graphs.forms import Network, layers_of
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
+from sparse_ist_tf.masks import positions, select_patches
 
 LABELS = ("owl", "crane, grey", "größer")
 
@@ -24,7 +24,7 @@ LABELS = ("owl", "crane, grey", "größer")
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """kind: an exported file of a random network on 16 px, half of 16 patches visible."""
-    from sparse_ist_tf.export.folding import fold
+    from sparse_ist_tf.export.graphs.folding import fold
 
     folder = tmp_path_factory.mktemp("files")
     vit = fold(ViT(16, 4, width=8, depth=1, num_heads=2), (0.5,) * 3, (0.5,) * 3)

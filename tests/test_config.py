@@ -7,12 +7,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from sparse_ist_tf.config import (
-    completed,
-    get_config,
-    lookup,
-    validate,
-)
+from sparse_ist_tf.config import completed, get_config, lookup, validate
 from sparse_ist_tf.errors import RequestError
 
 NAMES = sorted(path.stem for path in Path(__file__).parents[1].glob("configs/*.py"))

@@ -20,7 +20,7 @@ MODULES = sorted(
 
 def _path(name):
     if name.startswith("sparse_ist_tf.export."):
-        return ROOT / "export" / f"{name.rsplit('.', 1)[1]}.py"
+        return ROOT / "export" / Path(*name.split(".")[2:]).with_suffix(".py")
     return ROOT / Path(*name.split(".")).with_suffix(".py")
 
 

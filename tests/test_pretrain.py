@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from sparse_ist_tf.encoder.decoded import decoded_images
-from sparse_ist_tf.encoder.pretraining import Pretraining
-from sparse_ist_tf.encoder.weights import load_encoder
+from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
+from sparse_ist_tf.inputs.decoded import decoded_images
 from sparse_ist_tf.pretrain import check_preset, load_images, pretrain
 from sparse_ist_tf.pretrain_config import get_config, validate
+from sparse_ist_tf.pretraining.tensorflow_run import Pretraining
 from sparse_ist_tf.reports.run_directory import RunDirectory
 
 

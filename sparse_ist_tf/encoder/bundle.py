@@ -7,8 +7,8 @@ import json
 import keras
 import numpy as np
 
-from sparse_ist_tf.encoder.conversion import listed, nearest_preset
 from sparse_ist_tf.encoder.positions import resample_positions
+from sparse_ist_tf.encoder.presets import listed, nearest_preset
 from sparse_ist_tf.encoder.vit import ViT, sincos_positions
 from sparse_ist_tf.errors import RequestError
 
@@ -61,7 +61,7 @@ class Encoder:
         notes: what was done to the weights on the way, a line each.
 
     Example:
-        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
         >>> load_encoder("random:vit_pico").num_patches
         64
     """

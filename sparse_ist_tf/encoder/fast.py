@@ -35,7 +35,7 @@ def features(model: ViT, inputs: dict):
     Example:
         >>> import numpy as np
         >>> from sparse_ist_tf.encoder.fast import features
-        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
         >>> inputs = {"patches": np.zeros((2, 5, 192)), "positions": np.zeros((2, 5), "int32")}
         >>> features(load_encoder("random:vit_pico").model, inputs).shape
         TensorShape([2, 96])
@@ -60,7 +60,7 @@ def frozen_features(model: keras.Model) -> Callable[[dict], object]:
     Example:
         >>> import numpy as np
         >>> from sparse_ist_tf.encoder.fast import frozen_features
-        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
         >>> inputs = {"patches": np.zeros((2, 5, 192)), "positions": np.zeros((2, 5), "int32")}
         >>> frozen_features(load_encoder("random:vit_pico").model)(inputs).shape
         TensorShape([2, 96])
@@ -91,7 +91,7 @@ def lower_tokens(model: ViT, inputs: dict, first: int):
     Example:
         >>> import numpy as np
         >>> from sparse_ist_tf.encoder.fast import lower_tokens
-        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
         >>> inputs = {"patches": np.zeros((2, 5, 192)), "positions": np.zeros((2, 5), "int32")}
         >>> lower_tokens(load_encoder("random:vit_pico").model, inputs, 3).shape
         TensorShape([2, 6, 96])
@@ -120,7 +120,7 @@ def upper_features(model: ViT, x, first: int):
     Example:
         >>> import numpy as np
         >>> from sparse_ist_tf.encoder.fast import upper_features
-        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
         >>> tokens = np.zeros((2, 6, 96), "float32")
         >>> upper_features(load_encoder("random:vit_pico").model, tokens, 3).shape
         TensorShape([2, 96])

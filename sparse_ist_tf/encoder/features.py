@@ -1,55 +1,20 @@
 """Features of masked images: encoded once, kept in a cache that is never trusted blindly."""
 
-import dataclasses
 import functools
-import hashlib
-import json
-import os
 import sys
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from sparse_ist_tf.codec.thin_link import ThinLink
 from sparse_ist_tf.encoder import fast
+from sparse_ist_tf.encoder.cache import NO_LINK, cache_key, cache_path, load_features, save_features
 from sparse_ist_tf.errors import RunError, warn
 from sparse_ist_tf.inputs.datasets import Split, image_errors
-from sparse_ist_tf.inputs.masks import num_visible, positions, select_patches
-from sparse_ist_tf.inputs.thin_link import ThinLink
-from sparse_ist_tf.inputs.tracing import traced
-from sparse_ist_tf.reports.files import replacing
-
-_FORMAT = 2  # raise it when encoding changes what it returns by more than round-off
-_NO_LINK = ThinLink()
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskOptions:
-    """How images are masked.
-
-    Args:
-        kind: "fixed", "random" or "shared".
-        ratio: hidden share of the patches, in [0, 1).
-        pattern: of shared masks.
-        seed: any integer.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.features import MaskOptions
-        >>> MaskOptions("fixed", 0.5).seed
-        0
-    """
-
-    kind: str
-    ratio: float
-    pattern: str = "uniform"
-    seed: int = 0
-
-    def positions(self, indices, num_patches: int, epoch: int = 0) -> np.ndarray:
-        """Visible positions of some images: int32[b, num_visible]."""
-        return positions(
-            self.kind, self.seed, indices, num_patches, self.ratio, epoch, self.pattern
-        )
+from sparse_ist_tf.masks import select_patches
+from sparse_ist_tf.masks.options import MaskOptions
+from sparse_ist_tf.tracing import traced
 
 
 def make_encode(encoder, frozen: bool = True):
@@ -65,7 +30,7 @@ def make_encode(encoder, frozen: bool = True):
     Example:
         >>> import numpy as np
         >>> from sparse_ist_tf.encoder.features import make_encode
-        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
         >>> encode = make_encode(load_encoder("random:vit_pico"))
         >>> encode(np.zeros((1, 64, 64, 3), "uint8"), np.zeros((1, 4), "int32")).shape
         TensorShape([1, 96])
@@ -101,7 +66,7 @@ def encode_split(
     epoch: int = 0,
     batch_size: int = 64,
     progress: bool = True,
-    thin_link: ThinLink = _NO_LINK,
+    thin_link: ThinLink = NO_LINK,
 ) -> np.ndarray:
     """Encodes a part of a split.
 
@@ -126,8 +91,9 @@ def encode_split(
         RunError: if an image can't be read.
 
     Example:
-        >>> from sparse_ist_tf.encoder.features import MaskOptions, encode_split
-        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> from sparse_ist_tf.masks.options import MaskOptions
+        >>> from sparse_ist_tf.encoder.features import encode_split
+        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
         >>> from sparse_ist_tf.inputs import datasets
         >>> test = datasets.load("digits")["test"]
         >>> encode_split(load_encoder("random:vit_pico"), test, MaskOptions("fixed", 0.5),
@@ -163,126 +129,6 @@ def encode_split(
     return out
 
 
-def cache_key(
-    encoder,
-    split: Split,
-    masks: MaskOptions,
-    dtype: str = "float32",
-    thin_link: ThinLink = _NO_LINK,
-) -> str:
-    """What features depend on, as a digest: the name of their cache file.
-
-    The cache holds features as the encoder makes them; what thin_link.features makes of
-    them is made anew, so that all number formats share a file.
-
-    Args:
-        encoder: from load_encoder.
-        split: the images.
-        masks: what is visible of them.
-        dtype: that the encoder computes in.
-        thin_link: that the images cross before.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.features import MaskOptions, cache_key
-        >>> from sparse_ist_tf.encoder.weights import load_encoder
-        >>> from sparse_ist_tf.inputs import datasets
-        >>> test = datasets.load("digits")["test"]
-        >>> len(cache_key(load_encoder("random:vit_pico"), test, MaskOptions("fixed", 0.5)))
-        64
-    """
-    parts = {
-        "format": _FORMAT,
-        "encoder": encoder.digest,
-        "split": split.fingerprint,
-        "masks": dataclasses.asdict(masks) if masks.ratio else "none",
-        "visible": num_visible(encoder.num_patches, masks.ratio),
-        "preprocessing": [list(encoder.mean), list(encoder.std), encoder.image_size],
-        "dtype": dtype,
-    }
-    if thin_link.images_key:
-        parts["link"] = thin_link.images_key
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def cache_path(cache_dir: str | Path, key: str) -> Path:
-    """Where the features of a key are kept.
-
-    Args:
-        cache_dir: the cache; $XDG_CACHE_HOME/sparse_ist_tf/features where empty.
-        key: from cache_key.
-
-    Returns:
-        A path in the cache.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.features import cache_path
-        >>> cache_path("cache", "ab" * 32).suffix
-        '.features'
-    """
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(cache_dir).expanduser() if cache_dir else Path(home) / "sparse_ist_tf/features"
-    return folder / f"{key}.features"
-
-
-def save_features(path: Path, key: str, features: np.ndarray) -> None:
-    """Writes features, with their key and a digest in front, atomically.
-
-    Args:
-        path: of the file.
-        key: from cache_key.
-        features: float32[n, d].
-
-    Raises:
-        OSError: if it can't be written; what stood there stays.
-
-    Example:
-        >>> import numpy as np, pathlib
-        >>> from sparse_ist_tf.encoder.features import load_features, save_features
-        >>> path = pathlib.Path("/tmp/example.features")
-        >>> save_features(path, "key", np.ones((2, 3), "float32"))
-        >>> load_features(path, "key").shape
-        (2, 3)
-    """
-    data = np.ascontiguousarray(features, "<f4")
-    header = {"key": key, "shape": data.shape, "sha256": hashlib.sha256(data).hexdigest()}
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(json.dumps(header).encode() + b"\n")
-        file.write(data)
-
-
-def load_features(path: Path, key: str) -> np.ndarray | None:
-    """Features from the cache; a file that is there and not used is named on stderr.
-
-    Args:
-        path: of the file.
-        key: from cache_key.
-
-    Returns:
-        float32[n, d]; None if there is no file, or one that is damaged or made by another key.
-
-    Example:
-        >>> import pathlib
-        >>> from sparse_ist_tf.encoder.features import load_features
-        >>> load_features(pathlib.Path("/nowhere"), "key") is None
-        True
-    """
-    try:
-        line, data = path.read_bytes().split(b"\n", 1)
-        header = json.loads(line)
-        features = np.frombuffer(data, "<f4").reshape(header["shape"])
-        if header["key"] == key and header["sha256"] == hashlib.sha256(data).hexdigest():
-            return features
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    warn(f"{path} is damaged and not used")
-    return None
-
-
 def shared_features(
     encoder,
     split: Split,
@@ -295,7 +141,7 @@ def shared_features(
     batch_size: int = 64,
     epoch: int = 0,
     progress: bool = True,
-    thin_link: ThinLink = _NO_LINK,
+    thin_link: ThinLink = NO_LINK,
 ) -> np.ndarray:
     """The features of a whole split on every worker: from the cache, or encoded in shares.
 
@@ -322,7 +168,7 @@ def shared_features(
         RunError: if an image can't be read, or a feature is not finite or can't cross thin_link.
 
     Example:
-        See sparse_ist_tf/ist/training.py.
+        See sparse_ist_tf/runs/training.py.
     """
     keep = masks.kind != "random"
     key = cache_key(encoder, split, masks, dtype, thin_link)

@@ -8,13 +8,13 @@ import tensorflow as tf
 
 from sparse_ist_tf.encoder import fast
 from sparse_ist_tf.encoder.bundle import Encoder, stored_variables
-from sparse_ist_tf.encoder.decoded import decoded_images
-from sparse_ist_tf.encoder.features import MaskOptions
 from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs.datasets import Split
-from sparse_ist_tf.inputs.masks import num_visible, select_patches
-from sparse_ist_tf.inputs.tracing import traced
+from sparse_ist_tf.inputs.decoded import decoded_images
+from sparse_ist_tf.masks import num_visible, select_patches
+from sparse_ist_tf.masks.options import MaskOptions
+from sparse_ist_tf.tracing import traced
 
 _IN_MEMORY = 2 << 30  # bytes of tokens that are kept rather than computed again at every step
 _BATCH = 64
@@ -35,7 +35,7 @@ def trained_variables(encoder: Encoder, trainable_blocks: int) -> dict[str, kera
 
     Example:
         >>> from sparse_ist_tf.encoder.finetuning import trained_variables
-        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
         >>> list(trained_variables(load_encoder("random:vit_pico"), 1))[0]
         'block_3/norm1/scale'
     """
@@ -67,9 +67,9 @@ class FrozenTokens:
         cache_dir: where decoded images are kept.
 
     Example:
-        >>> from sparse_ist_tf.encoder.features import MaskOptions
+        >>> from sparse_ist_tf.masks.options import MaskOptions
         >>> from sparse_ist_tf.encoder.finetuning import FrozenTokens
-        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
         >>> from sparse_ist_tf.inputs import datasets
         >>> test, masks = datasets.load("digits")["test"], MaskOptions("random", 0.5)
         >>> tokens = FrozenTokens(load_encoder("random:vit_pico"), test, masks, 3, "/tmp/images")

@@ -1,5 +1,7 @@
 """The architectures by name."""
 
+import math
+
 from sparse_ist_tf.encoder.vit import ViT
 
 _EDGE = {"image_size": 64, "patch_size": 8, "activation": "quick_gelu", "positions": "sincos"}
@@ -38,3 +40,48 @@ def create_encoder(preset: str, **overrides) -> ViT:
     if preset not in PRESETS:
         raise ValueError(f"preset={preset!r}: must be one of {', '.join(PRESETS)}")
     return ViT(**{"name": preset, **PRESETS[preset], **overrides})
+
+
+def nearest_preset(width: int, depth: int, patch_size: int) -> str:
+    """The preset whose sizes are the most alike.
+
+    Args:
+        width: channels of a token.
+        depth: number of blocks.
+        patch_size: side of a patch in pixels.
+
+    Returns:
+        A key of PRESETS.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.presets import nearest_preset
+        >>> nearest_preset(768, 11, 16)
+        'vit_base'
+    """
+    sizes = (width, depth, patch_size)
+
+    def distance(preset):
+        theirs = (preset["width"], preset["depth"], preset["patch_size"])
+        return sum(abs(math.log(a / b)) for a, b in zip(sizes, theirs, strict=True))
+
+    return min(PRESETS, key=lambda name: distance(PRESETS[name]))
+
+
+def listed(what: str, names: list[str], most: int = 8) -> str:
+    """A few of some names, for an error.
+
+    Args:
+        what: they are.
+        names: the names.
+        most: how many of them are told.
+
+    Returns:
+        One line.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.presets import listed
+        >>> listed("missing", ["a", "b", "c"], most=2)
+        'missing: a, b and 1 more'
+    """
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{what}: {', '.join(names[:most])}{rest}"

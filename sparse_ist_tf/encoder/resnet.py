@@ -18,7 +18,7 @@ from keras import ops
 
 from sparse_ist_tf.encoder.bundle import Encoder, Preprocessing
 from sparse_ist_tf.errors import RequestError, RunError
-from sparse_ist_tf.inputs.patches import unpatchify
+from sparse_ist_tf.masks.patches import unpatchify
 
 WIDTH = 2048
 PATCH_SIZE = 16
@@ -105,7 +105,7 @@ class ResNetEncoder(Encoder):
         notes: as Encoder.
 
     Example:
-        >>> from sparse_ist_tf.encoder.weights import load_encoder
+        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
         >>> load_encoder("resnet50:random", image_size=64).num_patches
         16
     """

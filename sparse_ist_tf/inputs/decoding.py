@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.errors import RunError
-from sparse_ist_tf.inputs.tracing import as_written
+from sparse_ist_tf.tracing import as_written
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 

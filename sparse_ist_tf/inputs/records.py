@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.inputs.decoding import decode_image
 from sparse_ist_tf.inputs.split import Split, digest
-from sparse_ist_tf.inputs.tracing import as_written
+from sparse_ist_tf.tracing import as_written
 
 NAMES = ("cifar10", "resisc45", "aid")
 

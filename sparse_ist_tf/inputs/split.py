@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.inputs.tracing import as_written
+from sparse_ist_tf.tracing import as_written
 
 
 class Source(Protocol):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.ist.link import Link
 from sparse_ist_tf.ist.partition import Partition
 from sparse_ist_tf.ist.variables import Skew, SubnetPartitionedVariable
-from sparse_ist_tf.reports.ledger import Ledger
+from sparse_ist_tf.workers.ledger import Ledger
+from sparse_ist_tf.workers.link import Link
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,12 +8,12 @@ import tensorflow as tf
 from sparse_ist_tf.encoder import fast
 from sparse_ist_tf.encoder.bundle import Encoder
 from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
-from sparse_ist_tf.inputs.tracing import traced
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
-from sparse_ist_tf.ist.link import Link
 from sparse_ist_tf.ist.local import SlotOptimizer, cross_entropy, forward
 from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions
-from sparse_ist_tf.reports.ledger import Ledger
+from sparse_ist_tf.tracing import traced
+from sparse_ist_tf.workers.ledger import Ledger
+from sparse_ist_tf.workers.link import Link
 
 _BATCH = 64  # images whose features are computed at a time
 

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.inputs.tracing import traced
 from sparse_ist_tf.ist.exchange import Exchange, Plan
 from sparse_ist_tf.ist.head import init_parameters
 from sparse_ist_tf.ist.local import SlotOptimizer, make_local_steps
@@ -14,6 +13,7 @@ from sparse_ist_tf.ist.partition import Partition, make_partition, subnet_sizes
 from sparse_ist_tf.ist.slots import SlotStore
 from sparse_ist_tf.ist.trainer import Trainer
 from sparse_ist_tf.ist.variables import SubnetPartitionedVariable, per_worker_variable
+from sparse_ist_tf.tracing import traced
 
 
 class IstTrainer(Trainer):
@@ -35,11 +35,11 @@ class IstTrainer(Trainer):
 
     Example:
         >>> import numpy as np, tensorflow as tf
-        >>> from sparse_ist_tf.ist.link import Link
+        >>> from sparse_ist_tf.workers.link import Link
         >>> from sparse_ist_tf.ist.head import HeadSpec
         >>> from sparse_ist_tf.ist.rounds import IstTrainer
         >>> from sparse_ist_tf.ist.trainer import TrainerOptions
-        >>> from sparse_ist_tf.reports.ledger import Ledger
+        >>> from sparse_ist_tf.workers.ledger import Ledger
         >>> features = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
         >>> trainer = IstTrainer(HeadSpec(8, (6, 6), 2), TrainerOptions(num_subnets=2),
         ...                      Link(tf.distribute.get_strategy(), 0, 1), features,

@@ -6,9 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.ist.head import ParameterSpec
-from sparse_ist_tf.ist.link import Link
 from sparse_ist_tf.ist.variables import per_worker_variable
-from sparse_ist_tf.reports.ledger import Ledger
+from sparse_ist_tf.workers.ledger import Ledger
+from sparse_ist_tf.workers.link import Link
 
 
 class SlotStore:
@@ -28,10 +28,10 @@ class SlotStore:
 
     Example:
         >>> import tensorflow as tf
-        >>> from sparse_ist_tf.ist.link import Link
+        >>> from sparse_ist_tf.workers.link import Link
         >>> from sparse_ist_tf.ist.head import HeadSpec
         >>> from sparse_ist_tf.ist.slots import SlotStore
-        >>> from sparse_ist_tf.reports.ledger import Ledger
+        >>> from sparse_ist_tf.workers.ledger import Ledger
         >>> store = SlotStore(HeadSpec(8, (6,), 3).parameters(), lambda part, n: part.shape,
         ...                   [(0,)], Link(tf.distribute.get_strategy(), 0, 1), num_slots=0,
         ...                   biases=True, moments=False, ledger=Ledger())

@@ -3,11 +3,11 @@
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.inputs.tracing import traced
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
 from sparse_ist_tf.ist.local import SlotOptimizer, loss_and_gradients, make_local_steps
 from sparse_ist_tf.ist.trainer import Trainer
 from sparse_ist_tf.ist.variables import per_worker_variable
+from sparse_ist_tf.tracing import traced
 
 
 def ring_all_reduce_bytes(entries: int, num_workers: int) -> int:

@@ -11,10 +11,10 @@ import tensorflow as tf
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.ist.batches import BatchStream
 from sparse_ist_tf.ist.head import HeadSpec, hidden_statistics
-from sparse_ist_tf.ist.link import Link
 from sparse_ist_tf.ist.local import LossOptions
 from sparse_ist_tf.ist.partition import hosted_subnets
-from sparse_ist_tf.reports.ledger import Ledger
+from sparse_ist_tf.workers.ledger import Ledger
+from sparse_ist_tf.workers.link import Link
 
 MOMENTS = ("carry", "reset", "slot")
 

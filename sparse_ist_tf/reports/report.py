@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sparse_ist_tf.reports.files import write_atomically
-from sparse_ist_tf.reports.ledger import human_bytes
+from sparse_ist_tf.files import write_atomically
+from sparse_ist_tf.workers.ledger import human_bytes
 
 
 def accuracy_rows(results: Mapping) -> list[tuple[str, str]]:

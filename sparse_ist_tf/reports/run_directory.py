@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sparse_ist_tf.errors import RequestError, RunError, warn
-from sparse_ist_tf.reports.files import remove_leftovers, write_atomically
+from sparse_ist_tf.files import remove_leftovers, write_atomically
 
 KEPT_CHECKPOINTS = 2
 # Keys that change where or how fast, not what; a run may go on with others.

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sparse_ist_tf.reports.files import write_atomically
+from sparse_ist_tf.files import write_atomically
 from sparse_ist_tf.reports.run_directory import RunDirectory, writing
 from sparse_ist_tf.studies import words
 from sparse_ist_tf.studies.links import link_sections

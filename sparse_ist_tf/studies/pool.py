@@ -13,10 +13,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sparse_ist_tf.errors import RunError
-from sparse_ist_tf.ist.launch import LIFELINE, threads_per_worker
-from sparse_ist_tf.reports.files import write_atomically
+from sparse_ist_tf.files import write_atomically
 from sparse_ist_tf.reports.run_directory import RunDirectory, writing
 from sparse_ist_tf.studies.grid import Cell
+from sparse_ist_tf.workers.launch import LIFELINE, threads_per_worker
 
 _FILE = '''"""A training of a study.
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from sparse_ist_tf.reports.ledger import human_bytes
 from sparse_ist_tf.studies.figures import Line, draw
 from sparse_ist_tf.studies.results import paper_accuracy, points_of
 from sparse_ist_tf.studies.words import label, settings, short, show
+from sparse_ist_tf.workers.ledger import human_bytes
 
 COLUMNS = (
     ("accuracy", "merged head, at the end"),

@@ -9,14 +9,14 @@ import keras
 import numpy as np
 import pytest
 
+from sparse_ist_tf.checkpoints.loading import load_encoder, save_encoder
 from sparse_ist_tf.encoder.vit import ViT
-from sparse_ist_tf.encoder.weights import load_encoder, save_encoder
 
 _ENCODE = """
 import sys
 import keras
 import numpy as np
-from sparse_ist_tf.encoder.weights import load_encoder
+from sparse_ist_tf.checkpoints.loading import load_encoder
 assert "tensorflow" not in sys.modules
 weights, cases, out = sys.argv[1:]
 case = np.load(cases)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.encoder import fast as fast_module
 from sparse_ist_tf.encoder.fast import features, flops, frozen_features
 from sparse_ist_tf.encoder.presets import create_encoder
 from sparse_ist_tf.encoder.vit import ViT
-from sparse_ist_tf.encoder.weights import load_encoder
 
 SMALL = {"image_size": 16, "patch_size": 4, "width": 32, "depth": 3, "num_heads": 4}
 VARIANTS = [

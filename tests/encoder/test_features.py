@@ -6,22 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sparse_ist_tf.encoder.features import (
-    MaskOptions,
-    cache_key,
-    cache_path,
-    encode_split,
-    load_features,
-    make_encode,
-    save_features,
-    shared_features,
-)
-from sparse_ist_tf.encoder.weights import load_encoder
+from sparse_ist_tf.checkpoints.loading import load_encoder
+from sparse_ist_tf.codec.thin_link import ThinLink
+from sparse_ist_tf.encoder.cache import cache_key, cache_path, load_features, save_features
+from sparse_ist_tf.encoder.features import encode_split, make_encode, shared_features
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs import datasets
-from sparse_ist_tf.inputs.thin_link import ThinLink
-from sparse_ist_tf.ist.link import Link
-from sparse_ist_tf.reports.ledger import Ledger
+from sparse_ist_tf.masks.options import MaskOptions
+from sparse_ist_tf.workers.ledger import Ledger
+from sparse_ist_tf.workers.link import Link
 
 MASKS = MaskOptions("fixed", 0.5)
 KNOWN_KEY = "a3cebe219ac43f77aa23bd8aca078cc083f27e96014378c34ded168d31b97e09"
@@ -59,7 +52,7 @@ def test_hidden_pixels_change_nothing(encoder):
 
 
 def test_a_gradient_stops_at_hidden_pixels(encoder):
-    from sparse_ist_tf.inputs.masks import select_patches
+    from sparse_ist_tf.masks import select_patches
 
     images = tf.random.stateless_uniform((2, 64, 64, 3), (0, 1))
     places = MASKS.positions(np.arange(2), encoder.num_patches)
@@ -172,8 +165,8 @@ def test_features_that_are_not_finite_are_refused(test_split, tmp_path):
 
 @pytest.mark.parametrize("kind", ["fixed", "random"])
 def test_features_are_of_what_the_receiver_decodes(encoder, test_split, kind):
-    from sparse_ist_tf.inputs.masks import select_patches, unpatchify, visible_from_positions
-    from sparse_ist_tf.inputs.transport import pack_patches, unpack_patches
+    from sparse_ist_tf.codec.packing import pack_patches, unpack_patches
+    from sparse_ist_tf.masks import select_patches, unpatchify, visible_from_positions
 
     masks = MaskOptions(kind, 0.5)
     options = {"stop": 9, "batch_size": 7, "epoch": 2, "progress": False}
@@ -199,7 +192,7 @@ def test_features_are_of_what_the_receiver_decodes(encoder, test_split, kind):
 
 
 def test_numbers_of_features_share_a_cache(encoder, test_split, tmp_path, monkeypatch):
-    from sparse_ist_tf.inputs.transport import pack_feature, unpack_feature
+    from sparse_ist_tf.codec.packing import pack_feature, unpack_feature
 
     plain = _shared(encoder, test_split, tmp_path)
     monkeypatch.setattr("sparse_ist_tf.encoder.features.encode_split", None)

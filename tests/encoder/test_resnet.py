@@ -5,8 +5,8 @@ import keras
 import numpy as np
 import pytest
 
+from sparse_ist_tf.checkpoints.loading import load_encoder, main
 from sparse_ist_tf.encoder.features import make_encode
-from sparse_ist_tf.encoder.weights import load_encoder, main
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.inputs import datasets
 

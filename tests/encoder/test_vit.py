@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sparse_ist_tf.encoder.vit import ACTIVATIONS, Block, LayerNorm, ViT, sincos_positions
-from sparse_ist_tf.inputs.masks import visible_from_positions
+from sparse_ist_tf.masks import visible_from_positions
 
 SMALL = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "num_heads": 2}
 VARIANTS = [

@@ -5,9 +5,9 @@ import pytest
 
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.compress import Compression, compress
-from sparse_ist_tf.export.convert import convert
-from sparse_ist_tf.export.graphs import Network, layers_of
-from sparse_ist_tf.export.runtimes import LiteRT
+from sparse_ist_tf.export.files.runtimes import LiteRT
+from sparse_ist_tf.export.graphs.convert import convert
+from sparse_ist_tf.export.graphs.forms import Network, layers_of
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, init_parameters, logits
 
 

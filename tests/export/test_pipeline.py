@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.export import metadata, pipeline
+from sparse_ist_tf.export import pipeline
 from sparse_ist_tf.export.compress import Compression
+from sparse_ist_tf.export.devices.targets import TARGETS
+from sparse_ist_tf.export.files import metadata
+from sparse_ist_tf.export.files.runtimes import LiteRT
 from sparse_ist_tf.export.pipeline import Exporter
 from sparse_ist_tf.export.plan import BOUNDS, Options, plan
-from sparse_ist_tf.export.runtimes import LiteRT
-from sparse_ist_tf.export.targets import TARGETS
 from sparse_ist_tf.export.verify import evaluate_tflite
 
 PHONE = TARGETS["phone"]

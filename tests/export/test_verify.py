@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.export.convert import convert
-from sparse_ist_tf.export.edge_tpu import Mapping
-from sparse_ist_tf.export.graphs import Network
-from sparse_ist_tf.export.runtimes import LiteRT
-from sparse_ist_tf.export.targets import TARGETS
+from sparse_ist_tf.export.devices.edge_tpu import Mapping
+from sparse_ist_tf.export.devices.targets import TARGETS
+from sparse_ist_tf.export.files.runtimes import LiteRT
+from sparse_ist_tf.export.graphs.convert import convert
+from sparse_ist_tf.export.graphs.forms import Network
 from sparse_ist_tf.export.verify import (
     Result,
     evaluate_tflite,
@@ -19,8 +19,7 @@ from sparse_ist_tf.export.verify import (
     table,
     verify,
 )
-
-from .conftest import make_images
+from tests.fixtures.finished_run import make_images
 
 
 def test_the_peak_of_a_chain_is_its_largest_pair(head_layers, head_file):
@@ -32,7 +31,7 @@ def test_the_peak_of_a_chain_is_its_largest_pair(head_layers, head_file):
 def test_the_peak_counts_what_waits_for_a_residual():
     import tensorflow as tf
 
-    from sparse_ist_tf.export import flatbuffer
+    from sparse_ist_tf.export.files import flatbuffer
 
     def call(feature):
         a = tf.sin(feature)  # waits while b and c are made

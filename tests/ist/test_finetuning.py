@@ -4,23 +4,24 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.config import get_config, validate
 from sparse_ist_tf.encoder.bundle import stored_arrays
-from sparse_ist_tf.encoder.features import MaskOptions, encode_split
+from sparse_ist_tf.encoder.features import encode_split
 from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
-from sparse_ist_tf.encoder.weights import load_encoder
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.evaluate import evaluate
 from sparse_ist_tf.inputs import datasets
-from sparse_ist_tf.ist.cluster import Cluster
 from sparse_ist_tf.ist.finetuning import FineTuningTrainer
 from sparse_ist_tf.ist.head import HeadSpec
-from sparse_ist_tf.ist.link import Link
 from sparse_ist_tf.ist.rounds import IstTrainer
 from sparse_ist_tf.ist.trainer import TrainerOptions
-from sparse_ist_tf.ist.training import train_and_evaluate
-from sparse_ist_tf.reports.ledger import Ledger
+from sparse_ist_tf.masks.options import MaskOptions
 from sparse_ist_tf.reports.run_directory import RunDirectory
+from sparse_ist_tf.runs.training import train_and_evaluate
+from sparse_ist_tf.workers.cluster import Cluster
+from sparse_ist_tf.workers.ledger import Ledger
+from sparse_ist_tf.workers.link import Link
 
 OPTIONS = TrainerOptions(batch_size=32, local_steps=4)
 SPEC = HeadSpec(96, (32,), 10)
@@ -134,7 +135,7 @@ def _config(cache):
 
 
 def test_a_run_is_kept_recomputed_exported_and_resumed(cache_dir, tmp_path):
-    from sparse_ist_tf.export.runs import FinishedRun
+    from sparse_ist_tf.runs.finished_run import FinishedRun
 
     config, alone = _config(cache_dir), Cluster(0, ())
     validate(config, 1)

@@ -13,12 +13,12 @@ import tensorflow as tf
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.ist.batches import BatchStream
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, build_model, init_parameters, logits
-from sparse_ist_tf.ist.launch import run_local_workers
-from sparse_ist_tf.ist.link import Link
 from sparse_ist_tf.ist.rounds import IstTrainer
-from sparse_ist_tf.ist.setup import parameters_of
 from sparse_ist_tf.ist.trainer import TrainerOptions
-from sparse_ist_tf.reports.ledger import Ledger
+from sparse_ist_tf.runs.parts import parameters_of
+from sparse_ist_tf.workers.launch import run_local_workers
+from sparse_ist_tf.workers.ledger import Ledger
+from sparse_ist_tf.workers.link import Link
 
 SCRIPT = Path(__file__).parent / "worker_script.py"
 KINDS = "carry,reset,states,gradients,published,dressed"

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from sparse_ist_tf.ist.exchange import Exchange, make_plan
 from sparse_ist_tf.ist.head import HeadSpec, ParameterSpec
-from sparse_ist_tf.ist.link import Link
 from sparse_ist_tf.ist.partition import hosted_subnets, make_partition
 from sparse_ist_tf.ist.variables import Skew, SubnetPartitionedVariable
-from sparse_ist_tf.reports.ledger import Ledger
+from sparse_ist_tf.workers.ledger import Ledger
+from sparse_ist_tf.workers.link import Link
 
 KERNEL = ParameterSpec("kernel", (10, 7), (0, 1))
 

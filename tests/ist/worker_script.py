@@ -6,13 +6,13 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.ist.cluster import Cluster, make_strategy, read_tf_config
 from sparse_ist_tf.ist.head import HeadSpec
-from sparse_ist_tf.ist.link import Link
 from sparse_ist_tf.ist.rounds import IstTrainer
 from sparse_ist_tf.ist.synchronous import SynchronousTrainer
 from sparse_ist_tf.ist.trainer import TrainerOptions
-from sparse_ist_tf.reports.ledger import Ledger
+from sparse_ist_tf.workers.cluster import Cluster, make_strategy, read_tf_config
+from sparse_ist_tf.workers.ledger import Ledger
+from sparse_ist_tf.workers.link import Link
 
 SPEC = HeadSpec(16, (64, 48), 5)
 ROUNDS, LOCAL_STEPS, SUBNETS = 10, 5, 4

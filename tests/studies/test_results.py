@@ -6,13 +6,7 @@ import statistics
 
 import pytest
 
-from sparse_ist_tf.studies.results import (
-    MEASURES,
-    as_csv,
-    paper_accuracy,
-    paper_results,
-    points_of,
-)
+from sparse_ist_tf.studies.results import MEASURES, as_csv, paper_accuracy, paper_results, points_of
 
 
 def _row(n, accuracy, status="finished"):

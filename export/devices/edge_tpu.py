@@ -1,0 +1,257 @@
+"""What the Edge TPU takes, by the published table, and by its compiler where that is installed.
+
+Source: coral.ai, "TensorFlow models on the Edge TPU", tables of model requirements and of supported
+operations; those of runtime 14, which the last compiler (16.0) writes for.
+"""
+
+import dataclasses
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.export.files import flatbuffer
+from sparse_ist_tf.export.files.flatbuffer import Op
+
+# An operator's condition: the reason why it isn't met, or an empty string.
+Rule = Callable[[Op], str]
+COMPILER = "edgetpu_compiler"
+SOFTMAX_ELEMENTS = 16_000
+
+
+def _no_activation(op: Op) -> str:
+    return "has a fused activation" if getattr(op.options, "fusedActivationFunction", 0) else ""
+
+
+def _concatenation(op: Op) -> str:
+    constants = [value for _, _, value in op.inputs if value is not None]
+    if constants and (len(op.inputs) != 2 or np.any(constants[0])):
+        return "joins a constant that isn't zero padding"
+    return _no_activation(op)
+
+
+def _dilation(op: Op) -> str:
+    options = op.options
+    same = options is None or options.dilationWFactor == options.dilationHFactor
+    if op.inputs[1][2] is None:
+        return "has a kernel that isn't constant"
+    return "" if same else "is dilated differently in x and y"
+
+
+def _fully_connected(op: Op) -> str:
+    if op.inputs[1][2] is None:
+        return "has weights that aren't constant"
+    if getattr(op.options, "weightsFormat", 0):
+        return "has shuffled weights"
+    return "" if max(op.outputs[0][0][:-1], default=1) == 1 else "has more than one row of outputs"
+
+
+def _batch_untouched(op: Op) -> str:
+    axes = op.inputs[1][2]
+    if axes is None:
+        return "has axes that aren't constant"
+    rank = len(op.inputs[0][0])
+    return "works on the batch axis" if 0 in (np.ravel(axes) % rank) and rank > 1 else ""
+
+
+def _mean(op: Op) -> str:
+    axes, shape = op.inputs[1][2], op.inputs[0][0]
+    deep = axes is not None and (len(shape) - 1) in (np.ravel(axes) % len(shape))
+    if deep and shape[-1] % 4:
+        return "reduces a z axis that isn't a multiple of 4"
+    return _batch_untouched(op)
+
+
+def _pad(op: Op) -> str:
+    padding = op.inputs[1][2]
+    if padding is None:
+        return "has a padding that isn't constant"
+    batch = len(op.inputs[0][0]) == 4 and np.any(padding[0])
+    return "pads the batch axis" if batch else ""
+
+
+def _softmax(op: Op) -> str:
+    shape = op.inputs[0][0]
+    if max(shape[:-1], default=1) > 1:
+        return "has more than one row, only vectors are taken"
+    count = shape[-1]
+    return "" if count <= SOFTMAX_ELEMENTS else f"has {count} elements, at most 16,000 are taken"
+
+
+def _split(op: Op) -> str:
+    axis, rank = op.inputs[0][2], len(op.inputs[1][0])
+    if axis is None:
+        return "has an axis that isn't constant"
+    return "splits the batch axis" if int(np.ravel(axis)[0]) % rank == 0 and rank == 4 else ""
+
+
+def _strided_slice(op: Op) -> str:
+    strides = op.inputs[3][2]
+    if strides is None or np.any(strides != 1):
+        return "has strides other than 1"
+    masks = op.options is not None and (op.options.ellipsisMask or op.options.newAxisMask)
+    return "has an ellipsis or a new axis" if masks else ""
+
+
+RULES: dict[str, Rule | None] = {
+    "ADD": None,
+    "AVERAGE_POOL_2D": _no_activation,
+    "CONCATENATION": _concatenation,
+    "CONV_2D": _dilation,
+    "DEPTHWISE_CONV_2D": _dilation,
+    "EXPAND_DIMS": None,
+    "FULLY_CONNECTED": _fully_connected,
+    "L2_NORMALIZATION": None,
+    "LOGISTIC": None,
+    "MAXIMUM": None,
+    "MAX_POOL_2D": _no_activation,
+    "MEAN": _mean,
+    "MINIMUM": None,
+    "MUL": None,
+    "PACK": None,
+    "PAD": _pad,
+    "QUANTIZE": None,
+    "REDUCE_MAX": _batch_untouched,
+    "REDUCE_MIN": _batch_untouched,
+    "RELU": None,
+    "RELU6": None,
+    "RELU_N1_TO_1": None,
+    "RESHAPE": None,
+    "RSQRT": None,
+    "SLICE": None,
+    "SOFTMAX": _softmax,
+    "SPACE_TO_DEPTH": None,
+    "SPLIT": _split,
+    "SQUARED_DIFFERENCE": None,
+    "SQUEEZE": None,
+    "STRIDED_SLICE": _strided_slice,
+    "SUB": None,
+    "SUM": _batch_untouched,
+    "TANH": None,
+    "TRANSPOSE": None,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mapping:
+    """How much of a file an Edge TPU runs.
+
+    Args:
+        operators: how many of its operators are mapped.
+        total: how many there are.
+        work: share of the compute that is mapped, in [0, 1]: multiply-accumulates, or elements
+            written by an operator that has none.
+        decided_by: "table" or "edgetpu_compiler".
+        log: the compiler's own lines per operator, empty for the table.
+
+    Example:
+        >>> from sparse_ist_tf.export.devices.edge_tpu import Mapping
+        >>> Mapping(3, 4, 0.75, "table").sentence()
+        '3 of 4 operators, 75.0 % of the compute, by the published table'
+    """
+
+    operators: int
+    total: int
+    work: float
+    decided_by: str
+    log: tuple[str, ...] = ()
+
+    def sentence(self) -> str:
+        """For the printed table."""
+        by = "edgetpu_compiler" if self.decided_by == COMPILER else "the published table"
+        share = f"{100 * self.work:.1f} % of the compute"
+        return f"{self.operators} of {self.total} operators, {share}, by {by}"
+
+
+def mapping(content: bytes, problem: Callable[[Op], str]) -> Mapping:
+    """How much of a file an Edge TPU runs.
+
+    The compiler maps one piece from the inputs on: what comes behind an operator that isn't taken
+    stays on the host, whatever it is.
+
+    Args:
+        content: a .tflite file.
+        problem: why an operator isn't taken, or an empty string.
+
+    Returns:
+        The mapping, by the compiler where it is installed, else by the table.
+
+    Raises:
+        RunError: if the compiler fails.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.graphs.convert import convert
+        >>> from sparse_ist_tf.export.graphs.folding import Affine
+        >>> from sparse_ist_tf.export.graphs.forms import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export.devices.edge_tpu import mapping
+        >>> mapping(content, lambda op: "").work
+        1.0
+    """
+    model = flatbuffer.parse(content)
+    operators = flatbuffer.operators(content)
+    left: set[int] = set()
+    mapped = []
+    for op, node in zip(operators, model.subgraphs[0].operators, strict=True):
+        taken = not problem(op) and not left & {int(i) for i in node.inputs}
+        if not taken:
+            left |= {int(i) for i in node.outputs}
+        mapped.append(taken)
+    work = sum(op.work for op, taken in zip(operators, mapped, strict=True) if taken)
+    share = work / max(1, sum(op.work for op in operators))
+    by_table = Mapping(sum(mapped), len(mapped), share, "table")
+    if shutil.which(COMPILER) is None:
+        return by_table
+    return _by_compiler(content, operators, by_table)
+
+
+def parse_log(log: str) -> dict[str, dict[str, int]]:
+    r"""The compiler's table of operators.
+
+    Args:
+        log: of `edgetpu_compiler --show_operations`.
+
+    Returns:
+        Operator to {status: count}.
+
+    Example:
+        >>> from sparse_ist_tf.export.devices.edge_tpu import parse_log
+        >>> parse_log("Operator    Count    Status\n\nCONV_2D    4    Mapped to Edge TPU\n")
+        {'CONV_2D': {'Mapped to Edge TPU': 4}}
+    """
+    out: dict[str, dict[str, int]] = {}
+    for name, count, status in re.findall(
+        r"^([A-Z0-9_]+)\s+(\d+)\s+(\S.*?)\s*$", log, re.MULTILINE
+    ):
+        counts = out.setdefault(name, {})
+        counts[status] = counts.get(status, 0) + int(count)
+    return out
+
+
+def _by_compiler(content: bytes, operators: list[Op], by_table: Mapping) -> Mapping:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        path.write_bytes(content)
+        command = [COMPILER, "--show_operations", "--out_dir", folder, str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = parse_log(done.stdout)
+    if done.returncode or not found:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise RunError(f"{COMPILER} failed: {lines[-1] if lines else done.returncode}")
+    count, work, total = 0, 0.0, 0.0
+    for name, statuses in found.items():
+        here = [op.work for op in operators if op.name == name]
+        mapped = sum(n for status, n in statuses.items() if status == "Mapped to Edge TPU")
+        count += mapped
+        # The log doesn't say which ones: an operator's kind counts by its share.
+        work += sum(here) * mapped / max(1, sum(statuses.values()))
+        total += sum(here)
+    lines = tuple(f"{n} {c} {s}" for n, counts in found.items() for s, c in counts.items())
+    return Mapping(count, by_table.total, work / max(1.0, total), COMPILER, lines)

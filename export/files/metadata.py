@@ -1,0 +1,275 @@
+"""TFLite metadata: labels, normalisation, licence, mask and the run, inside the file itself.
+
+The description is a second flatbuffer (identifier M001) that the model's "TFLITE_METADATA" buffer
+holds; labels.txt and run.json are appended as a zip archive. MediaPipe's tasks read both.
+
+Source: metadata_schema.fbs of tensorflow/tflite-support.
+"""
+
+import dataclasses
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+
+import flatbuffers
+import numpy as np
+
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.export.files import flatbuffer
+from sparse_ist_tf.export.files.litert import schema
+
+IDENTIFIER = b"M001"
+ENTRY = "TFLITE_METADATA"
+LABELS, RUN = "labels.txt", "run.json"
+
+# The fields of each table, in the order of the schema: name and type. "[T]" is a vector of tables.
+_TABLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "AssociatedFile": (
+        ("name", "string"), ("description", "string"), ("type", "byte"), ("locale", "string"),
+        ("version", "string"),
+    ),
+    "FeatureProperties": (),
+    "ImageSize": (("width", "uint"), ("height", "uint")),
+    "ImageProperties": (("color_space", "byte"), ("default_size", "ImageSize")),
+    "Content": (("content_properties_type", "ubyte"), ("content_properties", "any")),
+    "NormalizationOptions": (("mean", "floats"), ("std", "floats")),
+    "ProcessUnit": (("options_type", "ubyte"), ("options", "any")),
+    "Stats": (("max", "floats"), ("min", "floats")),
+    "TensorMetadata": (
+        ("name", "string"), ("description", "string"), ("dimension_names", "strings"),
+        ("content", "Content"), ("process_units", "[ProcessUnit]"), ("stats", "Stats"),
+        ("associated_files", "[AssociatedFile]"),
+    ),
+    "SubGraphMetadata": (
+        ("name", "string"), ("description", "string"),
+        ("input_tensor_metadata", "[TensorMetadata]"),
+        ("output_tensor_metadata", "[TensorMetadata]"),
+        ("associated_files", "[AssociatedFile]"),
+    ),
+    "ModelMetadata": (
+        ("name", "string"), ("description", "string"), ("version", "string"),
+        ("subgraph_metadata", "[SubGraphMetadata]"), ("author", "string"), ("license", "string"),
+        ("associated_files", "[AssociatedFile]"), ("min_parser_version", "string"),
+    ),
+}  # fmt: skip
+_FEATURE, _IMAGE, _NORMALIZATION, _AXIS_LABELS, _DESCRIPTIONS, _RGB = 1, 2, 1, 2, 1, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What a file says of itself.
+
+    Args:
+        name: of the model.
+        description: in a sentence or two.
+        labels: one per output of a classifier or head; empty for an encoder.
+        run: anything that JSON holds: the run's config and digest, the mask, what was measured.
+        licence: of the weights.
+        version: of the library that wrote it.
+
+    Example:
+        >>> from sparse_ist_tf.export.files.metadata import Metadata
+        >>> Metadata("digits_head", "A head.", ("0", "1"), {"mask": {"ratio": 0.5}}).labels
+        ('0', '1')
+    """
+
+    name: str
+    description: str
+    labels: Sequence[str]
+    run: Mapping
+    licence: str = "Apache License 2.0"
+    version: str = ""
+
+
+def attach(content: bytes, metadata: Metadata) -> bytes:
+    """Puts metadata into a file.
+
+    Args:
+        content: of a .tflite file with one signature.
+        metadata: what it shall say.
+
+    Returns:
+        The file with its metadata.
+
+    Raises:
+        RequestError: if it is no .tflite file, or a label has a line break.
+
+    Example:
+        See tests/export/files/test_metadata.py.
+    """
+    if any("\n" in label for label in metadata.labels):
+        raise RequestError("labels: a label with a line break can't be stored")
+    model = flatbuffer.parse(content)
+    graph = model.subgraphs[0]
+    definition = model.signatureDefs[0]
+    by_index = {entry.tensorIndex: flatbuffer.text(entry.name) for entry in definition.inputs}
+    names = [by_index[int(i)] for i in graph.inputs]
+    inputs = [
+        _input(name, flatbuffer.shape_of(graph.tensors[int(i)]))
+        for name, i in zip(names, graph.inputs, strict=True)
+    ]
+    output = {
+        "name": flatbuffer.text(definition.outputs[0].name),
+        "description": _OUTPUTS[flatbuffer.text(definition.outputs[0].name)],
+        "content": {"content_properties_type": _FEATURE, "content_properties": _feature()},
+    }
+    if metadata.labels:
+        labels = {"name": LABELS, "description": "Labels of the outputs.", "type": _AXIS_LABELS}
+        output["associated_files"] = [labels]
+    about = {"name": RUN, "description": "Config, digest and mask.", "type": _DESCRIPTIONS}
+    table = {
+        "name": metadata.name,
+        "description": metadata.description,
+        "version": metadata.version,
+        "license": metadata.licence,
+        "associated_files": [about],
+        "subgraph_metadata": [
+            {"input_tensor_metadata": inputs, "output_tensor_metadata": [output]}
+        ],
+        "min_parser_version": "1.0.0",
+    }
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(_build(builder, "ModelMetadata", table), IDENTIFIER)
+    entry = schema.MetadataT()
+    entry.name = ENTRY
+    entry.buffer = flatbuffer.add_buffer(model, np.frombuffer(builder.Output(), np.uint8))
+    model.metadata = [m for m in model.metadata or [] if flatbuffer.text(m.name) != ENTRY] + [entry]
+    files = {RUN: json.dumps(metadata.run, sort_keys=True)}
+    if metadata.labels:
+        files[LABELS] = "".join(f"{label}\n" for label in metadata.labels)
+    return _append_zip(flatbuffer.pack(model), files)
+
+
+def read(content: bytes, name: str = "model") -> tuple[tuple[str, ...], dict]:
+    """The labels and the run that a file carries.
+
+    Args:
+        content: of a .tflite file that this library wrote.
+        name: of the file, for errors.
+
+    Returns:
+        (labels, run); labels are empty where there are none.
+
+    Raises:
+        RequestError: if it carries none.
+
+    Example:
+        See tests/export/files/test_metadata.py.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            run = json.loads(archive.read(RUN))
+            labels = archive.read(LABELS).decode() if LABELS in archive.namelist() else ""
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(f"{name}: carries no metadata of this library ({reason})") from None
+    return tuple(labels.splitlines()), run
+
+
+def strip(content: bytes) -> bytes:
+    """A file without its metadata, as a microcontroller stores it.
+
+    Args:
+        content: a .tflite file, with metadata or without.
+
+    Returns:
+        The same model.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.graphs.convert import convert
+        >>> from sparse_ist_tf.export.graphs.folding import Affine
+        >>> from sparse_ist_tf.export.graphs.forms import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export.files.metadata import strip
+        >>> len(strip(content)) <= len(content)
+        True
+    """
+    model = flatbuffer.parse(content)
+    model.metadata = [m for m in model.metadata or [] if flatbuffer.text(m.name) != ENTRY]
+    model.description = None
+    return flatbuffer.pack(model)
+
+
+_OUTPUTS = {
+    "logits": "One logit per label; the largest is the answer.",
+    "feature": "The image's feature: the encoder's CLS token, the mean of its tokens, or both.",
+}
+_INPUTS = {
+    "image": "An RGB image, pixels as they are; hidden patches are never read.",
+    "patches": "The visible patches, pixels as they are: rows, columns, then red, green, blue.",
+    "positions": "The row-major place of each visible patch.",
+    "feature": "The image's feature.",
+}
+
+
+def _feature():
+    return ("FeatureProperties", {})
+
+
+def _input(name: str, shape: tuple[int, ...]) -> dict:
+    table = {"name": name, "description": _INPUTS[name]}
+    if name != "image":
+        content = {"content_properties_type": _FEATURE, "content_properties": _feature()}
+        return table | {"content": content}
+    size = {"width": shape[2], "height": shape[1]}
+    image = ("ImageProperties", {"color_space": _RGB, "default_size": size})
+    # Raw bytes go in: the encoder's mean and deviation are part of its first matrix.
+    options = ("NormalizationOptions", {"mean": [0.0], "std": [1.0]})
+    return table | {
+        "content": {"content_properties_type": _IMAGE, "content_properties": image},
+        "process_units": [{"options_type": _NORMALIZATION, "options": options}],
+        "stats": {"max": [255.0], "min": [0.0]},
+    }
+
+
+def _build(builder, table: str, values: Mapping) -> int:
+    """Writes a table of the schema, its parts first; returns its offset."""
+    fields = _TABLES[table]
+    offsets = {}
+    for name, kind in fields:
+        if name in values and kind not in ("byte", "ubyte", "uint"):
+            offsets[name] = _build_value(builder, kind, values[name])
+    builder.StartObject(len(fields))
+    for slot, (name, kind) in enumerate(fields):
+        if name not in values:
+            continue
+        if name in offsets:
+            builder.PrependUOffsetTRelativeSlot(slot, offsets[name], 0)
+        elif kind == "uint":
+            builder.PrependUint32Slot(slot, values[name], 0)
+        elif kind == "ubyte":
+            builder.PrependUint8Slot(slot, values[name], 0)
+        else:
+            builder.PrependInt8Slot(slot, values[name], 0)
+    return builder.EndObject()
+
+
+def _build_value(builder, kind: str, value) -> int:
+    if kind == "string":
+        return builder.CreateString(value)
+    if kind == "any":
+        return _build(builder, *value)
+    if kind == "floats":
+        builder.StartVector(4, len(value), 4)
+        for number in reversed(value):
+            builder.PrependFloat32(number)
+        return builder.EndVector()
+    if not kind.startswith("["):
+        return _build(builder, kind, value)
+    offsets = [_build(builder, kind[1:-1], item) for item in value]
+    builder.StartVector(4, len(offsets), 4)
+    for offset in reversed(offsets):
+        builder.PrependUOffsetTRelative(offset)
+    return builder.EndVector()
+
+
+def _append_zip(content: bytes, files: Mapping[str, str]) -> bytes:
+    stream = io.BytesIO(content)
+    with zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:
+        for name, text in files.items():
+            # A fixed time, so that the same run gives the same bytes.
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), text)
+    return stream.getvalue()

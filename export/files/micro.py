@@ -1,0 +1,167 @@
+"""Running files in the TFLite Micro interpreter, in a process of its own.
+
+    python -m sparse_ist_tf.export.files.micro MODEL INPUTS OUTPUTS ARENA
+
+The interpreter writes its memory use to the process's standard error and can end the process when
+it runs out: both are why it isn't run in the caller's.
+"""
+
+import dataclasses
+import importlib.util
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.export.files.runtimes import ports
+
+ALIGNMENT = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class MicroResult:
+    """What the TFLite Micro interpreter made of a file.
+
+    Args:
+        outputs: int8[n, ...], one row per example, in the file's own numbers.
+        arena: bytes that it used, as it reports; on a 64-bit computer, where pointers are twice
+            as large as on most microcontrollers.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.files.micro import MicroResult
+        >>> MicroResult(np.zeros((1, 3), "int8"), arena=1024).arena
+        1024
+    """
+
+    outputs: np.ndarray
+    arena: int
+
+
+def available() -> bool:
+    """Whether the TFLite Micro interpreter is installed.
+
+    Returns:
+        True if tflite_micro can be imported.
+
+    Example:
+        >>> from sparse_ist_tf.export.files import micro
+        >>> micro.available() in (True, False)
+        True
+    """
+    return importlib.util.find_spec("tflite_micro") is not None
+
+
+def require() -> None:
+    """Checks that the TFLite Micro interpreter is installed.
+
+    Raises:
+        RequestError: if not, with the command that brings it.
+
+    Example:
+        >>> from sparse_ist_tf.export.files import micro
+        >>> micro.require()  # doctest: +SKIP
+    """
+    if not available():
+        raise RequestError(
+            "target='micro': its files are proven in the TFLite Micro interpreter, which is not "
+            "installed; run `pip install --pre tflite-micro`"
+        )
+
+
+def run(
+    content: bytes, examples: Iterable[Mapping[str, np.ndarray]], arena: int | None = None
+) -> MicroResult:
+    """Runs examples one by one.
+
+    Args:
+        content: a .tflite file.
+        examples: by input name: uint8 pixels, int32 positions, float32 features.
+        arena: bytes to give it; None for plenty.
+
+    Returns:
+        The outputs, and the memory used.
+
+    Raises:
+        RequestError: if the interpreter isn't installed.
+        RunError: if it can't run the file, with its own words.
+
+    Example:
+        >>> from sparse_ist_tf.export.files import micro
+        >>> micro.run(open("model.tflite", "rb").read(), [])  # doctest: +SKIP
+    """
+    require()
+    inputs, _ = ports(content)
+    encoded = [{port.name: port.encode(e[port.name]) for port in inputs} for e in examples]
+    with tempfile.TemporaryDirectory() as folder:
+        model, data, out = (Path(folder) / name for name in ("model.tflite", "in.npz", "out.npy"))
+        model.write_bytes(content)
+        np.savez(
+            data, **{str(i): np.stack([e[p.name] for e in encoded]) for i, p in enumerate(inputs)}
+        )
+        command = [sys.executable, "-m", __name__, str(model), str(data), str(out)]
+        command.append(str(arena or max(4 << 20, 12 * len(content))))
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = re.search(r"Arena allocation total (\d+) bytes", done.stderr)
+        if done.returncode or not found or not out.exists():
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            known = [line for line in lines if "Didn't find" in line or "arena" in line.lower()]
+            reason = (known or lines or [f"status {done.returncode}"])[-1]
+            raise RunError(f"TFLite Micro can't run it: {reason.strip()[:300]}")
+        return MicroResult(np.load(out), int(found[1]))
+
+
+def needed_arena(content: bytes, example: Mapping[str, np.ndarray]) -> int:
+    """The arena that a program should set aside, proven by running in exactly that much.
+
+    Args:
+        content: a .tflite file.
+        example: one example.
+
+    Returns:
+        Bytes, a multiple of 16.
+
+    Raises:
+        RunError: if the file can't be run.
+
+    Example:
+        >>> from sparse_ist_tf.export.files import micro
+        >>> micro.needed_arena(open("model.tflite", "rb").read(), {})  # doctest: +SKIP
+        1024
+    """
+    used = run(content, [example]).arena
+    # The interpreter needs a little room to move while it plans.
+    for slack in (0, 256, 1024, 4096, 16384, 65536):
+        size = -(-(used + slack) // ALIGNMENT) * ALIGNMENT
+        try:
+            run(content, [example], size)
+        except RunError:
+            continue
+        return size
+    raise RunError(f"TFLite Micro reports {used} bytes of arena but fails in that and 64 KiB more")
+
+
+def _main(argv: list[str]) -> None:
+    from tflite_micro.python.tflite_micro import runtime
+
+    model, data, out, arena = argv
+    interpreter = runtime.Interpreter.from_file(model, arena_size=int(arena))
+    inputs = np.load(data)
+    count = len(inputs["0"])
+    outputs = []
+    for row in range(count):
+        for name in inputs.files:
+            interpreter.set_input(inputs[name][row], int(name))
+        interpreter.invoke()
+        outputs.append(interpreter.get_output(0)[0])
+    np.save(out, np.array(outputs))
+    interpreter.print_allocations()
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

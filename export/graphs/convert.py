@@ -1,0 +1,158 @@
+"""From a network to the bytes of a .tflite file, in the numbers and with the inputs wanted."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.export.files import flatbuffer
+from sparse_ist_tf.export.graphs.forms import FORMS, Network, make_function
+from sparse_ist_tf.export.integers.quantize import Scheme, quantize
+from sparse_ist_tf.export.integers.ranges import calibrate
+from sparse_ist_tf.export.integers.rounding import measure_inputs
+
+NUMBERS = ("float32", "float16", "dynamic", "int8", "int16x8")
+INTEGERS = ("int8", "int16x8")
+PIXELS = ("image", "patches")
+
+Samples = Callable[[], Iterable[Mapping[str, np.ndarray]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interface:
+    """In what form a network is written, and what its file takes and gives.
+
+    Args:
+        form: "matmul" or "conv", see graphs.py.
+        whole_integer: False: pixels as uint8, features as float32, outputs as float32. True: all
+            int8, a pixel being its byte less 128; only for int8 files.
+        per_channel: a weight scale for each output channel, or one for a whole matrix.
+
+    Raises:
+        RequestError: if the form isn't known.
+
+    Example:
+        >>> from sparse_ist_tf.export.graphs.convert import Interface
+        >>> Interface(whole_integer=True).form
+        'matmul'
+    """
+
+    form: str = "matmul"
+    whole_integer: bool = False
+    per_channel: bool = True
+
+    def __post_init__(self):
+        if self.form not in FORMS:
+            raise RequestError(f"form={self.form!r}: must be one of {', '.join(FORMS)}")
+
+
+def convert(
+    network: Network,
+    numbers: str,
+    interface: Interface = Interface(),
+    samples: Samples | None = None,
+) -> bytes:
+    """Converts one artefact.
+
+    Args:
+        network: what to compute.
+        numbers: one of NUMBERS; "dynamic" has int8 weights and float32 activations.
+        interface: form and types.
+        samples: for int8 and int16x8 only: makes an iterator of real inputs of batch 1 by name:
+            "image" and "patches" uint8, "positions" int32, "feature" float32.
+
+    Returns:
+        The content of a .tflite file with one signature, "serving_default".
+
+    Raises:
+        RequestError: if the numbers aren't known or don't go with the interface.
+        RunError: if the network has an operator that can't be quantized.
+
+    Example:
+        >>> from sparse_ist_tf.export.graphs.convert import convert
+        >>> from sparse_ist_tf.export.graphs.forms import Network, layers_of
+        >>> from sparse_ist_tf.ist.head import HeadSpec, init_parameters
+        >>> head = layers_of(init_parameters(HeadSpec(8, (6,), 3), seed=0))
+        >>> convert(Network("head", head), "float32")[4:8]
+        b'TFL3'
+    """
+    if numbers not in NUMBERS:
+        raise RequestError(f"quantize={numbers!r}: must be one of {', '.join(NUMBERS)}")
+    if interface.whole_integer and numbers != "int8":
+        raise RequestError(f"quantize={numbers!r}: this target takes int8 alone")
+    if numbers not in INTEGERS:
+        function = make_function(network, interface.form, "uint8")
+        return flatbuffer.inputs_first(_to_tflite(network, function, numbers))
+    if samples is None:
+        raise RequestError(f"quantize={numbers!r}: needs calibration samples")
+    if network.vit is not None:
+        network = dataclasses.replace(network, vit=network.vit.for_integers())
+    content = _to_tflite(network, make_function(network, interface.form), "float32")
+    bits = 8 if numbers == "int8" else 16
+
+    def centred():
+        return map(_centre(network, interface), samples())
+
+    ranges = calibrate(content, centred, bits)
+    inputs = measure_inputs(content, centred, leave=len(network.layers) * network.tuned)
+    return quantize(content, ranges, _scheme(network, interface, bits), inputs)
+
+
+def one_hot(positions: np.ndarray, num_patches: int) -> np.ndarray:
+    """Positions as the form "conv" takes them.
+
+    Args:
+        positions: int32[1, v].
+        num_patches: patches of an image.
+
+    Returns:
+        float32[1, v, num_patches].
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.graphs.convert import one_hot
+        >>> one_hot(np.array([[2, 0]]), 3).tolist()
+        [[[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]]
+    """
+    return np.eye(num_patches, dtype=np.float32)[positions]
+
+
+def _to_tflite(network: Network, function, numbers: str) -> bytes:
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function()], function
+    )
+    if numbers in ("float16", "dynamic"):
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if numbers == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    content = bytes(converter.convert())
+    return flatbuffer.name_signature(content, network.input_names, network.output_name)
+
+
+def _centre(network: Network, interface: Interface):
+    def centre(sample):
+        out = {name: np.asarray(sample[name]) for name in network.input_names}
+        for name in PIXELS:
+            if name in out:
+                out[name] = out[name].astype(np.float32) - np.float32(network.vit.pixel_offset)
+        if "positions" in out and interface.form == "conv":
+            out["positions"] = one_hot(out["positions"], network.vit.num_patches)
+        return out
+
+    return centre
+
+
+def _scheme(network: Network, interface: Interface, bits: int) -> Scheme:
+    known, inputs = {}, {}
+    for name in network.input_names:
+        if name in PIXELS:
+            known[name] = (-128.0, 127.0)
+            inputs[name] = "int8" if interface.whole_integer else "uint8"
+        elif interface.whole_integer:
+            inputs[name] = "int8"
+    if "positions" in network.input_names and interface.form == "conv":
+        known["positions"] = (0.0, 1.0)
+    outputs = "int8" if interface.whole_integer else "float32"
+    return Scheme(bits, interface.per_channel, inputs, outputs, known)

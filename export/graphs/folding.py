@@ -1,0 +1,312 @@
+"""A ViT's weights rewritten for devices: the same function with fewer and better-conditioned steps.
+
+Seven exact rewritings, each of which a device pays for otherwise:
+
+- the pixels' normalisation goes into the patch embedding, so that raw bytes are the input;
+- everything that is added to the residual stream is centred over the channels once and for all, so
+  that a layer norm needs no mean and no difference;
+- a layer norm's scale and offset go into the matrix behind it;
+- the attention's 1 / sqrt(size) is spread over queries and keys, and their channels are balanced
+  against each other and against the values', so that one int8 scale suits all three;
+- the 1.702 of quick_gelu goes into the matrices on both sides;
+- tokens that belong to no patch enter the first block as constants, already normalised;
+- for integers the residual stream is turned by an orthogonal matrix, which a norm without mean and
+  scale doesn't notice, so that no channel stands out and one int8 scale suits them all.
+
+Source of the last: "QuaRot: Outlier-Free 4-Bit Inference in Rotated LLMs" (Ashkboos et al., 2024),
+section 4, stage 1a.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from sparse_ist_tf.errors import RequestError
+
+QUICK_GELU = 1.702
+KNOWN = frozenset(
+    [
+        "image_size",
+        "patch_size",
+        "width",
+        "depth",
+        "num_heads",
+        "mlp_ratio",
+        "activation",
+        "positions",
+        "epsilon",
+        "class_token",
+        "extra_tokens",
+        "pool",
+        "pre_norm",
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """x @ kernel + bias.
+
+    Args:
+        kernel: float64[inputs, outputs].
+        bias: float64[outputs].
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.graphs.folding import Affine
+        >>> Affine(np.ones((2, 3)), np.zeros(3)).after_scaling(np.ones(2), np.zeros(2)).kernel.shape
+        (2, 3)
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+    def after_scaling(self, scale: np.ndarray, offset: np.ndarray) -> "Affine":
+        """The map of x that this map makes of x * scale + offset."""
+        return Affine(scale[:, None] * self.kernel, self.bias + offset @ self.kernel)
+
+    def with_outputs_scaled(self, factors) -> "Affine":
+        """The outputs multiplied, one factor for each or one for all."""
+        return Affine(self.kernel * factors, self.bias * factors)
+
+    def centred(self) -> "Affine":
+        """The outputs less their mean over the channels."""
+        return Affine(_centred(self.kernel), _centred(self.bias))
+
+    def of_turned(self, basis: np.ndarray) -> "Affine":
+        """The map of x @ basis that this map makes of x; the basis is orthogonal."""
+        return Affine(basis.T @ self.kernel, self.bias)
+
+    def turned(self, basis: np.ndarray) -> "Affine":
+        """The outputs times a basis."""
+        return Affine(self.kernel @ basis, self.bias @ basis)
+
+    def outputs(self, start: int, stop: int) -> "Affine":
+        """Some of the outputs."""
+        return Affine(self.kernel[:, start:stop], self.bias[start:stop])
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldedBlock:
+    """One block's four matrices; what precedes each is x / rms(x), attention or the activation.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.presets import create_encoder
+        >>> from sparse_ist_tf.export.graphs.folding import fold
+        >>> vit = fold(create_encoder("vit_pico"), (0.5,) * 3, (0.5,) * 3)
+        >>> type(vit.blocks[0]).__name__
+        'FoldedBlock'
+    """
+
+    qkv: Affine
+    proj: Affine
+    fc1: Affine
+    fc2: Affine
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldedViT:
+    """A ViT whose layer norms are divisions by the root mean square.
+
+    Args:
+        embed: of a patch's pixels, in [0, 255] less pixel_offset.
+        table: float64[num_patches, width], what is added at each place.
+        prefix: float64[p, width], the rows of the tokens before the patches: CLS, if any, first.
+        prefix_normed: float64[p, width], the same after the first block's norm.
+        blocks: the transformer blocks.
+        scale: float64[width], of the final norm.
+        offset: float64[width], of the final norm.
+        num_heads: attention heads.
+        epsilon: of the norms.
+        activation: as ViT's; "quick_gelu" is y * sigmoid(y) of fc1's outputs.
+        pool: as ViT's.
+        pre_norm: scale and offset of a norm before the first block, or None.
+        image_size: side of the image in pixels.
+        patch_size: side of a patch in pixels.
+        pixel_offset: what is taken off every pixel before embed.
+        basis: float64[width, width], orthogonal: the stream is the ViT's times this. None where it
+            is the ViT's own.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.presets import create_encoder
+        >>> from sparse_ist_tf.export.graphs.folding import fold
+        >>> fold(create_encoder("vit_pico"), (0.5,) * 3, (0.5,) * 3).for_integers().pixel_offset
+        128.0
+    """
+
+    embed: Affine
+    table: np.ndarray
+    prefix: np.ndarray
+    prefix_normed: np.ndarray
+    blocks: tuple[FoldedBlock, ...]
+    scale: np.ndarray
+    offset: np.ndarray
+    num_heads: int
+    epsilon: float
+    activation: str
+    pool: str
+    pre_norm: tuple[np.ndarray, np.ndarray] | None
+    image_size: int
+    patch_size: int
+    pixel_offset: float = 0.0
+    basis: np.ndarray | None = None
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self.table.shape[1]
+
+    @property
+    def feature_dim(self) -> int:
+        """Entries of the feature."""
+        return self.width * (2 if self.pool == "cls_mean" else 1)
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of an image."""
+        return len(self.table)
+
+    @property
+    def pixels(self) -> int:
+        """Numbers of a patch, three a pixel."""
+        return 3 * self.patch_size**2
+
+    def for_integers(self, pixel_offset: float = 128.0) -> "FoldedViT":
+        """The same for small signed pixels, without the norms' epsilon, its stream turned.
+
+        With pixels around 0 the rounding of the embedding's weights isn't multiplied by an
+        image's brightness; the epsilon is far below an integer's step.
+        """
+        kernel = self.embed.kernel
+        bias = self.embed.bias + (pixel_offset - self.pixel_offset) * kernel.sum(axis=0)
+        vit = dataclasses.replace(
+            self, embed=Affine(kernel, bias), pixel_offset=pixel_offset, epsilon=0.0
+        )
+        # The scale of a norm before the first block holds on to the channels.
+        return vit if vit.pre_norm or vit.basis is not None else vit.turned(_rotation(vit.width))
+
+    def turned(self, basis: np.ndarray) -> "FoldedViT":
+        """The same function with its stream in another basis.
+
+        Args:
+            basis: float64[width, width], orthogonal.
+        """
+        blocks = [
+            FoldedBlock(
+                qkv=block.qkv.of_turned(basis),
+                proj=block.proj.turned(basis),
+                fc1=block.fc1.of_turned(basis),
+                fc2=block.fc2.turned(basis),
+            )
+            for block in self.blocks
+        ]
+        return dataclasses.replace(
+            self,
+            embed=self.embed.turned(basis),
+            table=self.table @ basis,
+            prefix=self.prefix @ basis,
+            prefix_normed=self.prefix_normed @ basis,
+            blocks=tuple(blocks),
+            basis=basis,
+        )
+
+    def behind(self, affine: Affine) -> Affine:
+        """What a map of the feature is as a map of the normalised stream."""
+        count = self.feature_dim // self.width
+        affine = affine.after_scaling(np.tile(self.scale, count), np.tile(self.offset, count))
+        if self.basis is None:
+            return affine
+        return affine.of_turned(np.kron(np.eye(count), self.basis))
+
+
+def fold(vit, mean, std) -> FoldedViT:
+    """Rewrites a ViT.
+
+    Args:
+        vit: a ViT, built.
+        mean: of the three channels, of pixels in [0, 1].
+        std: of the three channels, of pixels in [0, 1].
+
+    Returns:
+        The same function of pixels in [0, 255], exactly.
+
+    Raises:
+        RequestError: if the ViT has a part that this rewriting doesn't know.
+
+    Example:
+        See FoldedViT.
+    """
+    config = vit.get_config()
+    unknown = sorted(set(config) - KNOWN - {"name", "trainable", "dtype"})
+    unknown = [name for name in unknown if config[name]]
+    if unknown:
+        raise RequestError(f"encoder: {unknown[0]}={config[unknown[0]]!r} can't be exported")
+    channel = np.tile(np.arange(3), vit.patch_size**2)
+    mean, std = np.asarray(mean, np.float64)[channel], np.asarray(std, np.float64)[channel]
+    scale = 1 / (255 * std)
+    embed = _affine(vit.embed).after_scaling(scale, -mean / std)
+    tokens = [token for token in (vit.cls_token, vit.extra) if token is not None]
+    rows = [_array(token).reshape(-1, vit.width) for token in tokens]
+    rows = _centred(np.concatenate([np.zeros((0, vit.width)), *rows]))
+    pre_norm = None
+    if vit.pre_norm:
+        pre_norm = _array(vit.norm_pre.scale), _array(vit.norm_pre.offset)
+        rows = _centred(_normed(rows, vit.epsilon) * pre_norm[0] + pre_norm[1])
+    return FoldedViT(
+        embed=embed.centred(),
+        table=_centred(_array(vit.position_table)),
+        prefix=rows,
+        prefix_normed=_normed(rows, vit.epsilon),
+        blocks=tuple(_fold_block(block) for block in vit.blocks),
+        scale=_array(vit.norm.scale),
+        offset=_array(vit.norm.offset),
+        num_heads=vit.num_heads,
+        epsilon=vit.epsilon,
+        activation=vit.activation,
+        pool=vit.pool,
+        pre_norm=pre_norm,
+        image_size=vit.image_size,
+        patch_size=vit.patch_size,
+    )
+
+
+def _fold_block(block) -> FoldedBlock:
+    qkv = _affine(block.qkv).after_scaling(_array(block.norm1.scale), _array(block.norm1.offset))
+    proj = _affine(block.proj)
+    width = proj.kernel.shape[0]
+    # After a norm every input has mean square 1, so this is what an output's is about.
+    power = np.sqrt((qkv.kernel**2).sum(axis=0) + qkv.bias**2) + 1e-12
+    query, key, value = np.split(power, 3)
+    root = (width // block.num_heads) ** -0.25
+    to_query, to_key = root * np.sqrt(key / query), root * np.sqrt(query / key)
+    to_value = np.mean(query * to_query) / value
+    qkv = qkv.with_outputs_scaled(np.concatenate([to_query, to_key, to_value]))
+    proj = Affine(proj.kernel / to_value[:, None], proj.bias).centred()
+    fc1 = _affine(block.fc1).after_scaling(_array(block.norm2.scale), _array(block.norm2.offset))
+    fc2 = _affine(block.fc2)
+    if block.activation == "quick_gelu":
+        fc1 = fc1.with_outputs_scaled(QUICK_GELU)
+        fc2 = Affine(fc2.kernel / QUICK_GELU, fc2.bias)
+    return FoldedBlock(qkv, proj, fc1, fc2.centred())
+
+
+def _rotation(size: int) -> np.ndarray:
+    """A random orthogonal matrix, always the same one of a size."""
+    q, r = np.linalg.qr(np.random.default_rng((size, 304)).standard_normal((size, size)))
+    return q * np.sign(np.diag(r))
+
+
+def _array(variable) -> np.ndarray:
+    return np.asarray(variable).astype(np.float64)
+
+
+def _affine(layer) -> Affine:
+    return Affine(_array(layer.kernel), _array(layer.bias))
+
+
+def _centred(x: np.ndarray) -> np.ndarray:
+    return x - x.mean(axis=-1, keepdims=True)
+
+
+def _normed(x: np.ndarray, epsilon: float) -> np.ndarray:
+    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + epsilon)

@@ -1,0 +1,240 @@
+"""The range of every tensor of a float file, measured on real inputs, for its integers to cover."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+
+from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.export.files import flatbuffer
+from sparse_ist_tf.export.files.litert import Interpreter, OpResolverType, schema
+
+_BINS = 2048
+_SEEN = 4096  # numbers of a tensor that a sample adds to its histogram
+
+
+def calibrate(content: bytes, samples: Callable[[], Iterable[Mapping[str, np.ndarray]]], bits: int):
+    """Measures the range of every float tensor of a file on real inputs.
+
+    For 8 bits a range is the one that loses least: of some hundred ways to cut the measured
+    histogram, that with the smallest mean squared error of cutting and rounding together; for
+    logits best_logits_range(). For 16 it is twice what was seen: a lost bit costs nothing there, a
+    cut value does.
+
+    Args:
+        content: a float .tflite file.
+        samples: makes an iterator of inputs by signature name, batch 1; called twice.
+        bits: 8 or 16.
+
+    Returns:
+        Tensor index to (low, high).
+
+    Raises:
+        RunError: if there are no samples, or a value is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.graphs.convert import convert
+        >>> from sparse_ist_tf.export.graphs.folding import Affine
+        >>> from sparse_ist_tf.export.graphs.forms import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export.integers.ranges import calibrate, input_indices
+        >>> samples = lambda: [{"feature": np.full((1, 4), 0.5, "float32")}]
+        >>> ranges = calibrate(content, samples, bits=8)
+        >>> input_indices(content)["feature"] in ranges
+        True
+    """
+    model = flatbuffer.parse(content)
+    graph, result = model.subgraphs[0], model.signatureDefs[0].outputs[0]
+    computed = {int(index) for op in graph.operators for index in op.outputs}
+    computed |= set(input_indices(content).values())
+    is_float = [tensor.type == schema.TensorType.FLOAT32 for tensor in graph.tensors]
+    watched = [index for index in sorted(computed) if is_float[index]]
+    lows = dict.fromkeys(watched, np.inf)
+    highs = dict.fromkeys(watched, -np.inf)
+    logits = []
+    for index, value in recorded(content, samples, watched):
+        if index == result.tensorIndex and flatbuffer.text(result.name) == "logits":
+            logits.append(value.reshape(1, -1))
+        lows[index] = min(lows[index], float(value.min()))
+        highs[index] = max(highs[index], float(value.max()))
+    for index in watched:
+        if not np.isfinite(lows[index]) or not np.isfinite(highs[index]):
+            raise RunError("calibration: no samples, or a tensor that is not finite")
+    spans = {index: (min(lows[index], 0.0), max(highs[index], 0.0)) for index in watched}
+    if bits == 16:
+        return {index: (2 * low, 2 * high) for index, (low, high) in spans.items()}
+    counts = {index: np.zeros(_BINS) for index in watched}
+    turns = dict.fromkeys(watched, 0)
+    for index, value in recorded(content, samples, watched):
+        low, high = spans[index]
+        if high > low:
+            # An odd stride walks through all channels; each sample starts at another place.
+            stride = max(1, value.size // _SEEN) | 1
+            turns[index] += 1
+            part = value.ravel()[turns[index] % stride :: stride]
+            places = (part - low) * (_BINS / (high - low))
+            places = np.minimum(places.astype(np.int64), _BINS - 1)
+            counts[index] += np.bincount(places, minlength=_BINS)
+    ranges = {index: best_range(counts[index], *spans[index]) for index in watched}
+    if logits:
+        ranges[result.tensorIndex] = best_logits_range(np.concatenate(logits))
+    return ranges
+
+
+def recorded(
+    content: bytes,
+    samples: Callable[[], Iterable[Mapping[str, np.ndarray]]],
+    watched: Iterable[int],
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Runs a float file and tells what its tensors held.
+
+    Args:
+        content: a float .tflite file.
+        samples: makes an iterator of inputs by signature name, batch 1.
+        watched: indices of tensors that are computed, or inputs.
+
+    Yields:
+        (index, value) of each tensor, for each sample.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.graphs.convert import convert
+        >>> from sparse_ist_tf.export.graphs.folding import Affine
+        >>> from sparse_ist_tf.export.graphs.forms import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export.integers.ranges import input_indices, recorded
+        >>> samples = lambda: [{"feature": np.full((1, 4), 0.5, "float32")}]
+        >>> ((_, value),) = recorded(content, samples, input_indices(content).values())
+        >>> value.tolist()
+        [[0.5, 0.5, 0.5, 0.5]]
+    """
+    watched = list(watched)
+    interpreter = Interpreter(
+        model_content=content,
+        num_threads=1,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_preserve_all_tensors=True,
+    )
+    interpreter.allocate_tensors()
+    inputs = input_indices(content)
+    for sample in samples():
+        for name, index in inputs.items():
+            interpreter.set_tensor(index, sample[name])
+        interpreter.invoke()
+        for index in watched:
+            yield index, interpreter.get_tensor(index)
+
+
+def best_range(counts: np.ndarray, low: float, high: float, levels: int = 255):
+    """The part of a histogram's span that int8 renders with the smallest mean squared error.
+
+    Args:
+        counts: of values in equal bins from low to high.
+        low: at most 0.
+        high: at least 0.
+        levels: integers less one.
+
+    Returns:
+        (low, high), inside the span, around 0.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.integers.ranges import best_range
+        >>> best_range(np.ones(2048), -1.0, 1.0)
+        (-1.0, 1.0)
+    """
+    if not high > low or not counts.sum():
+        return low, high
+    edges = np.linspace(low, high, len(counts) + 1)
+    centres = (edges[:-1] + edges[1:]) / 2
+    weights = counts / counts.sum()
+
+    def loss(a, b):
+        step = (b - a) / levels
+        cut = np.maximum(a - centres, 0) + np.maximum(centres - b, 0)
+        return float((weights * cut**2).sum() + step**2 / 12 * weights[cut == 0].sum())
+
+    best = (low, high)
+    least = loss(*best)
+    # Both ends in turn, each over the fractions of its side.
+    for _ in range(2):
+        for side in (0, 1):
+            for fraction in np.geomspace(1.0, 0.05, 60):
+                trial = list(best)
+                trial[side] = (low, high)[side] * fraction
+                value = loss(*trial) if trial[1] > trial[0] else np.inf
+                if value < least:
+                    best, least = tuple(trial), value
+    return best
+
+
+def best_logits_range(logits: np.ndarray, levels: int = 255) -> tuple[float, float]:
+    """The range of logits that changes the probabilities least when int8 renders them.
+
+    Logits far below an image's largest mean nothing, and those of a few images reach far above
+    the others': covering both would make steps so wide that close logits become equal.
+
+    Args:
+        logits: float[n, classes].
+        levels: integers less one.
+
+    Returns:
+        (low, high), inside the span and around 0: of a grid of them, the one with the smallest
+        mean Kullback-Leibler divergence between the softmax of the logits and of their integers.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.integers.ranges import best_logits_range
+        >>> low, high = best_logits_range(np.array([[8.0, 7.5, -90.0], [9.0, 8.9, -80.0]]))
+        >>> low > -45, high
+        (True, 9.0)
+    """
+    logits = np.asarray(logits, np.float64)
+    span = min(logits.min(), 0.0), max(logits.max(), 0.0)
+    wanted = _log_softmax(logits)
+    weights = np.exp(wanted) / len(logits)
+
+    def divergence(low, high):
+        step = (high - low) / levels
+        integers = np.round((np.clip(logits, low, high) - low) / step)
+        return float((weights * (wanted - _log_softmax(integers * step))).sum())
+
+    best, least = span, np.inf
+    for low in span[0] * np.geomspace(1.0, 0.05, 30):
+        for high in span[1] * np.geomspace(1.0, 0.05, 30):
+            value = divergence(low, high) if high > low else np.inf
+            if value < least:
+                best, least = (float(low), float(high)), value
+    return best
+
+
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+    x = x - x.max(axis=-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+
+
+def input_indices(content: bytes) -> dict[str, int]:
+    """Tensor index of each input, by its name in the signature.
+
+    Args:
+        content: a .tflite file with one signature.
+
+    Returns:
+        Index by name.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.graphs.convert import convert
+        >>> from sparse_ist_tf.export.graphs.folding import Affine
+        >>> from sparse_ist_tf.export.graphs.forms import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export.integers.ranges import input_indices
+        >>> list(input_indices(content))
+        ['feature']
+    """
+    model = flatbuffer.parse(content)
+    definition = model.signatureDefs[0]
+    return {flatbuffer.text(entry.name): entry.tensorIndex for entry in definition.inputs}

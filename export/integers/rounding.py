@@ -1,0 +1,143 @@
+"""Weights to integers, each rounded so that a layer's outputs, not its weights, stay close."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+
+from sparse_ist_tf.export.files import flatbuffer
+from sparse_ist_tf.export.integers.ranges import recorded
+
+_DAMPING = 0.01  # of the mean variance, added to each
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a layer's inputs look like.
+
+    Args:
+        mean: float64[k]; zeros for a layer without a bias.
+        covariance: float64[k, k], around that mean.
+        count: of vectors that they were measured on.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.integers.rounding import Inputs
+        >>> Inputs(np.zeros(2), np.eye(2), 100).count
+        100
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    count: int
+
+
+def measure_inputs(
+    content: bytes,
+    samples: Callable[[], Iterable[Mapping[str, np.ndarray]]],
+    leave: int = 0,
+) -> dict[int, Inputs]:
+    """Measures the inputs of every matrix product with constant weights.
+
+    Of one without a bias, which can't take up what remains on average, around zero.
+
+    Args:
+        content: a float .tflite file.
+        samples: makes an iterator of inputs by signature name, batch 1.
+        leave: how many products at the end to leave out.
+
+    Returns:
+        By index of the operator.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.graphs.convert import convert
+        >>> from sparse_ist_tf.export.graphs.folding import Affine
+        >>> from sparse_ist_tf.export.graphs.forms import Network
+        >>> head = Network("head", (Affine(np.ones((4, 2)), np.ones(2)),))
+        >>> content = convert(head, "float32")
+        >>> from sparse_ist_tf.export.integers.rounding import measure_inputs
+        >>> samples = lambda: [{"feature": np.full((1, 4), 0.5, "float32")}]
+        >>> measure_inputs(content, samples)[0].mean.tolist()
+        [0.5, 0.5, 0.5, 0.5]
+    """
+    products = _products(content)
+    products = products[: len(products) - leave]
+    sources = {source for _, source, _ in products}
+    totals: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}
+    for index, value in recorded(content, samples, sources):
+        rows = value.reshape(-1, value.shape[-1]).astype(np.float64)
+        count, total, square = totals.get(index, (0, 0.0, 0.0))
+        totals[index] = count + len(rows), total + rows.sum(axis=0), square + rows.T @ rows
+    found = {}
+    for operator, source, has_bias in products:
+        if source in totals:
+            count, total, square = totals[source]
+            mean = total / count * has_bias
+            found[operator] = Inputs(mean, square / count - np.outer(mean, mean), count)
+    return found
+
+
+def _products(content: bytes) -> list[tuple[int, int, bool]]:
+    """(operator, tensor that it multiplies, whether it has a bias), in order."""
+    model = flatbuffer.parse(content)
+    graph = model.subgraphs[0]
+    found = []
+    for place, operator in enumerate(graph.operators):
+        if flatbuffer.op_name(model, operator) not in ("FULLY_CONNECTED", "CONV_2D"):
+            continue
+        source, weights, *bias = (int(i) for i in operator.inputs)
+        values = flatbuffer.constant(model, graph.tensors[weights])
+        width = flatbuffer.shape_of(graph.tensors[source])[-1]
+        if values is not None and values.size == len(values) * width:
+            found.append((place, source, bias not in ([], [-1])))
+    return found
+
+
+def round_weights(
+    weights: np.ndarray, scale: np.ndarray, inputs: Inputs
+) -> tuple[np.ndarray, np.ndarray]:
+    """Integers for weights, the error of each made up for by those after it.
+
+    Column by column to the nearest integer; the change in the outputs that this makes is taken
+    back, as far as the inputs are correlated, by the columns that are still to be rounded. What
+    remains on average goes into the bias. Zeros stay zeros.
+
+    Args:
+        weights: float[n, k].
+        scale: float[n], of the integers of a row.
+        inputs: measured by measure_inputs(); fewer vectors than k are trusted less.
+
+    Returns:
+        Integers in [-127, 127] as float64[n, k], and what is to be added to the bias, float64[n].
+
+    Source: "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers"
+        (Frantar et al., 2023), algorithm 1; "Data-Free Quantization Through Weight Equalization
+        and Bias Correction" (Nagel et al., 2019), section 4.2.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.integers.rounding import Inputs, round_weights
+        >>> alike = Inputs(np.zeros(2), np.ones((2, 2)), 1000)  # both inputs are always equal
+        >>> round_weights(np.array([[0.4, 0.4]]), np.ones(1), alike)[0].tolist()
+        [[0.0, 1.0]]
+    """
+    weights = np.asarray(weights, np.float64)
+    width = weights.shape[1]
+    covariance = inputs.covariance
+    variances = np.diag(covariance)
+    damping = _DAMPING * variances.mean() + np.finfo(np.float64).tiny
+    doubt = width / (width + inputs.count)
+    hessian = (1 - doubt) * covariance + np.diag(doubt * variances + damping)
+    order = np.argsort(-variances, kind="stable")
+    left = weights[:, order].copy()
+    factor = np.linalg.cholesky(np.linalg.inv(hessian[np.ix_(order, order)])).T
+    integers = np.zeros_like(left)
+    kept = left != 0
+    for i in range(width):
+        integers[:, i] = np.clip(np.round(left[:, i] / scale), -127, 127) * kept[:, i]
+        error = (left[:, i] - integers[:, i] * scale) / factor[i, i]
+        left[:, i + 1 :] -= np.outer(error, factor[i, i + 1 :])
+    result = np.empty_like(integers)
+    result[:, order] = integers
+    return result, (weights - result * scale[:, None]) @ inputs.mean

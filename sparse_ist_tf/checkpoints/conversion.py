@@ -1,0 +1,340 @@
+"""From timm's tensors to this library's ViT and back."""
+
+import math
+import re
+
+import numpy as np
+
+from sparse_ist_tf.checkpoints.naming import NamedTensors
+from sparse_ist_tf.encoder.presets import listed, nearest_preset
+from sparse_ist_tf.encoder.vit import sincos_positions
+from sparse_ist_tf.errors import RequestError
+
+# Attention heads of published models whose heads are not 64 wide, by width: ViT-H, ViT-g, ViT-G
+# and So400m. Source: "Scaling Vision Transformers" (Zhai et al., 2022), table 2, and timm.
+_HEADS = {1280: 16, 1408: 16, 1664: 16, 1152: 16}
+_DEFAULTS = {"activation": "gelu", "epsilon": 1e-6}
+
+
+def from_timm(named: NamedTensors, settings: dict) -> tuple[dict, dict[str, np.ndarray], list[str]]:
+    """Reads the architecture off a ViT's tensors and brings them to this library's layout.
+
+    Layer scale is multiplied into the weights before it, position embeddings of CLS and of the
+    extra tokens are added to these tokens, separate query, key and value weights are joined, and
+    where attention scores have another factor than 1 / sqrt(size of a head), the query takes it in:
+    the function stays the same and costs less.
+
+    Args:
+        named: the tensors.
+        settings: what they can't tell: num_heads, qk_scale, activation, epsilon, pool and
+            positions. By default heads are 64 wide (or as in the published ViT of that width),
+            scores are divided by the square root of that, the activation is "gelu", epsilon 1e-6,
+            and the feature is CLS where there is one, else the mean of the patches' tokens.
+
+    Returns:
+        (arguments of ViT, path to array, what was done to the weights).
+
+    Raises:
+        RequestError: if a tensor is missing, unexpected or misshapen, or the architecture is none
+            that ViT has.
+
+    Example:
+        >>> from sparse_ist_tf.checkpoints.conversion import from_timm, to_timm
+        >>> from sparse_ist_tf.checkpoints.naming import named_tensors
+        >>> from sparse_ist_tf.encoder.bundle import stored_arrays
+        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
+        >>> model = load_encoder("random:vit_pico").model
+        >>> tensors, _ = to_timm(model.get_config(), stored_arrays(model))
+        >>> from_timm(named_tensors(tensors), {"num_heads": 3})[0]["width"]
+        96
+    """
+    taken = _Taken(named)
+    kernel = named.tensors.get("patch_embed.proj.weight")
+    if (
+        kernel is None
+        or kernel.ndim != 4
+        or kernel.shape[1] != 3
+        or kernel.shape[2] != kernel.shape[3]
+    ):
+        shape = None if kernel is None else kernel.shape
+        raise RequestError(f"patch_embed.proj.weight: must be [width, 3, size, size], is {shape}")
+    width, _, patch, _ = kernel.shape
+    depth = len({m[1] for m in map(re.compile(r"blocks\.(\d+)\.").match, named.tensors) if m})
+    if not depth:
+        raise RequestError("no weights of transformer blocks")
+    fc2 = named.tensors.get("blocks.0.mlp.fc2.weight")
+    hidden = fc2.shape[-1] if fc2 is not None and fc2.ndim == 2 else 4 * width
+    inner = named.tensors.get("blocks.0.mlp.fc1.weight", np.empty((hidden, 0))).shape[0]
+    if inner == 2 * hidden:
+        settings = settings | {"activation": "swiglu"}
+
+    out = {"embed/kernel": taken.take("patch_embed.proj.weight", kernel.shape)}
+    out["embed/kernel"] = out["embed/kernel"].transpose(2, 3, 1, 0).reshape(-1, width)
+    pre_norm = taken.has("norm_pre.weight")
+    out["embed/bias"] = taken.take("patch_embed.proj.bias", (width,), optional=pre_norm)
+    tokens = _prefix_tokens(taken, width)
+    table = _position_table(taken, tokens, width)
+    out |= tokens
+    notes = []
+    for i in range(depth):
+        for key, value in _block(taken, f"blocks.{i}", width, hidden, inner).items():
+            out[f"block_{i}/{key}"] = value
+    if taken.any_block_has("ls1.gamma"):
+        notes.append("layer scale is multiplied into proj and fc2")
+    if taken.any_block_has("attn.q.weight"):
+        notes.append("query, key and value are joined")
+    if not taken.any_block_has("attn.qkv.bias") and not taken.any_block_has("attn.q.bias"):
+        notes.append("query, key and value have no bias")
+    if pre_norm:
+        out |= _norm(taken, "norm_pre", "norm_pre", width)
+    pool = settings.get("pool") or ("cls" if "cls_token" in tokens else "mean")
+    if "fc_norm.weight" in named.tensors and "norm.weight" not in named.tensors:
+        pool = "mean_norm"
+    out |= _norm(taken, "fc_norm" if pool == "mean_norm" else "norm", "norm", width)
+
+    grid = math.isqrt(len(table))
+    sincos = width % 4 == 0 and np.array_equal(table, sincos_positions(grid, width))
+    positions = settings.get("positions") or ("sincos" if sincos else "learned")
+    if positions == "learned":
+        out["position_table"] = table
+    config = {
+        "image_size": grid * patch,
+        "patch_size": patch,
+        "width": width,
+        "depth": depth,
+        "num_heads": settings.get("num_heads") or named.num_heads or _usual_heads(width),
+        "mlp_ratio": hidden / width,
+        "positions": positions,
+        "class_token": "cls_token" in tokens,
+        "extra_tokens": tokens["extra_tokens"].shape[1] if "extra_tokens" in tokens else 0,
+        "pool": pool,
+        "pre_norm": pre_norm,
+    }
+    config |= {key: settings.get(key) or default for key, default in _DEFAULTS.items()}
+    taken.check(config)
+    if (scale := settings.get("qk_scale")) is not None:
+        _scale_queries(out, config, scale)
+        notes.append(f"attention scores are scaled by {scale:g}: multiplied into the query")
+    notes += [f"left out: {n} weights of the {part}" for part, n in named.left_out.items()]
+    return config, out, notes
+
+
+def to_timm(config: dict, tensors: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict]:
+    """Brings this library's weights to timm's names and torch's layouts.
+
+    Args:
+        config: arguments of ViT.
+        tensors: path to array, as from_timm returns them.
+
+    Returns:
+        (timm's name to array, arguments of timm's VisionTransformer).
+
+    Example:
+        >>> from sparse_ist_tf.checkpoints.conversion import to_timm
+        >>> from sparse_ist_tf.encoder.bundle import stored_arrays
+        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
+        >>> model = load_encoder("random:vit_pico").model
+        >>> to_timm(model.get_config(), stored_arrays(model))[1]["embed_dim"]
+        96
+    """
+    width, patch, extra = config["width"], config["patch_size"], config.get("extra_tokens", 0)
+    class_token, pre_norm = config.get("class_token", True), config.get("pre_norm", False)
+    pool = config.get("pool", "cls")
+    if pool == "cls_mean":
+        raise RequestError("pool='cls_mean' has no counterpart in timm: give pool='cls' or 'mean'")
+    grid = config["image_size"] // patch
+    table = tensors.get("position_table")
+    if table is None:
+        table = sincos_positions(grid, width)
+    kernel = tensors["embed/kernel"].reshape(patch, patch, 3, width).transpose(3, 2, 0, 1)
+    out = {"patch_embed.proj.weight": kernel}
+    if pre_norm:  # timm's embedding has no bias then
+        table = table + tensors["embed/bias"] if tensors["embed/bias"].any() else table
+    else:
+        out["patch_embed.proj.bias"] = tensors["embed/bias"]
+    if class_token:
+        out["cls_token"] = tensors["cls_token"]
+    if extra:
+        out["reg_token"] = tensors["extra_tokens"]
+    elif class_token:  # timm's CLS has a position unless there are registers
+        table = np.concatenate([np.zeros((1, width), np.float32), table])
+    out["pos_embed"] = table[None]
+    for i in range(config["depth"]):
+        ours, theirs = f"block_{i}", f"blocks.{i}"
+        for name, part in _LINEAR.items():
+            out[f"{theirs}.{name}.weight"] = tensors[f"{ours}/{part}/kernel"].T
+            out[f"{theirs}.{name}.bias"] = tensors[f"{ours}/{part}/bias"]
+        for name in ("norm1", "norm2"):
+            out |= _timm_norm(tensors, f"{ours}/{name}", f"{theirs}.{name}")
+    if pre_norm:
+        out |= _timm_norm(tensors, "norm_pre", "norm_pre")
+    out |= _timm_norm(tensors, "norm", "fc_norm" if pool == "mean_norm" else "norm")
+    swiglu = config["activation"] == "swiglu"
+    arguments = {
+        "img_size": config["image_size"],
+        "patch_size": patch,
+        "embed_dim": width,
+        "depth": config["depth"],
+        "num_heads": config["num_heads"],
+        "mlp_ratio": config.get("mlp_ratio", 4.0) * (2 if swiglu else 1),
+        "class_token": class_token,
+        "reg_tokens": extra,
+        "no_embed_class": bool(extra) or not class_token,
+        "pre_norm": pre_norm,
+        "global_pool": "token" if pool == "cls" else "avg",
+        "fc_norm": pool == "mean_norm",
+        "act_layer": "silu" if swiglu else config["activation"],
+        "num_classes": 0,
+    }
+    return {name: np.ascontiguousarray(array) for name, array in out.items()}, arguments
+
+
+_LINEAR = {"attn.qkv": "qkv", "attn.proj": "proj", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
+
+
+class _Taken:
+    """Hands out tensors and keeps account of what was missing, misshapen or never asked for."""
+
+    def __init__(self, named):
+        self.named, self.used = named, set()
+        self.missing, self.misshapen = [], []
+
+    def has(self, name):
+        return name in self.named.tensors
+
+    def any_block_has(self, part):
+        return any(re.match(rf"blocks\.\d+\.{part}$", name) for name in self.named.tensors)
+
+    def take(self, name, shape, *, optional=False):
+        self.used.add(name)
+        tensor = self.named.tensors.get(name)
+        if tensor is None:
+            if not optional:
+                self.missing.append(name)
+            return np.zeros(shape, np.float32)
+        if tensor.shape != tuple(shape):
+            origin = self.named.origin[name]
+            self.misshapen.append(f"{origin} is {tensor.shape}, not {tuple(shape)}")
+            return np.zeros(shape, np.float32)
+        return tensor.astype(np.float32)
+
+    def take_bias(self, block, part, shape):
+        """A block's bias: zeros where no block has one."""
+        return self.take(f"{block}.{part}", shape, optional=not self.any_block_has(part))
+
+    def check(self, config):
+        unexpected = [o for n, o in self.named.origin.items() if n not in self.used]
+        problems = [
+            listed(what, names)
+            for what, names in (
+                ("missing", self.missing),
+                ("unexpected", unexpected),
+                ("misshapen", self.misshapen),
+            )
+            if names
+        ]
+        if problems:
+            width, depth, patch = (config[k] for k in ("width", "depth", "patch_size"))
+            raise RequestError(
+                f"{'; '.join(problems)} (it looks like a ViT of {depth} blocks of width {width} "
+                f"with patches of {patch}; the nearest known architecture is "
+                f"{nearest_preset(width, depth, patch)})"
+            )
+
+
+def _prefix_tokens(taken, width):
+    tokens = {}
+    if taken.has("cls_token"):
+        tokens["cls_token"] = taken.take("cls_token", (1, 1, width))
+    for name in ("dist_token", "reg_token"):
+        if taken.has(name):
+            count = taken.named.tensors[name].size // width
+            tokens["extra_tokens"] = taken.take(name, (1, count, width))
+    return tokens
+
+
+def _position_table(taken, tokens, width):
+    """The patches' positions; those of the tokens before them are added to these tokens."""
+    found = taken.named.tensors.get("pos_embed")
+    rows = found.shape[1] if found is not None and found.ndim == 3 else 0
+    table = taken.take("pos_embed", (1, rows, width))[0]
+    if found is None:  # reported with all else that is missing
+        return np.zeros((1, width), np.float32)
+    counts = [0]  # of tokens with a position, among those before the patches
+    for token in tokens.values():
+        counts.append(counts[-1] + token.shape[1])
+    fitting = [n for n in counts if rows > n and math.isqrt(rows - n) ** 2 == rows - n]
+    if not fitting:
+        raise RequestError(
+            f"{taken.named.origin['pos_embed']} has {rows} rows: no square grid of patches behind "
+            f"{' or '.join(map(str, counts))} other tokens"
+        )
+    start, ahead = 0, fitting[-1]
+    for name, token in tokens.items():
+        rows = table[start : min(start + token.shape[1], ahead)]
+        if rows.any():  # not for zeros: -0.0 + 0.0 is 0.0
+            tokens[name] = token + rows
+        start += token.shape[1]
+    return table[ahead:]
+
+
+def _block(taken, name, width, hidden, inner):
+    if taken.has(f"{name}.attn.q.weight"):
+        kernels, biases = [], []
+        for part in "qkv":
+            kernels.append(taken.take(f"{name}.attn.{part}.weight", (width, width)))
+            biases.append(taken.take_bias(name, f"attn.{part}.bias", (width,)))
+        kernel, bias = np.concatenate(kernels), np.concatenate(biases)
+    else:
+        kernel = taken.take(f"{name}.attn.qkv.weight", (3 * width, width))
+        bias = taken.take_bias(name, "attn.qkv.bias", (3 * width,))
+    out = {"qkv/kernel": kernel.T, "qkv/bias": bias}
+    shapes = {"proj": (width, width), "fc1": (inner, width), "fc2": (width, hidden)}
+    scales = {"proj": "ls1", "fc2": "ls2"}
+    for theirs, ours in _LINEAR.items():
+        if ours == "qkv":
+            continue
+        kernel = taken.take(f"{name}.{theirs}.weight", shapes[ours]).T
+        bias = taken.take_bias(name, f"{theirs}.bias", shapes[ours][:1])
+        scale = f"{name}.{scales.get(ours)}.gamma"
+        if taken.has(scale):
+            gamma = taken.take(scale, (width,))
+            kernel, bias = kernel * gamma, bias * gamma
+        out |= {f"{ours}/kernel": kernel, f"{ours}/bias": bias}
+    for norm in ("norm1", "norm2"):
+        out |= _norm(taken, f"{name}.{norm}", norm, width)
+    return out
+
+
+def _scale_queries(tensors, config, scale):
+    if not 0 < scale < math.inf:
+        raise RequestError(f"qk_scale={scale!r}: must be a number above 0")
+    width = config["width"]
+    factor = np.ones(3 * width, np.float32)
+    factor[:width] = scale * math.sqrt(width / config["num_heads"])
+    for i in range(config["depth"]):
+        for part in ("kernel", "bias"):
+            name = f"block_{i}/qkv/{part}"
+            tensors[name] = tensors[name] * factor
+
+
+def _norm(taken, theirs, ours, width):
+    return {
+        f"{ours}/scale": taken.take(f"{theirs}.weight", (width,)),
+        f"{ours}/offset": taken.take(f"{theirs}.bias", (width,)),
+    }
+
+
+def _timm_norm(tensors, ours, theirs):
+    return {
+        f"{theirs}.weight": tensors[f"{ours}/scale"],
+        f"{theirs}.bias": tensors[f"{ours}/offset"],
+    }
+
+
+def _usual_heads(width):
+    if width in _HEADS:
+        return _HEADS[width]
+    if width % 64:
+        raise RequestError(f"num_heads is not known of a ViT of width {width}: give it")
+    return width // 64

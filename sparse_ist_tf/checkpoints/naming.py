@@ -1,0 +1,190 @@
+"""Every published way to name a ViT's tensors, brought to one: timm's, with torch's layouts."""
+
+import dataclasses
+import re
+
+import numpy as np
+
+from sparse_ist_tf.errors import RequestError
+
+_PREFIX = re.compile(r"^(module|_orig_mod|backbone|vit|deit|dinov2|dinov2_with_registers)\.")
+_TORCH_NAMES = [  # of transformers and of Meta's repositories
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.distillation_token$", "dist_token"),
+    (r"^(embeddings\.)?register_tokens$", "reg_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^layernorm\.", "norm."),
+    (r"^(encoder\.layer|layers)\.(\d+)\.", r"blocks.\2."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.(attention\.)?(q|k|v)(uery|ey|alue|_proj)\.", r".attn.\2."),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.(intermediate\.dense|mlp\.weights_in|mlp\.w12)\.", ".mlp.fc1."),
+    (r"(?<!attention)\.(output\.dense|mlp\.weights_out|mlp\.w3)\.", ".mlp.fc2."),
+    (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
+    (r"\.gamma_(\d)$", r".ls\1.gamma"),
+]
+_FLAX_PREFIX = re.compile(r"^(opt/target/|params/)?(img/)?")
+_FLAX_NAMES = [
+    (r"^embedding/", "patch_embed.proj."),
+    (r"^cls$", "cls_token"),
+    (r"^(Transformer/posembed_input/)?pos_embedding$", "pos_embed"),
+    (r"^Transformer/encoder_norm/", "norm."),
+    (r"^Transformer/encoderblock_(\d+)/", r"blocks.\1."),
+]
+_KERAS_HUB_NAMES = [
+    (r"^vit_patching_and_embedding/class_token$", "cls_token"),
+    (r"^vit_patching_and_embedding/position_embedding/embeddings$", "pos_embed"),
+    (r"^vit_patching_and_embedding/patch_embedding/", "patch_embed.proj."),
+    (r"^vit_encoder/ln/", "norm."),
+]
+_PARTS = [  # of a block, in Flax's and KerasHub's names
+    (r"(MultiHeadDotProductAttention_\d|mha)/(q|k|v)(uery|ey|alue)/", r"attn.\2."),
+    (r"(MultiHeadDotProductAttention_\d/out|mha/attention_output)/", "attn.proj."),
+    (r"(MlpBlock_\d/Dense_0|mlp/dense_1)/", "mlp.fc1."),
+    (r"(MlpBlock_\d/Dense_1|mlp/dense_2)/", "mlp.fc2."),
+    (r"(LayerNorm_0|ln_1)/", "norm1."),
+    (r"(LayerNorm_[12]|ln_2)/", "norm2."),
+    (r"\b(kernel|scale|gamma)$", "weight"),
+    (r"\bbeta$", "bias"),
+]
+_LEFT_OUT = [
+    ("decoder", r"decoder[._]|mask_token$|embeddings\.mask_token$"),
+    ("classifier", r"head(_dist)?[./]|classifier\.|(cls|distillation)_classifier\."),
+    ("pooler", r"pooler\.|pre_logits[./]"),
+]
+
+
+@dataclasses.dataclass
+class NamedTensors:
+    """A ViT's tensors under timm's names.
+
+    Args:
+        tensors: timm's name to array, of torch's layout.
+        origin: timm's name to the name in the checkpoint.
+        left_out: what the encoder has no use for: part, such as "decoder", to how many tensors.
+        num_heads: attention heads, where the shapes tell.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.checkpoints.naming import named_tensors
+        >>> named_tensors({"vit.layernorm.bias": np.zeros(8)}).origin
+        {'norm.bias': 'vit.layernorm.bias'}
+    """
+
+    tensors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    origin: dict[str, str] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
+    num_heads: int | None = None
+
+    def add(self, name: str, origin: str, tensor: np.ndarray) -> None:
+        """Takes a tensor in, or counts it as left out.
+
+        Raises:
+            RequestError: if there is one of this name.
+        """
+        for part, pattern in _LEFT_OUT:
+            if re.match(pattern, name):
+                self.left_out[part] = self.left_out.get(part, 0) + 1
+                return
+        if name in self.tensors:
+            raise RequestError(f"{self.origin[name]} and {origin} are the same weight")
+        self.tensors[name], self.origin[name] = tensor, origin
+
+
+def named_tensors(checkpoint: dict[str, np.ndarray]) -> NamedTensors:
+    """Brings a checkpoint's names and layouts to timm's.
+
+    Known are the names of timm, transformers (old and new ones), Meta's MAE, DINO, DINOv2 and DeiT,
+    big_vision and vision_transformer (with a tensor for each block or one for all), and KerasHub.
+    A decoder, classifier or pooler is left out and counted. A name that isn't known stays as it is.
+
+    Args:
+        checkpoint: name to array.
+
+    Returns:
+        The tensors.
+
+    Raises:
+        RequestError: if two names stand for the same weight.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.checkpoints.naming import named_tensors
+        >>> heads = np.zeros((8, 2, 4))
+        >>> name = "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"
+        >>> named = named_tensors({"embedding/kernel": np.zeros((4, 4, 3, 8)), name: heads})
+        >>> named.tensors["blocks.0.attn.q.weight"].shape, named.num_heads
+        ((8, 8), 2)
+    """
+    named = NamedTensors()
+    if is_flax(checkpoint):
+        for origin, tensor in checkpoint.items():
+            _add_flax(named, origin, tensor)
+    elif any(name.startswith("vit_patching_and_embedding/") for name in checkpoint):
+        for origin, tensor in checkpoint.items():
+            name = _renamed(origin, _KERAS_HUB_NAMES)
+            block = re.match(r"vit_encoder/transformer_block_(\d+)/", name)
+            if block:
+                name = f"blocks.{int(block[1]) - 1}.{name[block.end() :]}"
+            _add_channels_last(named, name, origin, tensor)
+    else:
+        for origin, tensor in checkpoint.items():
+            name = origin
+            while _PREFIX.match(name):
+                name = _PREFIX.sub("", name)
+            named.add(_renamed(name, _TORCH_NAMES), origin, tensor)
+    return named
+
+
+def is_flax(checkpoint: dict[str, np.ndarray]) -> bool:
+    """Whether the names are big_vision's.
+
+    Args:
+        checkpoint: name to array.
+
+    Returns:
+        True where there is an `embedding/kernel`.
+
+    Example:
+        >>> from sparse_ist_tf.checkpoints.naming import is_flax
+        >>> is_flax({"params/img/embedding/kernel": None})
+        True
+    """
+    return any(_FLAX_PREFIX.sub("", name) == "embedding/kernel" for name in checkpoint)
+
+
+def _renamed(name, patterns):
+    for pattern, replacement in patterns:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _add_flax(named, origin, tensor):
+    name = _FLAX_PREFIX.sub("", origin)
+    if name.startswith("Transformer/encoderblock/"):  # a scan over the blocks: one tensor for all
+        for i, part in enumerate(tensor):
+            one = name.replace("encoderblock/", f"encoderblock_{i}/")
+            _add_channels_last(named, _renamed(one, _FLAX_NAMES), f"{origin}[{i}]", part)
+    else:
+        _add_channels_last(named, _renamed(name, _FLAX_NAMES), origin, tensor)
+
+
+def _add_channels_last(named, name, origin, tensor):
+    """Adds a tensor whose kernels are [inputs, outputs] and whose heads have axes of their own."""
+    name = _renamed(name, _PARTS)
+    if re.search(r"attn\.[qkv]\.weight$", name) and tensor.ndim == 3:
+        named.num_heads = tensor.shape[1]
+        tensor = tensor.reshape(tensor.shape[0], -1)
+    elif re.search(r"attn\.proj\.weight$", name) and tensor.ndim == 3:
+        tensor = tensor.reshape(-1, tensor.shape[-1])
+    elif re.search(r"attn\.[qkv]\.bias$", name):
+        tensor = tensor.reshape(-1)
+    elif name == "pos_embed" and tensor.ndim == 2:
+        tensor = tensor[None]
+    if name == "patch_embed.proj.weight" and tensor.ndim == 4:
+        tensor = tensor.transpose(3, 2, 0, 1)
+    elif name.endswith("weight") and tensor.ndim == 2:
+        tensor = tensor.T
+    named.add(name, origin, tensor)

@@ -1,0 +1,1 @@
+"""What crosses a thin link: messages of patches and features."""

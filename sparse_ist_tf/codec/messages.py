@@ -1,0 +1,391 @@
+"""The format of a message: what is visible of one image, or the image's feature.
+
+| bytes | what |
+|---|---|
+| 2 | b"SP" |
+| 1 | version, 1 |
+| 1 | low half: content (0 JPEG, 1 raw pixels, 2 float32, 3 float16, 4 int8); high half: mask (0 bitmap, 1 the seed of a fixed mask, 2 the seed of a random mask) |
+| | of patches: |
+| varint | quality, 1 to 100; 0 for raw pixels |
+| varint, varint, varint | patch size in pixels; rows and columns of patches in the image |
+| (rows * columns + 7) // 8 | bitmap: bit i % 8 of byte i // 8, the lowest first, is 1 where patch i is visible |
+| varint, varint, varint | or seed modulo 2**64, image index, number of visible patches; then the epoch of a random mask |
+| rest | the JPEG's scan, or the patches' pixels, in ascending order of position |
+| | of a feature: |
+| varint | its length |
+| rest | little-endian floats; or a little-endian float32, the scale, and an int8 for each |
+| 4 | CRC-32 (as in zlib) of all before, little-endian |
+
+A varint has seven bits to a byte, the lowest first, the high bit set where more follow.
+"""  # noqa: E501
+
+import dataclasses
+import zlib
+
+import numpy as np
+
+from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.masks.drawing import fixed_positions, random_positions
+
+MAGIC, VERSION = b"SP", 1
+JPEG, RAW, FLOAT32, FLOAT16, INT8 = range(5)
+BITMAP, FIXED, RANDOM = range(3)
+_FEATURES = {"float32": FLOAT32, "float16": FLOAT16, "int8": INT8}
+
+_MAX_PATCHES, _MAX_PIXELS = 2**20, 2**26  # of a message: more is damage, or an attack
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskSeed:
+    """What a mask can be drawn from again, so that no positions have to be sent.
+
+    Args:
+        seed: any integer.
+        index: the image's place in its split, at least 0.
+        epoch: of a random mask, at least 0; None for a fixed one.
+
+    Raises:
+        ValueError: if index or epoch is out of range.
+
+    Example:
+        >>> from sparse_ist_tf.codec.packing import MaskSeed
+        >>> MaskSeed(seed=0, index=7).positions(16, 4).tolist()
+        [6, 12, 14, 15]
+    """
+
+    seed: int
+    index: int
+    epoch: int | None = None
+
+    def __post_init__(self):
+        if not 0 <= self.index < 2**63:
+            raise ValueError(f"index={self.index}: must be in [0, 2**63)")
+        if not 0 <= (self.epoch or 0) < 2**62:
+            raise ValueError(f"epoch={self.epoch}: must be in [0, 2**62)")
+
+    def positions(self, num_patches: int, num_visible: int) -> np.ndarray:
+        """Draws the mask.
+
+        Args:
+            num_patches: patches of the image.
+            num_visible: those to keep.
+
+        Returns:
+            int32[num_visible], ascending.
+        """
+        ratio = (num_patches - num_visible) / num_patches
+        if self.epoch is None:
+            return fixed_positions(self.seed, [self.index], num_patches, ratio)[0]
+        return random_positions(self.seed, [self.index], self.epoch, num_patches, ratio)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a message says of its patches.
+
+    Args:
+        content: JPEG or RAW.
+        quality: of the JPEG, 1 to 100; 0 for raw pixels.
+        patch_size: side of a patch in pixels.
+        grid: (rows, columns) of patches in the image.
+        positions: int32[v], the visible patches, ascending.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.codec.messages import RAW, Header
+        >>> header = Header(RAW, 0, 8, (4, 4), np.arange(8, dtype=np.int32))
+    """
+
+    content: int
+    quality: int
+    patch_size: int
+    grid: tuple[int, int]
+    positions: np.ndarray
+
+
+class _Reader:
+    """Takes a message to pieces from its front."""
+
+    def __init__(self, data: bytes):
+        self.data = data
+
+    def take(self, count: int) -> bytes:
+        if count > len(self.data):
+            raise RunError("a message is damaged: it ends too early")
+        part, self.data = self.data[:count], self.data[count:]
+        return part
+
+    def varint(self) -> int:
+        value = 0
+        for shift in range(0, 70, 7):
+            [byte] = self.take(1)
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise RunError("a message is damaged: a number in it is too long")
+
+
+def varint(value: int) -> bytes:
+    """An integer of any size, seven bits to a byte.
+
+    Args:
+        value: at least 0.
+
+    Returns:
+        At least one byte.
+
+    Example:
+        >>> from sparse_ist_tf.codec.messages import varint
+        >>> varint(300).hex()
+        'ac02'
+    """
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def seal(kind: int, *parts: bytes) -> bytes:
+    """Puts the beginning and the checksum around a message.
+
+    Args:
+        kind: content, plus 16 times the mask's form.
+        *parts: what is between.
+
+    Returns:
+        The message.
+
+    Example:
+        >>> from sparse_ist_tf.codec.messages import INT8, seal
+        >>> len(seal(INT8, b"abc"))
+        11
+    """
+    data = b"".join([MAGIC, bytes([VERSION, kind]), *parts])
+    return data + zlib.crc32(data).to_bytes(4, "little")
+
+
+def unseal(message: bytes) -> tuple[int, bytes]:
+    """Checks a message and takes its beginning and its checksum off.
+
+    Args:
+        message: as seal made it.
+
+    Returns:
+        (kind, what is between).
+
+    Raises:
+        RunError: if it isn't whole.
+
+    Example:
+        >>> from sparse_ist_tf.codec.messages import INT8, seal, unseal
+        >>> unseal(seal(INT8, b"abc"))
+        (4, b'abc')
+    """
+    if message[:2] != MAGIC or len(message) < 8:
+        raise RunError(f"{len(message)} bytes beginning with {message[:4]!r}: no message of ours")
+    check, expected = zlib.crc32(message[:-4]), int.from_bytes(message[-4:], "little")
+    if check != expected:
+        raise RunError(
+            f"a message of {len(message)} bytes is damaged: its checksum is {check:08x}, "
+            f"it says {expected:08x}"
+        )
+    if message[2] != VERSION:
+        raise RunError(f"a message is of version {message[2]}; this release reads {VERSION}")
+    return message[3], message[4:-4]
+
+
+def write_patches(header: Header, content: bytes, seed: MaskSeed | None = None) -> bytes:
+    """Writes a message of patches.
+
+    Args:
+        header: what is in it.
+        content: the JPEG's scan or the pixels.
+        seed: sent in place of a bitmap.
+
+    Returns:
+        The message.
+
+    Raises:
+        ValueError: if positions are not ascending patches of the grid, or not what seed draws.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.codec.messages import RAW, Header, write_patches
+        >>> header = Header(RAW, 0, 1, (2, 2), np.array([0, 3], np.int32))
+        >>> len(write_patches(header, bytes(6)))
+        19
+    """
+    places, (rows, columns) = np.asarray(header.positions), header.grid
+    patches = rows * columns
+    ascending = np.all(np.diff(places) > 0)
+    if not len(places) or not ascending or places[0] < 0 or places[-1] >= patches:
+        raise ValueError(f"positions: must be one or more, ascending, in [0, {patches})")
+    if seed is None:
+        form, visible = BITMAP, np.zeros(patches, bool)
+        visible[places] = True
+        mask = np.packbits(visible, bitorder="little").tobytes()
+    else:
+        if not np.array_equal(places, seed.positions(patches, len(places))):
+            raise ValueError(f"positions: are not those that {seed} draws")
+        form = FIXED if seed.epoch is None else RANDOM
+        numbers = [seed.seed % 2**64, seed.index, len(places)]
+        mask = b"".join(map(varint, numbers if form == FIXED else [*numbers, seed.epoch]))
+    numbers = [header.quality, header.patch_size, rows, columns]
+    return seal(header.content + 16 * form, *map(varint, numbers), mask, content)
+
+
+def read_patches(message: bytes) -> tuple[Header, bytes]:
+    """Reads a message of patches.
+
+    Args:
+        message: as write_patches made it.
+
+    Returns:
+        (header, content).
+
+    Raises:
+        RunError: if the message is damaged, or not one of patches.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.codec.messages import RAW, Header, read_patches, write_patches
+        >>> header = Header(RAW, 0, 1, (2, 2), np.array([0, 3], np.int32))
+        >>> read_patches(write_patches(header, bytes(6)))[0].positions.tolist()
+        [0, 3]
+    """
+    kind, data = unseal(message)
+    content, form = kind % 16, kind // 16
+    if content not in (JPEG, RAW) or form not in (BITMAP, FIXED, RANDOM):
+        raise RunError(f"a message is of kind {kind:#04x}, which has no patches")
+    reader = _Reader(data)
+    quality, size, rows, columns = (reader.varint() for _ in range(4))
+    patches = rows * columns
+    known = 1 <= quality <= 100 if content == JPEG else quality == 0
+    if not (known and 1 <= patches <= _MAX_PATCHES and 1 <= size**2 * patches <= _MAX_PIXELS):
+        raise RunError(
+            f"a message is damaged: {rows} x {columns} patches of {size} pixels, quality {quality}"
+        )
+    if form == BITMAP:
+        bits = np.frombuffer(reader.take((patches + 7) // 8), np.uint8)
+        places = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
+    else:
+        seed, index, visible = (reader.varint() for _ in range(3))
+        epoch = reader.varint() if form == RANDOM else None
+        if not 1 <= visible <= patches or index >= 2**63 or (epoch or 0) >= 2**62:
+            raise RunError(f"a message is damaged: {visible} of {patches} patches, image {index}")
+        places = MaskSeed(seed, index, epoch).positions(patches, visible)
+    if not len(places) or places[-1] >= patches:
+        raise RunError(f"a message is damaged: its bitmap doesn't fit {patches} patches")
+    expected = len(places) * size**2 * 3
+    if len(reader.data) != expected if content == RAW else not reader.data:
+        raise RunError(f"a message is damaged: {len(places)} patches in {len(reader.data)} bytes")
+    header = Header(content, quality, size, (rows, columns), places.astype(np.int32))
+    return header, reader.data
+
+
+def pack_feature(feature: np.ndarray, dtype: str = "float32") -> bytes:
+    """Packs an image's feature into a message.
+
+    Args:
+        feature: float[d].
+        dtype: "float32", "float16", or "int8": 127 steps to each side of zero, up to the largest
+            magnitude.
+
+    Returns:
+        The message.
+
+    Raises:
+        ValueError: if dtype isn't known, or if the feature isn't one row of finite numbers that
+            dtype can hold.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.codec.packing import pack_feature
+        >>> len(pack_feature(np.ones(192), "int8"))
+        206
+    """
+    feature = np.asarray(feature, np.float32)
+    if feature.ndim != 1:
+        raise ValueError(f"feature of shape {feature.shape}: must be one row")
+    _check_features(feature, dtype)
+    if dtype == "int8":
+        scale, steps = _steps(feature)
+        data = scale.astype("<f4").tobytes() + steps.tobytes()
+    else:
+        data = feature.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
+    return seal(_FEATURES[dtype], varint(len(feature)), data)
+
+
+def sent_features(features: np.ndarray, dtype: str) -> np.ndarray:
+    """What unpack_feature makes of the messages of some features, without the messages.
+
+    Args:
+        features: float[n, d].
+        dtype: as pack_feature.
+
+    Returns:
+        float32[n, d].
+
+    Raises:
+        ValueError: as pack_feature.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.codec.messages import sent_features
+        >>> sent_features(np.array([[0.5, -0.3]]), "float16").tolist()
+        [[0.5, -0.300048828125]]
+    """
+    features = np.asarray(features, np.float32)
+    _check_features(features, dtype)
+    if dtype == "int8":
+        scale, steps = _steps(features)
+        return steps.astype(np.float32) * scale
+    return features.astype(dtype).astype(np.float32)
+
+
+def _check_features(features, dtype):
+    if dtype not in _FEATURES:
+        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(_FEATURES)}")
+    limit = float(np.finfo(np.float16 if dtype == "float16" else np.float32).max)
+    if not np.all(np.abs(features) <= limit):
+        largest = np.abs(features).max()
+        raise ValueError(f"feature up to {largest:g}: must be one that {dtype} can hold")
+
+
+def _steps(features) -> tuple[np.ndarray, np.ndarray]:
+    """(scale float32[..., 1], steps int8[..., d]) of features in int8."""
+    scale = np.abs(features).max(axis=-1, initial=0, keepdims=True) / np.float32(127)
+    steps = np.round(features / np.where(scale, scale, 1))
+    return scale, np.clip(steps, -127, 127).astype(np.int8)
+
+
+def unpack_feature(message: bytes) -> np.ndarray:
+    """Takes a feature out of a message.
+
+    Args:
+        message: as pack_feature made it.
+
+    Returns:
+        float32[d].
+
+    Raises:
+        RunError: if the message is damaged, or not one of a feature.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.codec.packing import pack_feature, unpack_feature
+        >>> unpack_feature(pack_feature(np.array([0.5, -1.0]), "float16")).tolist()
+        [0.5, -1.0]
+    """
+    kind, data = unseal(message)
+    if kind not in (FLOAT32, FLOAT16, INT8):
+        raise RunError(f"a message is of kind {kind:#04x}, which has no feature")
+    reader = _Reader(data)
+    length = reader.varint()
+    if len(reader.data) != {FLOAT32: 4 * length, FLOAT16: 2 * length, INT8: 4 + length}[kind]:
+        raise RunError(f"a message is damaged: {length} numbers in {len(reader.data)} bytes")
+    if kind == INT8:
+        scale = np.frombuffer(reader.take(4), "<f4")[0]
+        return np.frombuffer(reader.data, np.int8).astype(np.float32) * scale
+    return np.frombuffer(reader.data, "<f4" if kind == FLOAT32 else "<f2").astype(np.float32)

@@ -1,0 +1,215 @@
+"""Images and features as they are behind a thin link, and what crossing it costs.
+
+The codec runs on single images in a tf.data pipeline, as many at a time as there are cores, while
+the encoder works on those before.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from sparse_ist_tf.codec.packing import count_bytes, sent_features, sent_patches
+from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.inputs.decoding import image_errors
+from sparse_ist_tf.inputs.split import Split
+from sparse_ist_tf.masks.patches import grid_of, patchify, unpatchify
+from sparse_ist_tf.tracing import as_written
+
+_SAMPLED = 256  # images whose bytes are counted
+_PARALLEL = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class ThinLink:
+    """How images, or their features, cross a link.
+
+    Args:
+        codec: "none": images don't cross it, or as they are; "jpeg": each as a JPEG, whole,
+            masked by the receiver; "patches": the visible patches as pack_patches packs them;
+            "raw": the visible patches' pixels.
+        quality: of the JPEGs, 1 to 100.
+        features: "float32", "float16" or "int8", as pack_feature packs them.
+
+    Example:
+        >>> from sparse_ist_tf.codec.thin_link import ThinLink
+        >>> ThinLink("jpeg", quality=30).images_key
+        ('jpeg', 30)
+    """
+
+    codec: str = "none"
+    quality: int = 75
+    features: str = "float32"
+
+    @property
+    def images_key(self) -> tuple[str, int] | None:
+        """What the receiver's pixels depend on; None where they are the sender's."""
+        return None if self.codec in ("none", "raw") else (self.codec, self.quality)
+
+    def sent_images(
+        self,
+        rows: tf.data.Dataset,
+        draw: Callable[[np.ndarray], np.ndarray],
+        patch_size: int,
+        batch_size: int,
+    ) -> tf.data.Dataset:
+        """Batches of images as the receiver has them.
+
+        Args:
+            rows: single images of a split, as its dataset() makes them.
+            draw: from the places of images in their split, int64[b], to the visible positions,
+                int32[b, v].
+            patch_size: side of a patch in pixels.
+            batch_size: images of a batch, the last may be smaller.
+
+        Returns:
+            The rows in batches, with "positions" int32[b, v] beside, and with what was decoded in
+            "image"; hidden patches, where they weren't sent, are black.
+
+        Example:
+            >>> from sparse_ist_tf.inputs import datasets
+            >>> from sparse_ist_tf.masks import fixed_positions
+            >>> from sparse_ist_tf.codec.thin_link import ThinLink
+            >>> rows = datasets.load("digits")["test"].dataset(64)
+            >>> draw = lambda indices: fixed_positions(0, indices, 64, 0.5)
+            >>> batch = next(iter(ThinLink("patches").sent_images(rows, draw, 8, batch_size=32)))
+            >>> batch["image"].shape, batch["positions"].shape
+            (TensorShape([32, 64, 64, 3]), TensorShape([32, 32]))
+        """
+
+        def cross(row):
+            return {**row, "image": self._image(row["image"], row["positions"], patch_size)}
+
+        rows = with_positions(rows.batch(batch_size), draw)
+        if self.codec != "none":
+            rows = rows.unbatch().map(as_written(cross), **_PARALLEL).batch(batch_size)
+        return rows.prefetch(tf.data.AUTOTUNE)
+
+    def sent_features(self, features: np.ndarray) -> np.ndarray:
+        """Features as the receiver has them.
+
+        Args:
+            features: float32[n, d].
+
+        Returns:
+            float32[n, d].
+
+        Raises:
+            RunError: if their number format can't hold them.
+
+        Example:
+            >>> import numpy as np
+            >>> from sparse_ist_tf.codec.thin_link import ThinLink
+            >>> ThinLink(features="int8").sent_features(np.ones((2, 3), "float32")).shape
+            (2, 3)
+        """
+        try:
+            return sent_features(features, self.features)
+        except ValueError as error:
+            raise RunError(f"transport.features={self.features!r}: {error}") from None
+
+    def _image(self, image, places, patch_size):
+        if self.codec == "jpeg":
+            data = tf.io.encode_jpeg(image, quality=self.quality, chroma_downsampling=True)
+            decoded = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+            return tf.ensure_shape(decoded, image.shape)
+        patches = tf.gather(patchify(image[None], patch_size)[0], places)
+        if self.codec == "patches":
+            patches = sent_patches(patches, patch_size, quality=self.quality)
+        grid = grid_of(image, patch_size)
+        shape = (grid[0] * grid[1], patches.shape[1])
+        black = tf.scatter_nd(places[:, None], tf.cast(patches, tf.int32), shape)
+        return unpatchify(tf.cast(black, tf.uint8)[None], patch_size, grid)[0]
+
+
+def with_positions(
+    batches: tf.data.Dataset, draw: Callable[[np.ndarray], np.ndarray]
+) -> tf.data.Dataset:
+    """Batches of a split with the visible positions of their images.
+
+    Args:
+        batches: with "index" int64[b].
+        draw: from the places of images in their split, int64[b], to the visible positions,
+            int32[b, v].
+
+    Returns:
+        The same with "positions" int32[b, v].
+
+    Example:
+        >>> from sparse_ist_tf.inputs import datasets
+        >>> from sparse_ist_tf.masks import fixed_positions
+        >>> from sparse_ist_tf.codec.thin_link import with_positions
+        >>> batches = datasets.load("digits")["test"].dataset(64, batch_size=32)
+        >>> batches = with_positions(batches, lambda indices: fixed_positions(0, indices, 64, 0.5))
+        >>> batches.element_spec["positions"].shape
+        TensorShape([None, 32])
+    """
+    visible = draw(np.arange(1)).shape[1]
+
+    def mask(batch):
+        places = tf.numpy_function(draw, [batch["index"]], tf.int32)
+        return {**batch, "positions": tf.ensure_shape(places, (None, visible))}
+
+    return batches.map(as_written(mask), **_PARALLEL)
+
+
+def bytes_per_image(
+    split: Split,
+    image_size: int,
+    patch_size: int,
+    draw: Callable[[np.ndarray], np.ndarray],
+    *,
+    quality: int = 75,
+    feature_dim: int | None = None,
+    mask_seed: int | None = None,
+    epoch: int | None = None,
+    count: int = _SAMPLED,
+    seed: int = 0,
+) -> dict[str, float]:
+    """What an image costs on a link in each form: means over some images, really encoded.
+
+    Args:
+        split: the images.
+        image_size: side in pixels.
+        patch_size: side of a patch in pixels.
+        draw: from the places of images in their split, int64[b], to the visible positions,
+            int32[b, v].
+        quality: of all JPEGs, 1 to 100.
+        feature_dim: length of the encoder's feature; None to leave features out.
+        mask_seed: what draw draws from, where a receiver can draw the same; None otherwise.
+        epoch: of a random mask.
+        count: how many images, all where there are no more.
+        seed: that they are drawn with.
+
+    Returns:
+        Bytes by name, as count_bytes has them, and "images", how many were encoded.
+
+    Raises:
+        RunError: if an image can't be read.
+
+    Example:
+        >>> from sparse_ist_tf.inputs import datasets
+        >>> from sparse_ist_tf.masks import fixed_positions
+        >>> from sparse_ist_tf.codec.thin_link import bytes_per_image
+        >>> draw = lambda indices: fixed_positions(0, indices, 64, 0.5)
+        >>> sizes = bytes_per_image(datasets.load("digits")["test"], 64, 8, draw, mask_seed=0)
+        >>> sizes["images"], sizes["patches_raw"]
+        (256, 6159.64453125)
+    """
+    chosen = np.random.default_rng((seed, 404)).permutation(split.size)[:count]
+    rows = with_positions(split.pick(image_size, np.sort(chosen)).batch(64), draw)
+
+    def sizes(row):
+        index = None if mask_seed is None else row["index"]
+        mask = {"seed": mask_seed, "index": index, "epoch": epoch}
+        image, places = row["image"], row["positions"]
+        return count_bytes(
+            image, places, patch_size, quality=quality, feature_dim=feature_dim, **mask
+        )
+
+    with image_errors():
+        batches = rows.unbatch().map(as_written(sizes), **_PARALLEL).batch(count)
+        [found] = batches.as_numpy_iterator()
+    means = {what: float(np.mean(values)) for what, values in found.items()}
+    return {"images": len(chosen), **means}

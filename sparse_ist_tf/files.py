@@ -1,0 +1,71 @@
+"""Files that are either whole or not there."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary neighbour that takes a file's place once it is written and on the disk.
+
+    Args:
+        path: of the file; folders above it are made.
+
+    Yields:
+        The neighbour's path, with the same suffix.
+
+    Raises:
+        OSError: if it can't be written; what stood at path stays, and the neighbour goes.
+
+    Example:
+        >>> from sparse_ist_tf.files import replacing
+        >>> with replacing("/tmp/example.txt") as temporary:
+        ...     _ = temporary.write_text("text")
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
+    """Writes a file so that at any moment there is the old one or the new one.
+
+    Args:
+        path: of the file; folders above it are made.
+        data: its content.
+
+    Raises:
+        OSError: if it can't be written; what stood there stays.
+
+    Example:
+        >>> from sparse_ist_tf.files import write_atomically
+        >>> write_atomically("/tmp/example.txt", "text")
+    """
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Removes the temporary files of processes that were killed while they wrote.
+
+    Args:
+        folder: with everything below it; nobody else may be writing there.
+
+    Example:
+        >>> from sparse_ist_tf.files import remove_leftovers
+        >>> remove_leftovers("/tmp/example_run")
+    """
+    for path in Path(folder).rglob(".*.tmp*"):
+        if path.suffix == ".tmp" or path.with_suffix("").suffix == ".tmp":
+            with contextlib.suppress(OSError):
+                path.unlink()

@@ -1,0 +1,46 @@
+"""The images of a split, decoded once and then read in any order."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+def decoded_images(split, image_size: int, cache_dir: str | Path) -> np.ndarray:
+    """The images of a split as one array, decoded once and then mapped from a file.
+
+    Args:
+        split: from inputs.datasets.load.
+        image_size: side in pixels.
+        cache_dir: where the file is kept.
+
+    Returns:
+        uint8[size, image_size, image_size, 3], read-only.
+
+    Example:
+        >>> from sparse_ist_tf.inputs import datasets
+        >>> from sparse_ist_tf.inputs.decoded import decoded_images
+        >>> decoded_images(datasets.load("digits")["test"], 64, "/tmp/images").shape
+        (360, 64, 64, 3)
+    """
+    from tqdm import tqdm
+
+    from sparse_ist_tf.inputs.datasets import image_errors
+
+    path = Path(cache_dir) / f"{split.fingerprint[:32]}-{image_size}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        shape = (split.size, image_size, image_size, 3)
+        try:
+            images = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
+            bar = tqdm(total=split.size, desc=f"decoding {split.name}", unit="img")
+            with bar, image_errors():
+                for batch in split.dataset(image_size, batch_size=512).as_numpy_iterator():
+                    images[batch["index"]] = batch["image"]
+                    bar.update(len(batch["index"]))
+            images.flush()
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return np.load(path, mmap_mode="r")

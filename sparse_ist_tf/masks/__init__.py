@@ -1,0 +1,45 @@
+"""Masks: which patches of an image are visible, how they are cut out, and how to look at them.
+
+    python -m sparse_ist_tf.masks --dataset=digits --ratio=0.5 --output=masks.png
+
+draws a few masked images into a PNG. What is visible is decided in drawing.py, cut out in
+patches.py, painted over in patch_mask.py and drawn in preview.py; import all of it from here.
+"""
+
+from sparse_ist_tf.masks.drawing import (
+    KINDS,
+    PATTERNS,
+    fixed_positions,
+    num_visible,
+    positions,
+    random_positions,
+    shared_positions,
+)
+from sparse_ist_tf.masks.options import MaskOptions
+from sparse_ist_tf.masks.patch_mask import PatchMask
+from sparse_ist_tf.masks.patches import (
+    grid_of,
+    patchify,
+    select_patches,
+    unpatchify,
+    visible_from_positions,
+)
+from sparse_ist_tf.masks.preview import write_mask_preview
+
+__all__ = [
+    "KINDS",
+    "PATTERNS",
+    "MaskOptions",
+    "PatchMask",
+    "fixed_positions",
+    "grid_of",
+    "num_visible",
+    "patchify",
+    "positions",
+    "random_positions",
+    "select_patches",
+    "shared_positions",
+    "unpatchify",
+    "visible_from_positions",
+    "write_mask_preview",
+]

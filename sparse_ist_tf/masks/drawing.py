@@ -1,0 +1,308 @@
+"""Which patches of an image are visible: pure functions of a seed, the same in NumPy and in graphs.
+
+Every mask comes from a counter-based generator: patch j of image i gets the key
+hash(seed, stream, i, j), and the patches with the smallest keys are visible. No state, no order,
+no batch: whoever knows the seed knows the mask. Masks are nested: what is visible at a high
+mask_ratio stays visible at a lower one.
+"""
+
+import functools
+import math
+
+import numpy as np
+import tensorflow as tf
+
+KINDS = ("fixed", "random", "shared")
+PATTERNS = ("uniform", "grid", "center", "border")
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_FIXED, _RANDOM, _SHARED = 0, 1, 2**63  # streams; random masks add the epoch to theirs
+_ROWS_AT_ONCE = 2048  # keeps NumPy's temporaries in the cache
+
+
+def num_visible(num_patches: int, mask_ratio: float) -> int:
+    """How many patches stay visible: floor(num_patches * (1 - mask_ratio)).
+
+    The product is guarded against float error, for ratios of seven digits: int(10 * (1 - 0.9))
+    would be 0.
+
+    Source: paper section 3.1.
+
+    Args:
+        num_patches: patches of an image, at least 1.
+        mask_ratio: the hidden share, in [0, 1).
+
+    Returns:
+        At least 1, at most num_patches.
+
+    Raises:
+        ValueError: if num_patches is below 1, or if mask_ratio is not in [0, 1) or leaves no patch.
+
+    Example:
+        >>> from sparse_ist_tf.masks import num_visible
+        >>> num_visible(10, 0.9)
+        1
+    """
+    if num_patches < 1:
+        raise ValueError(f"num_patches={num_patches}: must be at least 1")
+    if not isinstance(mask_ratio, int | float | np.number) or not 0 <= mask_ratio < 1:
+        raise ValueError(f"mask_ratio={mask_ratio!r}: must be a number in [0, 1)")
+    visible = math.floor(num_patches * (1 - float(mask_ratio)) + 1e-7 * num_patches)
+    if visible < 1:
+        raise ValueError(
+            f"mask_ratio={mask_ratio}: must be in [0, 1) and leaves none of {num_patches} patches "
+            f"visible; at most {1 - 1 / num_patches:g} does"
+        )
+    return min(visible, num_patches)
+
+
+def fixed_positions(seed: int, indices, num_patches: int, mask_ratio: float):
+    """Visible positions under fixed masks: one mask per image, for ever.
+
+    A function of (seed, image index, mask_ratio) alone, so a seed can be sent instead of
+    positions. Drawn uniformly without replacement.
+
+    Source: paper section 3.1, fixed masks.
+
+    Args:
+        seed: any integer.
+        indices: integers [b], the images' places in their split; an array, or a tensor.
+        num_patches: patches of an image.
+        mask_ratio: in [0, 1).
+
+    Returns:
+        int32[b, num_visible], ascending in a row: an array, or a tensor where indices is one.
+
+    Raises:
+        ValueError: as num_visible.
+
+    Example:
+        >>> from sparse_ist_tf.masks import fixed_positions
+        >>> fixed_positions(0, [7, 8], 64, 0.75).shape
+        (2, 16)
+    """
+    return _draw(seed, _FIXED, indices, num_patches, mask_ratio)
+
+
+def random_positions(seed: int, indices, epoch, num_patches: int, mask_ratio: float):
+    """Visible positions under random masks: a new mask per image and epoch.
+
+    Source: paper section 3.1, random masks.
+
+    Args:
+        seed: any integer.
+        indices: integers [b], the images' places in their split; an array, or a tensor.
+        epoch: an integer of at least 0, or integers [b]; a tensor where it changes in a graph.
+        num_patches: patches of an image.
+        mask_ratio: in [0, 1).
+
+    Returns:
+        int32[b, num_visible], ascending in a row: an array, or a tensor where indices or epoch
+        is one.
+
+    Raises:
+        ValueError: as num_visible.
+
+    Example:
+        >>> from sparse_ist_tf.masks import random_positions
+        >>> random_positions(0, [7], epoch=3, num_patches=64, mask_ratio=0.5).shape
+        (1, 32)
+    """
+    if tf.is_tensor(epoch) or tf.is_tensor(indices):
+        epoch = tf.cast(epoch, tf.int64)
+    else:
+        epoch = np.asarray(epoch, np.int64)
+    return _draw(seed, epoch + _RANDOM, indices, num_patches, mask_ratio)
+
+
+def shared_positions(
+    seed: int,
+    num_patches: int,
+    mask_ratio: float,
+    pattern: str = "uniform",
+    grid: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Visible positions of a mask that all images share.
+
+    Patterns:
+        uniform: drawn once from the seed, without replacement.
+        grid: spread as evenly as possible: an ordered dither, which is a regular lattice at
+            mask ratios 0.75 and 0.9375 and a checkerboard at 0.5, placed so that no hidden patch
+            is far from a visible one.
+        center: the patches nearest the centre of the image are visible, in a disc.
+        border: the patches nearest the border are visible, in rings; in a ring that is not full,
+            the patches farthest from the centre come first.
+
+    Args:
+        seed: any integer; only "uniform" uses it.
+        num_patches: patches of an image.
+        mask_ratio: in [0, 1).
+        pattern: "uniform", "grid", "center" or "border".
+        grid: (rows, columns) of patches; a square where it isn't given.
+
+    Returns:
+        int32[num_visible], ascending.
+
+    Raises:
+        ValueError: if pattern isn't known, if num_patches doesn't fit the grid, or as num_visible.
+
+    Example:
+        >>> from sparse_ist_tf.masks import shared_positions
+        >>> shared_positions(0, 16, 0.75, "center").tolist()
+        [5, 6, 9, 10]
+    """
+    visible = num_visible(num_patches, mask_ratio)
+    if pattern not in PATTERNS:
+        raise ValueError(f"pattern={pattern!r}: must be one of {', '.join(PATTERNS)}")
+    if pattern == "uniform":
+        return _draw(seed, _SHARED, [0], num_patches, mask_ratio)[0]
+    if grid is None:
+        grid = (math.isqrt(num_patches),) * 2
+    if grid[0] * grid[1] != num_patches:
+        raise ValueError(
+            f"num_patches={num_patches}: pattern {pattern!r} needs a square number, or a grid of "
+            f"(rows, columns) whose product it is"
+        )
+    return _pattern(pattern, int(grid[0]), int(grid[1]), visible).copy()
+
+
+def positions(
+    kind: str,
+    seed: int,
+    indices,
+    num_patches: int,
+    mask_ratio: float,
+    epoch=0,
+    pattern: str = "uniform",
+    grid: tuple[int, int] | None = None,
+):
+    """Visible positions of some images under any kind of mask.
+
+    Args:
+        kind: "fixed", "random" or "shared".
+        seed: any integer.
+        indices: integers [b], the images' places in their split; an array, or a tensor.
+        num_patches: patches of an image.
+        mask_ratio: in [0, 1).
+        epoch: for random masks, as in random_positions.
+        pattern: for shared masks, as in shared_positions.
+        grid: for shared masks, as in shared_positions.
+
+    Returns:
+        int32[b, num_visible], ascending in a row: an array, or a tensor where indices is one.
+
+    Raises:
+        ValueError: if kind or pattern isn't known, or as num_visible.
+
+    Example:
+        >>> from sparse_ist_tf.masks import positions
+        >>> positions("shared", 0, [3, 4], 64, 0.5, pattern="grid").shape
+        (2, 32)
+    """
+    if kind == "fixed":
+        return fixed_positions(seed, indices, num_patches, mask_ratio)
+    if kind == "random":
+        return random_positions(seed, indices, epoch, num_patches, mask_ratio)
+    if kind != "shared":
+        raise ValueError(f"kind={kind!r}: must be one of {', '.join(KINDS)}")
+    row = shared_positions(seed, num_patches, mask_ratio, pattern, grid)
+    if tf.is_tensor(indices):
+        return tf.tile(row[None], (tf.shape(indices)[0], 1))
+    return np.tile(row, (len(indices), 1))
+
+
+def _mix(x):
+    """The output function of SplitMix64: uint64 to uint64, arrays and tensors alike.
+
+    Source: "Fast Splittable Pseudorandom Number Generators" (Steele et al., 2014), figure 17,
+    with the constants of Stafford's variant 13.
+    """
+    bits = tf.bitwise if tf.is_tensor(x) else np
+    x = x + _GAMMA
+    x = bits.bitwise_xor(x, bits.right_shift(x, np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = bits.bitwise_xor(x, bits.right_shift(x, np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits.bitwise_xor(x, bits.right_shift(x, np.uint64(31)))
+
+
+def _keys(seed: int, stream, indices, num_patches: int):
+    """A key per patch, uint64[b, num_patches]; stream and indices are arrays or tensors."""
+    tensors = tf.is_tensor(stream) or tf.is_tensor(indices)
+
+    def unsigned(x):
+        if tensors:
+            return tf.bitcast(tf.cast(x, tf.int64), tf.uint64)
+        return np.asarray(x, np.int64).astype(np.uint64)
+
+    xor = tf.bitwise.bitwise_xor if tensors else np.bitwise_xor
+    start = _mix(np.array([int(seed) % 2**64], np.uint64))
+    if isinstance(stream, int):
+        start = _mix(start ^ np.uint64(stream))
+    else:
+        start = _mix(xor(unsigned(stream), start))
+    rows = _mix(xor(unsigned(indices), start))
+    steps = np.arange(num_patches, dtype=np.uint64) * _GAMMA
+    return _mix(rows[:, None] + steps)
+
+
+def _draw(seed: int, stream, indices, num_patches: int, mask_ratio: float):
+    """The num_visible patches with the smallest keys, int32[b, num_visible], ascending."""
+    visible = num_visible(num_patches, mask_ratio)
+    if tf.is_tensor(stream) or tf.is_tensor(indices):
+        keys = _keys(seed, stream, tf.convert_to_tensor(indices), num_patches)
+        order = np.arange(num_patches, dtype=np.uint64)
+        inverted = tf.bitwise.invert(_unique(keys, order, tf.bitwise))
+        return tf.sort(tf.math.top_k(inverted, visible, sorted=False).indices, axis=1)
+    indices = np.atleast_1d(np.asarray(indices, np.int64))
+    out = np.empty((len(indices), visible), np.int32)
+    order = np.arange(num_patches, dtype=np.uint64)
+    for first in range(0, len(indices), _ROWS_AT_ONCE):
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        some = stream if np.ndim(stream) == 0 else stream[rows]
+        keys = _unique(_keys(seed, some, indices[rows], num_patches), order, np)
+        last = np.partition(keys, visible - 1, axis=1)[:, visible - 1 : visible]
+        out[rows] = np.nonzero(keys <= last)[1].reshape(-1, visible)
+    return out
+
+
+def _unique(keys, order, bits):
+    """Puts the patch number into a key's lowest bits, so that no two keys of an image are equal."""
+    low = np.uint64((1 << (len(order) - 1).bit_length()) - 1)
+    return bits.bitwise_or(bits.bitwise_and(keys, ~low), order)
+
+
+@functools.lru_cache(maxsize=256)
+def _pattern(pattern: str, height: int, width: int, visible: int) -> np.ndarray:
+    rows, columns = np.divmod(np.arange(height * width), width)
+    y, x = np.abs(2 * rows - height + 1), np.abs(2 * columns - width + 1)  # in half patches
+    from_centre = y * y + x * x
+    if pattern == "center":
+        order = np.lexsort((np.maximum(y, x), from_centre))
+    elif pattern == "border":
+        to_border = np.minimum(height - y, width - x)
+        order = np.lexsort((-from_centre, to_border))
+    else:
+        order = _dither_order(rows, columns, visible)
+    return np.sort(order[:visible]).astype(np.int32)
+
+
+def _dither_order(rows: np.ndarray, columns: np.ndarray, visible: int) -> np.ndarray:
+    """Patches by rank in Bayer's matrix, shifted to where the hidden ones are best covered.
+
+    Source: "An optimum method for two-level rendition of continuous-tone pictures" (Bayer, 1973).
+    """
+    levels = max(int(rows.max()), int(columns.max()), 1).bit_length()
+    spacing = min(2**levels, 2 ** math.ceil(math.log2(len(rows) / visible) / 2))
+    best, best_order = None, None
+    for down in range(spacing):
+        for right in range(spacing):
+            rank = np.zeros(len(rows), np.int64)
+            for level in range(levels):
+                r, c = (rows + down) >> level & 1, (columns + right) >> level & 1
+                rank = rank * 4 + 2 * (r ^ c) + r
+            order = np.argsort(rank, kind="stable")
+            kept = order[:visible]
+            squares = (rows[:, None] - rows[kept]) ** 2 + (columns[:, None] - columns[kept]) ** 2
+            cost = int(squares.min(axis=1).sum())
+            if best is None or cost < best:
+                best, best_order = cost, order
+    return best_order

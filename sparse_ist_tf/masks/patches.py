@@ -1,0 +1,183 @@
+"""Images cut into patches, on arrays and on tensors."""
+
+import numpy as np
+import tensorflow as tf
+
+
+def visible_from_positions(positions, num_patches: int):
+    """Positions as booleans, True where a patch is kept.
+
+    Args:
+        positions: integers [b, v]; an array, or a tensor.
+        num_patches: patches of an image.
+
+    Returns:
+        bool[b, num_patches]: an array, or a tensor where positions is one.
+
+    Raises:
+        ValueError: if positions is an array with a position outside [0, num_patches).
+
+    Example:
+        >>> from sparse_ist_tf.masks import visible_from_positions
+        >>> visible_from_positions([[1, 2]], 4).tolist()
+        [[False, True, True, False]]
+    """
+    if tf.is_tensor(positions):
+        patches = tf.range(num_patches, dtype=positions.dtype)
+        return tf.reduce_any(positions[:, :, None] == patches, axis=1)
+    positions = np.asarray(positions)
+    if positions.size and not 0 <= positions.min() <= positions.max() < num_patches:
+        raise ValueError(
+            f"positions from {positions.min()} to {positions.max()}: must be in [0, {num_patches})"
+        )
+    visible = np.zeros((len(positions), num_patches), bool)
+    np.put_along_axis(visible, positions, True, axis=1)
+    return visible
+
+
+def grid_of(images, patch_size: int) -> tuple[int, int]:
+    """How many patches an image has from top to bottom and from left to right.
+
+    Args:
+        images: [..., height, width, channels], of a known size.
+        patch_size: side of a patch in pixels.
+
+    Returns:
+        (rows, columns).
+
+    Raises:
+        ValueError: if a side is unknown or not a multiple of patch_size.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.masks import grid_of
+        >>> grid_of(np.zeros((1, 32, 16, 3)), 8)
+        (4, 2)
+    """
+    height, width = images.shape[-3:-1]
+    if patch_size < 1 or not height or not width or height % patch_size or width % patch_size:
+        raise ValueError(
+            f"patch_size={patch_size}: must divide both sides of the images ({height} x {width})"
+        )
+    return height // patch_size, width // patch_size
+
+
+def patchify(images, patch_size: int):
+    """Cuts images into patches, row by row; pixels are (row, column, channel) inside a patch.
+
+    Args:
+        images: [b, height, width, channels], sides multiples of patch_size; array or tensor.
+        patch_size: side of a patch in pixels.
+
+    Returns:
+        [b, num_patches, patch_size**2 * channels], array or tensor, of the images' dtype.
+
+    Raises:
+        ValueError: if a side is not a multiple of patch_size.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.masks import patchify
+        >>> patchify(np.zeros((1, 16, 16, 3), "float32"), 8).shape
+        (1, 4, 192)
+    """
+    rows, columns = grid_of(images, patch_size)
+    channels = images.shape[-1]
+    lib = tf if tf.is_tensor(images) else np
+    x = lib.reshape(images, (-1, rows, patch_size, columns, patch_size * channels))
+    x = reorder(x, (0, 1, 3, 2, 4))
+    return lib.reshape(x, (-1, rows * columns, patch_size * patch_size * channels))
+
+
+def unpatchify(patches, patch_size: int, grid: tuple[int, int]):
+    """Puts images together again from all their patches, the inverse of patchify.
+
+    Args:
+        patches: [b, num_patches, patch_size**2 * channels]; array or tensor.
+        patch_size: side of a patch in pixels.
+        grid: (rows, columns) of patches.
+
+    Returns:
+        [b, height, width, channels], array or tensor, of the patches' dtype.
+
+    Raises:
+        ValueError: if the patches don't fill the grid.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.masks import unpatchify
+        >>> unpatchify(np.zeros((1, 4, 192), "float32"), 8, (2, 2)).shape
+        (1, 16, 16, 3)
+    """
+    rows, columns = grid
+    num_patches, length = patches.shape[1:]
+    if num_patches != rows * columns or length % patch_size**2:
+        raise ValueError(
+            f"patches of shape {tuple(patches.shape)}: must be {rows * columns} patches of "
+            f"{patch_size} x {patch_size} pixels"
+        )
+    channels = length // patch_size**2
+    lib = tf if tf.is_tensor(patches) else np
+    x = lib.reshape(patches, (-1, rows, columns, patch_size, patch_size * channels))
+    x = reorder(x, (0, 1, 3, 2, 4))
+    return lib.reshape(x, (-1, rows * patch_size, columns * patch_size, channels))
+
+
+def reorder(x, order: tuple[int, ...]):
+    """Transposes an array or tensor, its last axis staying the last.
+
+    Bytes are moved four at a time where they can be: TensorFlow's oneDNN, on a CPU without
+    AVX-512, prints an error before it falls back to another transposition of bytes.
+
+    Args:
+        x: of any shape; its last axis has a known length.
+        order: the axes in their new order.
+
+    Returns:
+        Array or tensor, of the dtype of x.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.masks.patches import reorder
+        >>> reorder(np.zeros((2, 3, 4)), (1, 0, 2)).shape
+        (3, 2, 4)
+    """
+    if not tf.is_tensor(x):
+        return np.transpose(x, order)
+    if x.dtype != tf.uint8 or not x.shape[-1] or x.shape[-1] % 4:
+        return tf.transpose(x, order)
+    x = tf.reshape(x, tf.concat([tf.shape(x)[:-1], [x.shape[-1] // 4, 4]], 0))
+    x = tf.transpose(tf.bitcast(x, tf.int32), order)
+    x = tf.bitcast(x, tf.uint8)
+    return tf.reshape(x, tf.concat([tf.shape(x)[:-2], [x.shape[-2] * 4]], 0))
+
+
+def select_patches(images, positions, patch_size: int):
+    """Cuts out the visible patches only.
+
+    Args:
+        images: [b, height, width, channels], sides multiples of patch_size; array or tensor.
+        positions: integers [b, v], row-major; array or tensor.
+        patch_size: side of a patch in pixels.
+
+    Returns:
+        [b, v, patch_size**2 * channels], array or tensor, of the images' dtype.
+
+    Raises:
+        ValueError: if a side is not a multiple of patch_size.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.masks import select_patches
+        >>> select_patches(np.zeros((1, 16, 16, 3), "float32"), [[0, 3]], 8).shape
+        (1, 2, 192)
+    """
+    if tf.is_tensor(images) or tf.is_tensor(positions):
+        images = tf.convert_to_tensor(images)
+        return tf.gather(patchify(images, patch_size), positions, batch_dims=1)
+    images, positions = np.asarray(images), np.asarray(positions)
+    rows, columns = grid_of(images, patch_size)
+    shape = (len(images), rows, patch_size, columns, patch_size, images.shape[-1])
+    down, right = np.divmod(positions, columns)
+    patches = images.reshape(shape)[np.arange(len(images))[:, None], down, :, right]
+    return patches.reshape(*positions.shape, -1)

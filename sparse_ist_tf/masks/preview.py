@@ -1,0 +1,64 @@
+"""A sheet of masked images, to look at masks."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sparse_ist_tf.masks.patches import visible_from_positions
+
+_HIDDEN = 128  # grey
+_PAIRS = 4  # in a row of the sheet
+
+
+def write_mask_preview(
+    path: str | os.PathLike, images: np.ndarray, positions: np.ndarray, patch_size: int
+) -> None:
+    """Writes a PNG with each image beside what is visible of it; hidden patches are grey.
+
+    Four pairs to a row, every image at least 128 pixels wide. Written atomically.
+
+    Args:
+        path: of the PNG.
+        images: uint8[n, height, width, 3], n at least 1, sides multiples of patch_size.
+        positions: integers [n, v], the visible positions.
+        patch_size: side of a patch in pixels.
+
+    Raises:
+        ValueError: if there are no images, or if positions are not one row per image.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.masks import write_mask_preview
+        >>> write_mask_preview("/tmp/masks.png", np.zeros((2, 16, 16, 3), "uint8"),
+        ...                    np.array([[0, 3], [1, 2]]), patch_size=8)
+    """
+    count, height, width, _ = images.shape
+    if not count or len(positions) != count:
+        raise ValueError(f"{count} images and {len(positions)} masks: must be one mask per image")
+    grid = height // patch_size, width // patch_size
+    visible = visible_from_positions(positions, grid[0] * grid[1]).reshape(count, *grid, 1)
+    visible = visible.repeat(patch_size, axis=1).repeat(patch_size, axis=2)
+    masked = np.where(visible, images, np.uint8(_HIDDEN))
+    scale = -(-128 // width)
+    height, width = height * scale, width * scale
+    gap = max(2, width // 32)
+    columns, rows = min(_PAIRS, count), -(-count // _PAIRS)
+    pair = 2 * width + gap
+    shape = (3 * gap * (rows + 1) + rows * height, 3 * gap * (columns + 1) + columns * pair, 3)
+    sheet = np.full(shape, 255, np.uint8)
+    for i in range(count):
+        top = 3 * gap + i // _PAIRS * (height + 3 * gap)
+        left = 3 * gap + i % _PAIRS * (pair + 3 * gap)
+        for image in (images[i], masked[i]):
+            large = image.repeat(scale, axis=0).repeat(scale, axis=1)
+            sheet[top : top + height, left : left + width] = large
+            left += width + gap
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        Image.fromarray(sheet).save(temporary, format="PNG")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,187 @@
+"""What pre-training draws for a step and does to its images, in JAX, on the accelerator.
+
+What has a name in augmentation.py is the same here, but for rand_augment, which is missing, and for
+brightness, which KerasCV adds and which here multiplies.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from sparse_ist_tf.pretraining.augmentation import (
+    AUGMENTATIONS,
+    BLUR,
+    COLOR,
+    CROP_RATIOS,
+    MIXES,
+    MIXUP_BETA,
+    SOLARIZE,
+    THREE_RATE,
+)
+
+JAX_AUGMENTATIONS = tuple(name for name in AUGMENTATIONS if name != "rand_augment")
+_GREY = (0.299, 0.587, 0.114)  # luma
+
+
+def draw_positions(key, count: int, num_patches: int, visible: int):
+    """Visible places of `count` images, drawn uniformly without replacement.
+
+    Args:
+        key: of JAX.
+        count: images.
+        num_patches: patches of an image.
+        visible: how many of them are seen.
+
+    Returns:
+        int32[count, visible], ascending in a row.
+
+    Example:
+        >>> import jax
+        >>> from sparse_ist_tf.pretraining.augmentation_jax import draw_positions
+        >>> draw_positions(jax.random.key(0), 2, 64, 16).shape
+        (2, 16)
+    """
+    order = jnp.argsort(jax.random.uniform(key, (count, num_patches)), axis=1)
+    return jnp.sort(order[:, :visible], axis=1).astype(jnp.int32)
+
+
+def draw_shares(key, count: int, grid: int, names: tuple[str, ...], probability: float):
+    """What part of each patch comes from another image, as augmentation.draw_shares draws it.
+
+    Args:
+        key: of JAX.
+        count: images.
+        grid: patches of a side of an image.
+        names: augmentations; without "mixup" and "cutmix" nothing is mixed.
+        probability: share of the images that are mixed, in [0, 1].
+
+    Returns:
+        float32[count, grid * grid] in [0, 1].
+
+    Example:
+        >>> import jax
+        >>> from sparse_ist_tf.pretraining.augmentation_jax import draw_shares
+        >>> draw_shares(jax.random.key(0), 2, 8, ("cutmix",), 1.0).shape
+        (2, 64)
+    """
+    mixes = [name for name in MIXES if name in names]
+    if not mixes:
+        return jnp.zeros((count, grid * grid))
+    keys = jax.random.split(key, 5)
+    cuts = jax.random.randint(keys[0], (count,), 0, len(mixes)) == len(mixes) - 1
+    cuts &= mixes[-1] == "cutmix"
+    even = jax.random.beta(keys[1], MIXUP_BETA, MIXUP_BETA, (count,))
+    side = jnp.sqrt(jax.random.uniform(keys[2], (count,)))
+    corner = jax.random.uniform(keys[3], (2, count))
+    top, left = jnp.round(corner * (1 - side) * grid)
+    bottom, right = jnp.round(top + side * grid), jnp.round(left + side * grid)
+    places = jnp.arange(grid)
+    rows = (places >= top[:, None]) & (places < bottom[:, None])
+    columns = (places >= left[:, None]) & (places < right[:, None])
+    cut = rows[:, :, None] & columns[:, None, :]
+    shares = jnp.where(cuts[:, None, None], cut, even[:, None, None])
+    mixed = jax.random.uniform(keys[4], (count, 1, 1)) < probability
+    return (shares * mixed).reshape(count, -1)
+
+
+def augmented(key, images, names: tuple[str, ...], least_area: float):
+    """Images changed at random.
+
+    Args:
+        key: of JAX.
+        images: uint8[b, size, size, 3].
+        names: of JAX_AUGMENTATIONS; mixes come later.
+        least_area: share of an image that a crop has at least.
+
+    Returns:
+        float32[b, size, size, 3] in [0, 1].
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from sparse_ist_tf.pretraining.augmentation_jax import augmented
+        >>> augmented(jax.random.key(0), np.zeros((2, 64, 64, 3), "uint8"), ("flip",), 1.0).shape
+        (2, 64, 64, 3)
+    """
+    boxes, colours, kinds, blurs = jax.random.split(key, 4)
+    images = images.astype(jnp.float32) / 255
+    count, size = images.shape[:2]
+    kind = jnp.full((count,), 3)
+    if "three_augment" in names:
+        kind = (jax.random.uniform(kinds, (count,)) * 3 / THREE_RATE).astype(jnp.int32)
+    sigma = jax.random.uniform(blurs, (count,), minval=BLUR[0], maxval=BLUR[1])
+    sigma = jnp.where(kind == 2, sigma, 0.0)
+    rows, columns = _resampling(boxes, count, size, names, least_area, sigma)
+    images = jnp.einsum("bij,bjkc->bikc", rows, images)
+    images = jnp.einsum("blk,bikc->bilc", columns, images)
+    if "three_augment" in names:
+        kind = kind[:, None, None, None]
+        images = jnp.where(kind == 0, _grey(images), images)
+        images = jnp.where((kind == 1) & (images >= SOLARIZE / 255), 1 - images, images)
+    if "color" in names:
+        images = _coloured(colours, images)
+    return images
+
+
+def scaled(images, size: int):
+    """Images of another size, as tf.image.resize makes them bilinearly and antialiased.
+
+    Args:
+        images: float32[b, side, side, 3].
+        size: the new side in pixels.
+
+    Returns:
+        float32[b, size, size, 3].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from sparse_ist_tf.pretraining.augmentation_jax import scaled
+        >>> scaled(jnp.zeros((2, 64, 64, 3)), 96).shape
+        (2, 96, 96, 3)
+    """
+    if images.shape[1] == size:
+        return images
+    return jax.image.resize(images, (len(images), size, size, 3), "linear")
+
+
+def _resampling(key, count, size, names, least_area, sigma):
+    """Matrices [count, size, size] that crop, flip and blur the rows, and the columns."""
+    keys = jax.random.split(key, 4)
+    height = width = jnp.ones(count)
+    if "crop" in names:
+        area = jax.random.uniform(keys[0], (count,), minval=least_area)
+        low, high = map(math.log, CROP_RATIOS)
+        ratio = jnp.exp(jax.random.uniform(keys[1], (count,), minval=low, maxval=high))
+        height, width = (
+            jnp.minimum(1, jnp.sqrt(area / ratio)),
+            jnp.minimum(1, jnp.sqrt(area * ratio)),
+        )
+    start = jax.random.uniform(keys[2], (2, count)) * (1 - jnp.stack([height, width]))
+    flipped = (jax.random.uniform(keys[3], (count,)) < 0.5) & ("flip" in names)
+    pixels = jnp.arange(size, dtype=jnp.float32)
+    near = jnp.exp(
+        -((pixels[:, None] - pixels) ** 2) / (2 * jnp.maximum(sigma, 1e-3) ** 2)[:, None, None]
+    )
+    blur = near / near.sum(axis=-1, keepdims=True)
+
+    def matrix(start, extent):
+        at = (start[:, None] + extent[:, None] * (pixels + 0.5) / size) * size - 0.5
+        at = jnp.clip(at, 0, size - 1)
+        return blur @ jnp.maximum(0, 1 - jnp.abs(at[:, :, None] - pixels))
+
+    rows, columns = matrix(start[0], height), matrix(start[1], width)
+    return rows, jnp.where(flipped[:, None, None], columns[:, ::-1], columns)
+
+
+def _grey(images):
+    return jnp.broadcast_to((images @ jnp.array(_GREY))[..., None], images.shape)
+
+
+def _coloured(key, images):
+    """Brightness, contrast and saturation, in this order."""
+    factors = jax.random.uniform(key, (3, len(images), 1, 1, 1), minval=1 - COLOR, maxval=1 + COLOR)
+    images = jnp.clip(images * factors[0], 0, 1)
+    mean = _grey(images).mean(axis=(1, 2, 3), keepdims=True)
+    images = jnp.clip(mean + factors[1] * (images - mean), 0, 1)
+    grey = _grey(images)
+    return jnp.clip(grey + factors[2] * (images - grey), 0, 1)

@@ -1,0 +1,187 @@
+"""The images of pre-training, and the batches that every step sees of them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from sparse_ist_tf.pretraining.augmentation import draw_boxes, draw_positions, draw_shares
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The two parts of a data set, decoded.
+
+    Args:
+        train: uint8[n, size, size, 3], in memory or mapped from a file.
+        train_labels: int32[n].
+        test: uint8[m, size, size, 3].
+        test_labels: int32[m].
+        num_classes: labels lie in [0, num_classes).
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.pretraining.data import Images
+        >>> x, y = np.zeros((4, 64, 64, 3), "uint8"), np.zeros(4, "int32")
+        >>> Images(x, y, x, y, num_classes=10).train.shape
+        (4, 64, 64, 3)
+    """
+
+    train: np.ndarray
+    train_labels: np.ndarray
+    test: np.ndarray
+    test_labels: np.ndarray
+    num_classes: int
+
+
+def pretraining_batches(
+    images: Images,
+    config,
+    sizes: Sequence[int],
+    patch_size: int,
+    augment: Callable,
+    first_step: int,
+    mine: slice,
+) -> tf.data.Dataset:
+    """Batches from a step on, for ever: functions of (config.seed, step), but for KerasCV's chance.
+
+    Every image is seen once in an epoch, in an order of the epoch's own. Rows 2i and 2i + 1 are
+    mixed with each other where config.augment asks for it.
+
+    Args:
+        images: the data.
+        config: seed, batch_size, mask_ratios, mask_probabilities, image_sizes, size_probabilities,
+            augment, crop_area and mix_probability, as pretrain_config has them.
+        sizes: sides of the images that the encoder sees, in pixels; a batch has one of them.
+        patch_size: side of a patch in pixels.
+        augment: from make_augmentation.
+        first_step: the step of the first batch, from 0.
+        mine: the rows of a batch that this worker sees.
+
+    Returns:
+        Of (images float32[b, size, size, 3] in [0, 255], labels int32[b], positions int32[b, v],
+        shares float32[b, n]), b the length of `mine`, n the patches of an image.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.pretraining.augmentation import make_augmentation
+        >>> from sparse_ist_tf.pretraining.data import Images, pretraining_batches
+        >>> from sparse_ist_tf.pretrain_config import get_config
+        >>> x, y = np.zeros((256, 64, 64, 3), "uint8"), np.zeros(256, "int32")
+        >>> config, augment = get_config(), make_augmentation(("flip",), 64)
+        >>> data = pretraining_batches(
+        ...     Images(x, y, x, y, 1), config, (64,), 8, augment, 0, slice(0, 128)
+        ... )
+        >>> next(iter(data))[0].shape
+        TensorShape([128, 64, 64, 3])
+    """
+    count, total, side = config.batch_size, len(images.train_labels), images.train.shape[1]
+
+    def generate():
+        step = first_step
+        while True:
+            rows = draw_rows(config, total, step)
+            size = sizes[draw_size(config, step)]
+            ratio, rng = draw_ratio(config, step)
+            grid = size // patch_size
+            places = draw_positions(rng, count, grid * grid, config.mask_ratios[ratio])
+            boxes = draw_boxes(rng, count, config.augment, config.crop_area)
+            shares = draw_shares(rng, count, grid, config.augment, config.mix_probability)
+            rows, labels = rows[mine], images.train_labels[rows[mine]]
+            yield size, images.train[rows], boxes[mine], labels, places[mine], shares[mine]
+            step += 1
+
+    def changed(size, images, boxes, *rest):
+        images = augment(images, boxes)
+        if tuple(sizes) != (side,):
+            images = tf.image.resize(images, (size, size), antialias=True)
+        return images, *rest
+
+    part = len(range(*mine.indices(count)))
+    signature = (
+        tf.TensorSpec((), tf.int32),
+        tf.TensorSpec((part, side, side, 3), tf.uint8),
+        tf.TensorSpec((part, 4), tf.float32),
+        tf.TensorSpec((part,), tf.int32),
+        tf.TensorSpec((part, None), tf.int32),
+        tf.TensorSpec((part, None), tf.float32),
+    )
+    data = tf.data.Dataset.from_generator(generate, output_signature=signature)
+    data = data.map(changed, num_parallel_calls=1)
+    return data.prefetch(4)
+
+
+def draw_rows(config, count: int, step: int) -> np.ndarray:
+    """The images of a step's batch: each once in an epoch, in an order of the epoch's own.
+
+    Args:
+        config: seed and batch_size.
+        count: images that there are.
+        step: from 0.
+
+    Returns:
+        int64[batch_size].
+
+    Example:
+        >>> from sparse_ist_tf.pretraining.data import draw_rows
+        >>> from sparse_ist_tf.pretrain_config import get_config
+        >>> draw_rows(get_config(), 1000, 3).shape
+        (256,)
+    """
+    picks = np.arange(step * config.batch_size, (step + 1) * config.batch_size)
+    epochs = picks // count
+    rows = np.empty(len(picks), np.int64)
+    for epoch in np.unique(epochs):
+        rows[epochs == epoch] = _order(config.seed, int(epoch), count)[
+            picks[epochs == epoch] % count
+        ]
+    return rows
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed, epoch, count):
+    return np.random.default_rng((seed, 0, epoch)).permutation(count)
+
+
+def draw_size(config, step: int) -> int:
+    """Which of config.image_sizes a step has.
+
+    Args:
+        config: seed, image_sizes and size_probabilities.
+        step: from 0.
+
+    Returns:
+        Its place among them; 0 where there are none.
+
+    Example:
+        >>> from sparse_ist_tf.pretraining.data import draw_size
+        >>> from sparse_ist_tf.pretrain_config import get_config
+        >>> draw_size(get_config(), 0)
+        0
+    """
+    if len(config.image_sizes) < 2:
+        return 0
+    rng = np.random.default_rng((config.seed, 3, step))
+    return int(rng.choice(len(config.image_sizes), p=config.size_probabilities))
+
+
+def draw_ratio(config, step: int) -> tuple[int, np.random.Generator]:
+    """Which of config.mask_ratios a step has.
+
+    Args:
+        config: seed, mask_ratios and mask_probabilities.
+        step: from 0.
+
+    Returns:
+        Its place among them, and the source of chance of what else the step draws.
+
+    Example:
+        >>> from sparse_ist_tf.pretraining.data import draw_ratio
+        >>> from sparse_ist_tf.pretrain_config import get_config
+        >>> draw_ratio(get_config(), 0)[0] in (0, 1, 2)
+        True
+    """
+    rng = np.random.default_rng((config.seed, 1, step))
+    return int(rng.choice(len(config.mask_ratios), p=config.mask_probabilities)), rng

@@ -1,0 +1,74 @@
+"""How much a linear classifier makes of an encoder's features: its linear accuracy."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sparse_ist_tf.encoder.bundle import Encoder, Preprocessing
+from sparse_ist_tf.encoder.features import make_encode
+from sparse_ist_tf.encoder.vit import ViT
+from sparse_ist_tf.masks import positions
+
+_BATCH = 256
+
+
+class LinearProbe:
+    """A linear classifier on the features of an encoder that stays as it is.
+
+    Logistic regression on standardised features, run to convergence, so that the result depends on
+    nothing but the features.
+
+    Args:
+        model: the encoder; its weights may change between two measurements.
+        mean: of red, green and blue, of pixels in [0, 1].
+        std: of red, green and blue.
+        most_images: how many training images it learns from, evenly spaced; as many test images
+            are measured.
+        seed: of the masks.
+
+    Example:
+        >>> from sparse_ist_tf.encoder.presets import create_encoder
+        >>> from sparse_ist_tf.pretraining.probe import LinearProbe
+        >>> probe = LinearProbe(create_encoder("vit_pico"), (0.5,) * 3, (0.5,) * 3)
+    """
+
+    def __init__(
+        self,
+        model: ViT,
+        mean: Sequence[float],
+        std: Sequence[float],
+        most_images: int = 10000,
+        seed: int = 0,
+    ):
+        self.most_images, self.seed, self.num_patches = most_images, seed, model.num_patches
+        seen = Preprocessing(tuple(mean), tuple(std))
+        self._encode = make_encode(Encoder(model, seen, digest="", name="probed"), frozen=False)
+
+    def accuracy(self, images, mask_ratio: float = 0.0) -> float:
+        """The accuracy on test images of a classifier that is trained on training images.
+
+        Args:
+            images: `train` and `test` uint8[n, side, side, 3], `train_labels`, `test_labels`.
+            mask_ratio: hidden share of the patches, in [0, 1); masks are fixed ones.
+
+        Returns:
+            In [0, 1].
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        features, labels = self._features(images.train, images.train_labels, mask_ratio)
+        mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
+        classifier = LogisticRegression(max_iter=1000, tol=1e-3)
+        classifier.fit((features - mean) / deviation, labels)
+        features, labels = self._features(images.test, images.test_labels, mask_ratio)
+        return float(classifier.score((features - mean) / deviation, labels))
+
+    def _features(self, images, labels, mask_ratio):
+        count = min(self.most_images, len(labels))
+        chosen = np.linspace(0, len(labels) - 1, count).astype(np.int64)
+        out = []
+        for start in range(0, count, _BATCH):
+            rows = chosen[start : start + _BATCH]
+            places = positions("fixed", self.seed, rows, self.num_patches, mask_ratio)
+            out.append(self._encode(images[rows], places).numpy())
+        return np.concatenate(out), labels[chosen]

@@ -1,0 +1,71 @@
+"""The report of a pre-training: a table and a figure of its loss and accuracy."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sparse_ist_tf.files import write_atomically
+from sparse_ist_tf.reports.run_directory import writing
+
+
+def pretraining_rows(metrics: Sequence[Mapping]) -> list[tuple[str, ...]]:
+    """The records in which something was tested, the titles first.
+
+    Args:
+        metrics: the records of metrics.jsonl.
+
+    Returns:
+        Rows of equal length; "" where a record lacks a column.
+
+    Example:
+        >>> from sparse_ist_tf.pretraining.report import pretraining_rows
+        >>> pretraining_rows([{"epoch": 2.0, "loss": 0.5}, {"epoch": 4.0, "test_loss@0.75": 0.25}])
+        [('epoch', 'test loss at 0.75'), ('4.0', '0.2500')]
+    """
+    tested = [record for record in metrics if any("@" in name for name in record)]
+    names = dict.fromkeys(name for record in tested for name in record)
+    names = ["loss"] * ("loss" in names) + [name for name in names if "@" in name]
+
+    def cell(record, name):
+        if name not in record:
+            return ""
+        value = record[name]
+        return f"{100 * value:.2f} %" if "accuracy" in name else f"{value:.4f}"
+
+    titles = [name.replace("_", " ").replace("@", " at ") for name in names]
+    rows = [(f"{r['epoch']:.1f}", *(cell(r, name) for name in names)) for r in tested]
+    return [("epoch", *titles), *rows]
+
+
+def write_pretraining_report(folder: Path, config: Mapping, metrics: Sequence[Mapping]) -> None:
+    """Writes report.md and pretraining.svg.
+
+    Args:
+        folder: the run directory.
+        config: as config.json has it.
+        metrics: the records of metrics.jsonl.
+
+    Raises:
+        RunError: if a file can't be written.
+
+    Example:
+        See tests/pretraining/test_report.py.
+    """
+    from sparse_ist_tf.reports.figures import pretraining_figure
+
+    titles, *rows = pretraining_rows(metrics)
+    lines = [
+        f"# {config['preset']} on {config['dataset']['name']}, {config['objective']}",
+        "",
+        f"{metrics[-1]['step']:,} steps of {config['batch_size']} images, seed {config['seed']}. "
+        "Losses and accuracies are followed by the hidden share of the patches.",
+        "",
+        f"| {' | '.join(titles)} |",
+        "|" + "---:|" * len(titles),
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+        "![loss and accuracy over the epochs](pretraining.svg)",
+        "",
+    ]
+    with writing(folder / "report.md"):
+        write_atomically(folder / "pretraining.svg", pretraining_figure(metrics))
+        write_atomically(folder / "report.md", "\n".join(lines))

@@ -1,0 +1,247 @@
+"""What the loops of pre-training share: model, teacher, evaluation, records and checkpoints."""
+
+import abc
+import itertools
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from sparse_ist_tf.checkpoints.loading import load_encoder
+from sparse_ist_tf.encoder.bundle import architecture
+from sparse_ist_tf.encoder.presets import create_encoder
+from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.files import replacing
+from sparse_ist_tf.pretraining.augmentation import draw_positions
+from sparse_ist_tf.pretraining.data import Images
+from sparse_ist_tf.pretraining.objectives import Classifier, MaskedAutoencoder, draw_glorot
+from sparse_ist_tf.pretraining.optimizers import learning_rate_at, make_optimizer
+from sparse_ist_tf.reports.run_directory import RunDirectory, writing
+
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+
+
+class PretrainingRun(abc.ABC):
+    """A resumable pre-training run, on any backend of Keras; a subclass has the loop.
+
+    Batches, ratios and rates are functions of (seed, step): a run that is killed and goes on ends
+    with the same weights up to round-off.
+
+    Args:
+        config: as sparse_ist_tf.pretrain_config makes it.
+        images: the data.
+        workdir: the run directory; checkpoint.safetensors and metrics.jsonl.
+
+    Raises:
+        RequestError: if config.weights are not those of config.preset, config.teacher is no run
+            whose outputs these images have, or Keras refuses config.optimizer.kwargs.
+
+    Example:
+        See configs/pretrain_mae.py, and `python -m sparse_ist_tf.pretrain --help`.
+    """
+
+    def __init__(self, config, images: Images, workdir: str | Path):
+        self.config, self.images = config, images
+        self.directory = RunDirectory(workdir)
+        keras.utils.set_random_seed(config.seed)
+        self.encoder = create_encoder(config.preset, dtype=_POLICIES[config.dtype])
+        if config.weights:
+            self._start_from(config.weights)
+        elif config.objective == "mae":
+            draw_glorot(self.encoder.blocks)
+        self._start = []
+        if config.start_share:
+            self._start = [np.array(v) for v in self.encoder.trainable_variables]
+        self.model = self._make_model()
+        self.teacher = self._read_teacher(Path(config.teacher)) if config.teacher else None
+        self.optimizer = make_optimizer(config)
+        self.optimizer.build(self.model.trainable_variables)
+        self.sizes = tuple(config.image_sizes) or (self.encoder.image_size,)
+        self.step = 0
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where the run's state is kept."""
+        return self.directory.path / "checkpoint.safetensors"
+
+    def _start_from(self, weights):
+        given = load_encoder(weights).model
+        wanted, found = architecture(self.encoder), architecture(given)
+        unlike = [key for key in wanted if wanted[key] != found.get(key)]
+        if unlike:
+            raise RequestError(
+                f"weights={weights!r}: not those of a {self.config.preset}: "
+                + ", ".join(f"{key} is {found.get(key)}, not {wanted[key]}" for key in unlike)
+            )
+        for mine, theirs in zip(self.encoder.weights, given.weights, strict=True):
+            mine.assign(theirs)
+
+    def _make_model(self):
+        config = self.config
+        if config.objective == "supervised":
+            return Classifier(
+                self.encoder,
+                self.images.num_classes,
+                label_smoothing=config.label_smoothing,
+                distillation=config.distillation,
+                projector=config.projector,
+            )
+        return MaskedAutoencoder(self.encoder, **config.decoder)
+
+    def _read_teacher(self, folder: Path) -> Classifier:
+        """The classifier that a run directory of pre-training holds."""
+        told = RunDirectory(folder).config()
+        path = folder / "checkpoint.safetensors"
+        if not path.exists() or told.get("objective") != "supervised":
+            raise RequestError(f"teacher={str(folder)!r}: no supervised run of pretrain")
+        encoder = create_encoder(told["preset"], dtype=_POLICIES[told["dtype"]])
+        teacher = Classifier(encoder, self.images.num_classes, projector=told.get("projector", 0))
+        sizes = [(vit.image_size, vit.patch_size) for vit in (encoder, self.encoder)]
+        if sizes[0] != sizes[1] or not _assign(_read(path)[0], "model", teacher.variables):
+            raise RequestError(
+                f"teacher={str(folder)!r}: must be a classifier of {self.images.num_classes} "
+                f"classes on images of {self.encoder.image_size} px in patches of "
+                f"{self.encoder.patch_size}"
+            )
+        return teacher
+
+    @abc.abstractmethod
+    def _metric_of(self, rows, positions, size) -> float:
+        """The mean metric of test images, scaled to a size and seen at positions."""
+
+    def _record(self, reports, started, first):
+        loss, metric = np.mean([np.asarray(part) for part in reports], axis=0)
+        if not math.isfinite(loss):
+            raise RunError(f"step {self.step}: the loss is {loss}; lower config.learning_rate")
+        size = self.config.batch_size
+        rate = (self.step - first) * size / (time.perf_counter() - started)
+        return {
+            "step": self.step,
+            "epoch": self._epoch(),
+            "loss": round(float(loss), 4),
+            f"train_{self.model.metric}": round(float(metric), 4),
+            "learning_rate": learning_rate_at(self.step - 1, self.config),
+            "images_per_s": round(rate),
+        }
+
+    def evaluate(self, limit: int | None = None) -> dict:
+        """The metric on test images, at every ratio of config.eval_mask_ratios and every size.
+
+        Args:
+            limit: how many images, evenly spaced; all where None.
+
+        Returns:
+            test_accuracy@RATIO, or test_loss@RATIO for the masked autoencoder; at other sizes
+            than the preset's test_accuracy_SIZEpx@RATIO.
+        """
+        count = len(self.images.test_labels)
+        limit = count if limit is None else min(limit, count)
+        chosen = np.linspace(0, count - 1, limit).astype(np.int64)
+        out = {}
+        for size, ratio in itertools.product(self.sizes, self.config.eval_mask_ratios):
+            name = f"test_{self.model.metric}"
+            name += f"_{size}px" if size != self.encoder.image_size else ""
+            out[f"{name}@{ratio}"] = round(self._mean_metric(chosen, size, ratio), 4)
+        return out
+
+    def _mean_metric(self, chosen, size, ratio):
+        rng, batch = np.random.default_rng((self.config.seed, 2)), self.config.batch_size
+        num_patches = (size // self.encoder.patch_size) ** 2
+        total = 0.0
+        for start in range(0, len(chosen), batch):
+            rows = chosen[start : start + batch]
+            places = draw_positions(rng, len(rows), num_patches, ratio)
+            total += self._metric_of(rows, places, size) * len(rows)
+        return total / len(chosen)
+
+    def average(self, report: Callable[[dict], None] = print) -> None:
+        """Moves the trained encoder config.start_share of the way back to where it started.
+
+        Called once, after training; the checkpoint keeps what was trained.
+
+        Source: "Robust Fine-tuning of Zero-shot Models" (Wortsman et al., 2022), section 3.
+
+        Args:
+            report: called with the accuracy that it has then, with the trained classifier.
+        """
+        share = self.config.start_share
+        for variable, start in zip(self.encoder.trainable_variables, self._start, strict=True):
+            variable.assign((1 - share) * np.asarray(variable) + share * start)
+        self._take_variables()
+        record = {"step": self.step, "epoch": self._epoch(), "start_share": share}
+        record |= self.evaluate()
+        if "start_share" in self.directory.metrics()[-1]:
+            report(record)  # of a run that was finished already
+        else:
+            self._log(record, report)
+
+    @abc.abstractmethod
+    def _take_variables(self):
+        """Goes on with what the model's variables are now."""
+
+    def _epoch(self):
+        return round(self.step * self.config.batch_size / len(self.images.train_labels), 3)
+
+    def _log(self, record, report):
+        self.directory.append_metrics(record)
+        report(record)
+
+    def save(self) -> None:
+        """Writes checkpoint.safetensors, atomically.
+
+        Raises:
+            RunError: if it can't be written.
+        """
+        arrays = {f"model/{i}": np.asarray(v) for i, v in enumerate(self.model.variables)}
+        arrays |= {f"optimizer/{i}": np.asarray(v) for i, v in enumerate(self.optimizer.variables)}
+        metadata = {"step": str(self.step), "preset": self.config.preset}
+        path = self.checkpoint_path
+        with writing(path), replacing(path) as temporary:
+            save_file(arrays, temporary, metadata=metadata)
+
+    def _go_on(self):
+        """Makes the run directory, or goes on from the checkpoint in it."""
+        self.directory.path.mkdir(parents=True, exist_ok=True)
+        if self.checkpoint_path.exists():
+            self._read_checkpoint()
+        if self.directory.metrics():
+            self.directory.rewind_metrics(self.step or -1)
+
+    def _read_checkpoint(self):
+        path = self.checkpoint_path
+        arrays, metadata = _read(path)
+        try:
+            self.step = int(metadata["step"])
+        except (ValueError, KeyError, TypeError):
+            raise RunError(f"{path} is damaged; remove it to begin anew") from None
+        for name, owner in (("model", self.model), ("optimizer", self.optimizer)):
+            if not _assign(arrays, name, owner.variables):
+                raise RequestError(
+                    f"{path}: made by another configuration ({metadata.get('preset')}); give "
+                    "--workdir another folder"
+                )
+
+
+def _read(path):
+    """The arrays and the metadata of a checkpoint."""
+    try:
+        with safe_open(path, "np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError):
+        raise RunError(f"{path} is damaged; remove it to begin anew") from None
+
+
+def _assign(arrays, name, variables) -> bool:
+    """Gives variables their values; False where one is missing or of another shape."""
+    values = [arrays.get(f"{name}/{i}") for i in range(len(variables))]
+    fits = zip(values, variables, strict=True)
+    if not all(x is not None and x.shape == tuple(v.shape) for x, v in fits):
+        return False
+    for value, variable in zip(values, variables, strict=True):
+        variable.assign(value)
+    return True

@@ -1,0 +1,210 @@
+"""Pre-training an encoder on images whose patches are dropped at random.
+
+Two objectives: supervised classification, and the masked autoencoder that fills in what is hidden.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from sparse_ist_tf.masks.patches import patchify
+from sparse_ist_tf.pretraining.augmentation import MIXES, make_augmentation
+from sparse_ist_tf.pretraining.data import Images, pretraining_batches
+from sparse_ist_tf.pretraining.objectives import swap_neighbours
+from sparse_ist_tf.pretraining.optimizers import learning_rate_at
+from sparse_ist_tf.pretraining.probe import LinearProbe
+from sparse_ist_tf.pretraining.run import PretrainingRun
+from sparse_ist_tf.tracing import traced
+
+
+class Pretraining(PretrainingRun):
+    """A resumable pre-training run, of one worker or of several that average their gradients.
+
+    Batches, masks, crops, flips, mixes and rates are functions of (seed, step): a run that is
+    killed and goes on, and one of another number of workers, ends with the same weights up to
+    round-off. What KerasCV changes in images is drawn anew.
+
+    Args:
+        config: as sparse_ist_tf.pretrain_config makes it.
+        images: the data.
+        workdir: the run directory, of the chief; checkpoint.safetensors and metrics.jsonl.
+        link: to the other workers (ist.link.Link); None for a single one.
+
+    Raises:
+        RequestError: as PretrainingRun, or if the run directory holds another run's checkpoint.
+
+    Example:
+        See configs/pretrain_mae.py, and `python -m sparse_ist_tf.pretrain --help`.
+    """
+
+    def __init__(self, config, images: Images, workdir: str | Path, link=None):
+        super().__init__(config, images, workdir)
+        self.link = link
+        self.num_workers = link.num_workers if link else 1
+        self.worker = link.worker if link else 0
+        seed = 1000 * (config.seed + 1) + self.worker
+        self.augment = make_augmentation(config.augment, self.encoder.image_size, seed)
+        probe = config.probe
+        self.probe = LinearProbe(self.encoder, config.mean, config.std, probe.images, config.seed)
+        self._gradients = traced(self._gradients_eager, reduce_retracing=False)
+        self._apply = traced(self._apply_eager, reduce_retracing=False)
+        self._eval_steps = {size: self._eval_step_at(size) for size in self.sizes}
+        self._restore()
+
+    @property
+    def chief(self) -> bool:
+        """Whether this worker evaluates and writes."""
+        return self.worker == 0
+
+    def _eval_step_at(self, size):
+        kept = self.images.test.shape[1]
+        kinds = ((None, kept, kept, 3), tf.uint8), ((None,), tf.int32), ((None, None), tf.int32)
+        signature = [tf.TensorSpec(*kind) for kind in kinds]
+        step = functools.partial(self._eval_step_eager, size)
+        return traced(step, input_signature=signature)
+
+    def _take_variables(self):
+        pass  # the graphs read them
+
+    def _views(self, images, positions, shares=None):
+        """Visible and all patches of images in [0, 255], normalised and mixed."""
+        mean, std = tf.constant(self.config.mean), tf.constant(self.config.std)
+        images = (tf.cast(images, tf.float32) / 255.0 - mean) / std
+        whole = patchify(images, self.encoder.patch_size)
+        if shares is not None:
+            whole += shares[:, :, None] * (swap_neighbours(whole) - whole)
+        return tf.gather(whole, positions, batch_dims=1), whole
+
+    def _gradients_eager(self, images, labels, positions, shares):
+        if not set(MIXES).intersection(self.config.augment):
+            shares = None
+        patches, whole = self._views(images, positions, shares)
+        variables = self.model.trainable_variables
+        soft = None if self.teacher is None else ops.softmax(self.teacher.of_whole(whole))
+        with tf.GradientTape() as tape:
+            loss, metric = self.model.loss_of(patches, positions, labels, whole, shares, soft)
+        return tape.gradient(loss, variables), tf.stack([loss, metric])
+
+    def _apply_eager(self, gradients):
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+
+    def _eval_step_eager(self, size, images, labels, positions):
+        if images.shape[1] != size:
+            images = tf.image.resize(images, (size, size), antialias=True)
+        patches, whole = self._views(images, positions)
+        _, metric = self.model.loss_of(patches, positions, labels, whole)
+        return metric
+
+    def train_step(self, images, labels, positions, shares):
+        """One step on this worker's part of a batch; called by all workers.
+
+        Args:
+            images: float32[b, size, size, 3] in [0, 255], augmented.
+            labels: int32[b].
+            positions: int32[b, v], visible places.
+            shares: float32[b, n], what part of each patch is of the neighbour's image.
+
+        Returns:
+            float32[2], loss and metric over the batches of all workers.
+        """
+        self.optimizer.learning_rate.assign(learning_rate_at(self.step, self.config))
+        gradients, report = self._mean(*self._gradients(images, labels, positions, shares))
+        self._apply(gradients)
+        self.step += 1
+        return report
+
+    def _mean(self, gradients, report):
+        """Means over all workers, which have equal parts of a batch: one all-reduce."""
+        if self.num_workers == 1:
+            return gradients, report
+        parts = [*gradients, report]
+        flat = tf.concat([tf.reshape(part, (-1,)) for part in parts], axis=0)
+        args = (flat, self.link.next_key())
+        flat = self.link.strategy.run(traced(self.link.all_reduce), args) / self.num_workers
+        sizes = [int(np.prod(part.shape)) for part in parts]
+        pieces = zip(tf.split(flat, sizes), parts, strict=True)
+        *gradients, report = (tf.reshape(piece, part.shape) for piece, part in pieces)
+        return gradients, report
+
+    def batches(self):
+        """What train_step takes: this worker's parts from the current step on, for ever."""
+        patch, mine = self.encoder.patch_size, self._mine()
+        return pretraining_batches(
+            self.images, self.config, self.sizes, patch, self.augment, self.step, mine
+        )
+
+    def _mine(self) -> slice:
+        part = self.config.batch_size // self.num_workers
+        return slice(self.worker * part, (self.worker + 1) * part)
+
+    def train(self, report: Callable[[dict], None] = print) -> dict:
+        """Runs to config.total_steps, with evaluations and checkpoints on the way.
+
+        Called by all workers; the chief alone evaluates, probes, reports and writes.
+
+        Args:
+            report: called with every record.
+
+        Returns:
+            The last record; on the chief alone, {} elsewhere.
+
+        Raises:
+            RunError: if the loss is not finite, or a file can't be written.
+        """
+        config = self.config
+        reports, started, first = [], time.perf_counter(), self.step
+        if self.chief and self.step == 0 and config.probe.every:
+            self._log({"step": 0, "epoch": 0.0} | self.evaluate() | self._probe(), report)
+        for batch in self.batches():
+            if self.step >= config.total_steps:
+                break
+            reports.append(self.train_step(*batch))
+            last = self.step == config.total_steps
+            if last or self.step % config.log_every == 0:
+                record = self._record(reports, started, first)
+                if self.chief:
+                    self._log(record | self._measure(last), report)
+                reports, started, first = [], time.perf_counter(), self.step
+            if self.chief and (last or self.step % config.checkpoint_every == 0):
+                self.save()
+        return self.directory.metrics()[-1] if self.chief else {}
+
+    def _measure(self, last: bool) -> dict:
+        """What is due at this step; all of the test images at the last."""
+        config, found = self.config, {}
+        if last or self.step % config.eval_every == 0:
+            found |= self.evaluate(None if last else config.eval_images)
+        if config.probe.every and (last or self.step % config.probe.every == 0):
+            found |= self._probe()
+        return found
+
+    def _metric_of(self, rows, positions, size):
+        images, step = self.images, self._eval_steps[size]
+        return float(step(images.test[rows], images.test_labels[rows], positions))
+
+    def _probe(self) -> dict:
+        return {
+            f"linear_accuracy@{ratio}": round(self.probe.accuracy(self.images, ratio), 4)
+            for ratio in self.config.probe.mask_ratios
+        }
+
+    def _restore(self):
+        """Goes on from the chief's checkpoint where it has one; called by all workers."""
+        if self.chief:
+            self._go_on()
+        if self.num_workers == 1:
+            return
+        self.step = int(self.link.broadcast(np.array([self.step], np.float32), (1,))[0])
+        if not self.step:
+            return
+        variables = [*self.model.variables, *self.optimizer.variables]
+        sizes = [int(np.prod(variable.shape)) for variable in variables]
+        mine = np.concatenate([np.ravel(np.asarray(v)).astype(np.float32) for v in variables])
+        whole = self.link.broadcast(mine, mine.shape)
+        for variable, part in zip(variables, np.split(whole, np.cumsum(sizes)[:-1]), strict=True):
+            variable.assign(part.reshape(variable.shape).astype(variable.dtype))

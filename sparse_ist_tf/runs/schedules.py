@@ -1,0 +1,120 @@
+"""How long a run trains, and what changes on the way: rounds, evaluations, learning rate."""
+
+import math
+
+from ml_collections import ConfigDict
+
+
+def total_steps(config: ConfigDict, num_examples: int) -> int:
+    """How many steps each subnet takes.
+
+    An epoch is one pass of a subnet over num_examples, so every subnet takes as many steps as a
+    centralised head would (the paper's protocol); with config.share_total the N subnets, or
+    replicas, take as many together, each 1/N of them: equal total examples.
+
+    Args:
+        config: valid.
+        num_examples: size of the training split.
+
+    Returns:
+        At least 1.
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config
+        >>> from sparse_ist_tf.runs.schedules import total_steps
+        >>> total_steps(get_config(), 1437)
+        899
+    """
+    steps = config.total_steps
+    if not steps:
+        examples = config.total_examples or config.total_epochs * num_examples
+        steps = examples / config.batch_size
+    return max(1, math.ceil(steps / _sharing(config) - 1e-9))
+
+
+def _sharing(config) -> int:
+    """Among how many the steps of a run are shared."""
+    shares = config.share_total and config.ist.algorithm != "centralized"
+    return config.ist.num_subnets if shares else 1
+
+
+def steps_of_round(config: ConfigDict, step: int, steps: int) -> int:
+    """Local steps of the round that begins at a step, by config.ist.local_steps_schedule.
+
+    "constant": always config.ist.local_steps. "grow": from 1, in proportion to the steps done, to
+    all of them at half of the run. "consensus": a single one in the last tenth of the run, so that
+    the subnets agree in the end.
+
+    Args:
+        config: valid.
+        step: done before the round.
+        steps: of the whole run, more than step.
+
+    Returns:
+        At least 1, at most what is left.
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config
+        >>> from sparse_ist_tf.runs.schedules import steps_of_round
+        >>> steps_of_round(get_config(), step=890, steps=899)
+        9
+    """
+    local, schedule = int(config.ist.local_steps), config.ist.local_steps_schedule
+    if schedule == "grow":
+        local = max(1, min(local, local * 2 * step // steps))
+    elif schedule == "consensus":
+        until = 9 * steps // 10
+        local = min(local, until - step) if step < until else 1
+    return min(local, steps - step)
+
+
+def rounds_between(config: ConfigDict, what: str, num_examples: int) -> int:
+    """After how many rounds something is done again.
+
+    Args:
+        config: valid.
+        what: "eval" or "checkpoint".
+        num_examples: size of the training split.
+
+    Returns:
+        At least 1; whole rounds, the nearest to what epochs ask for.
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config
+        >>> from sparse_ist_tf.runs.schedules import rounds_between
+        >>> rounds_between(get_config(), "eval", 1437)
+        5
+    """
+    if rounds := config[f"{what}_every_rounds"]:
+        return int(rounds)
+    steps = config[f"{what}_every_epochs"] * num_examples / config.batch_size / _sharing(config)
+    return max(1, round(steps / config.ist.local_steps))
+
+
+def learning_rate_schedule(config: ConfigDict, steps: int):
+    """The learning rate as a function of the step.
+
+    Args:
+        config: valid.
+        steps: of the whole run.
+
+    Returns:
+        A function from the step, counted from 0, to the rate: a linear warm-up over
+        config.warmup_steps, then constant or a cosine to 0.
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config
+        >>> from sparse_ist_tf.runs.schedules import learning_rate_schedule
+        >>> learning_rate_schedule(get_config(), 100)(99)
+        0.001
+    """
+    warmup = int(config.warmup_steps)
+
+    def rate(step: int) -> float:
+        value = config.learning_rate * min(1.0, (step + 1) / max(1, warmup))
+        if config.schedule == "cosine" and step >= warmup:
+            done = (step - warmup) / max(1, steps - warmup)
+            value *= 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return value
+
+    return rate

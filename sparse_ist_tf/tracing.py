@@ -1,0 +1,49 @@
+"""Graphs without AutoGraph: what we trace has no Python control flow over tensors.
+
+Rewriting its source would take half of a short run's time and leave files in the temporary folder
+when a process is killed.
+
+Source: https://www.tensorflow.org/api_docs/python/tf/autograph/experimental/do_not_convert
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+def traced(function: Callable, **options) -> Callable:
+    """A tf.function of what is already written for a graph.
+
+    Args:
+        function: with tf.cond and tf.while_loop where something depends on a tensor's value.
+        **options: of tf.function.
+
+    Returns:
+        The tf.function.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from sparse_ist_tf.tracing import traced
+        >>> int(traced(lambda x: x + 1)(tf.constant(2)))
+        3
+    """
+    return tf.function(function, autograph=False, **options)
+
+
+def as_written(function: Callable) -> Callable:
+    """The same for what tf.data.Dataset.map, filter and the like trace themselves.
+
+    Args:
+        function: as for traced.
+
+    Returns:
+        A function that isn't rewritten, nor what it calls.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from sparse_ist_tf.tracing import as_written
+        >>> data = tf.data.Dataset.range(3).map(as_written(lambda x: x + 1))
+        >>> [int(x) for x in data]
+        [1, 2, 3]
+    """
+    return tf.autograph.experimental.do_not_convert(function)

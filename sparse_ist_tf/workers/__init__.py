@@ -1,0 +1,1 @@
+"""Processes that work together, and what passes between them."""

@@ -1,0 +1,356 @@
+"""This process's place among the workers, and its connection to them.
+
+    TF_CONFIG=$(python -m sparse_ist_tf.workers.cluster) python -m sparse_ist_tf.train ...
+
+joins, as a task that Slurm's srun started, the other tasks of the same step.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping
+
+from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.workers.launch import LIFELINE, LOST, PORT_TAKEN
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """This process's place among the workers.
+
+    Args:
+        worker: index, 0 for the chief.
+        addresses: host:port of every worker; empty for a single one without a network.
+        has_chief: whether TensorFlow knows worker 0 as a task of type chief.
+
+    Example:
+        >>> from sparse_ist_tf.workers.cluster import Cluster
+        >>> Cluster(0, ()).num_workers
+        1
+    """
+
+    worker: int
+    addresses: tuple[str, ...]
+    has_chief: bool = False
+
+    @property
+    def num_workers(self) -> int:
+        """P."""
+        return max(1, len(self.addresses))
+
+    def peers(self) -> dict[int, str]:
+        """The other workers' addresses by their index."""
+        return {i: a for i, a in enumerate(self.addresses) if i != self.worker}
+
+
+def read_tf_config(environment: Mapping[str, str]) -> Cluster | None:
+    """The cluster that TF_CONFIG describes.
+
+    A task of type chief counts as the first worker, as Kubernetes' TFJob writes it.
+
+    Source: tensorflow.org/guide/distributed_training, "Setting up the TF_CONFIG environment
+    variable".
+
+    Args:
+        environment: such as os.environ.
+
+    Returns:
+        The cluster; None where TF_CONFIG is not set.
+
+    Raises:
+        RequestError: if TF_CONFIG can't be understood.
+
+    Example:
+        >>> from sparse_ist_tf.workers.cluster import read_tf_config
+        >>> text = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'
+        >>> read_tf_config({"TF_CONFIG": text}).worker
+        1
+    """
+    text = environment.get("TF_CONFIG")
+    if not text:
+        return None
+    try:
+        config = json.loads(text)
+        task, jobs = config["task"], config["cluster"]
+        if others := set(jobs) - {"chief", "worker"}:
+            raise ValueError(f"no job but chief and worker, not {', '.join(sorted(others))}")
+        chiefs, workers = tuple(jobs.get("chief", ())), tuple(jobs.get("worker", ()))
+        if len(chiefs) > 1:
+            raise ValueError("one chief at most")
+        addresses = chiefs + workers
+        if not all(re.fullmatch(r".+:\d+", address) for address in addresses):
+            raise ValueError("host:port for every task")
+        index, of_type = int(task["index"]), {"chief": chiefs, "worker": workers}[task["type"]]
+        if not 0 <= index < len(of_type):
+            raise ValueError(f"a task index below {len(of_type)}, not {index}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else error
+        raise RequestError(
+            f"TF_CONFIG={text!r}: must hold a cluster of workers and this task's place ({reason})"
+        ) from None
+    worker = index + (len(chiefs) if task["type"] == "worker" else 0)
+    return Cluster(worker, addresses, has_chief=bool(chiefs))
+
+
+def joined_cluster(
+    environment: Mapping[str, str], num_workers: int | None, default: int
+) -> tuple[Cluster | None, int]:
+    """What a command is part of, or how many workers it is to start.
+
+    Args:
+        environment: such as os.environ.
+        num_workers: what --num_workers says; None where not given.
+        default: what stands for None without TF_CONFIG.
+
+    Returns:
+        The cluster of TF_CONFIG, or None where there is none; and the number of workers.
+
+    Raises:
+        RequestError: if TF_CONFIG is malformed, or has another number of workers than asked for.
+
+    Example:
+        >>> from sparse_ist_tf.workers.cluster import joined_cluster
+        >>> joined_cluster({}, None, default=2)
+        (None, 2)
+    """
+    cluster = read_tf_config(environment)
+    if cluster is None:
+        return None, default if num_workers is None else num_workers
+    if num_workers not in (None, cluster.num_workers):
+        raise RequestError(
+            f"--num_workers={num_workers}: TF_CONFIG has {cluster.num_workers} workers"
+        )
+    return cluster, cluster.num_workers
+
+
+def slurm_tf_config(environment: Mapping[str, str], port: int = 2222) -> str:
+    """TF_CONFIG for a task that srun started, from SLURM's variables.
+
+    Source: the manual of srun, "OUTPUT ENVIRONMENT VARIABLES".
+
+    Args:
+        environment: with SLURM_STEP_NODELIST, SLURM_STEP_TASKS_PER_NODE and SLURM_PROCID.
+        port: of the first task of a node; the others take the next ones.
+
+    Returns:
+        JSON.
+
+    Raises:
+        RequestError: if a variable is missing or can't be understood.
+
+    Example:
+        >>> from sparse_ist_tf.workers.cluster import slurm_tf_config
+        >>> slurm_tf_config({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+        ...                  "SLURM_PROCID": "1"})[:47]
+        '{"cluster": {"worker": ["n1:2222", "n2:2222"]},'
+    """
+    try:
+        nodes = environment["SLURM_STEP_NODELIST"]
+        tasks = environment["SLURM_STEP_TASKS_PER_NODE"]
+        place = int(environment["SLURM_PROCID"])
+    except KeyError as error:
+        raise RequestError(f"{error.args[0]} is not set: must be started by srun") from None
+    counts: list[int] = []
+    for part in tasks.split(","):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
+        counts += [int(match[1])] * int(match[2] or 1) if match else []
+    hosts = _expand_hosts(nodes)
+    if len(hosts) != len(counts):
+        raise RequestError(
+            f"SLURM_STEP_NODELIST={nodes!r} and SLURM_STEP_TASKS_PER_NODE={tasks!r}: must name as "
+            f"many nodes as task counts, have {len(hosts)} and {len(counts)}"
+        )
+    addresses = [
+        f"{host}:{port + i}" for host, n in zip(hosts, counts, strict=True) for i in range(n)
+    ]
+    task = {"type": "worker", "index": place}
+    return json.dumps({"cluster": {"worker": addresses}, "task": task})
+
+
+def _expand_hosts(text: str) -> list[str]:
+    """Slurm's compact lists of hosts: rack[1-2]n[07-09,12],login."""
+    hosts = []
+    for part in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", text):
+        names = [""]
+        for plain, ranges in re.findall(r"([^\[]+)|\[([^\]]*)\]", part):
+            ends = [plain] if plain else _expand_ranges(ranges)
+            names = [name + end for name in names for end in ends]
+        hosts += names
+    return hosts
+
+
+def _expand_ranges(text: str) -> list[str]:
+    numbers = []
+    for piece in text.split(","):
+        first, _, last = piece.partition("-")
+        numbers += [f"{n:0{len(first)}d}" for n in range(int(first), int(last or first) + 1)]
+    return numbers
+
+
+def make_strategy(cluster: Cluster, peer_timeout_s: float):
+    """A MultiWorkerMirroredStrategy; gives up if a peer can't be reached in time.
+
+    Of several GPUs this worker takes one: the subnets are its unit of parallel work.
+
+    Args:
+        cluster: this process's place; TensorFlow reads its TF_CONFIG again.
+        peer_timeout_s: seconds.
+
+    Returns:
+        The strategy.
+
+    Raises:
+        RunError: if a peer stays unreachable, or this worker's own port is taken.
+
+    Example:
+        >>> from sparse_ist_tf.workers.cluster import Cluster, make_strategy
+        >>> make_strategy(Cluster(0, ()), 10.0).num_replicas_in_sync
+        1
+    """
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        gpus = gpus[cluster.worker % len(gpus)]
+        with contextlib.suppress(RuntimeError):  # TensorFlow runs already
+            tf.config.set_visible_devices(gpus, "GPU")
+            tf.config.experimental.set_memory_growth(gpus, True)
+    if cluster.num_workers > 1:
+        meet_peers(cluster, peer_timeout_s)
+    with lost_peers(cluster):
+        return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def meet_peers(cluster: Cluster, peer_timeout_s: float) -> None:
+    """Waits until every peer listens at its port, as this worker does meanwhile.
+
+    TensorFlow itself would wait for a missing peer for an hour, deaf to signals and to Python's
+    threads, and not say which it is.
+
+    Args:
+        cluster: this process's place.
+        peer_timeout_s: seconds.
+
+    Raises:
+        RunError: naming the peers that can't be reached, or this worker's port if it is taken.
+
+    Example:
+        >>> from sparse_ist_tf.workers.cluster import Cluster, meet_peers
+        >>> meet_peers(Cluster(0, ("127.0.0.1:0",)), 1.0)
+    """
+    address = cluster.addresses[cluster.worker]
+    try:
+        listener = _listen(int(address.rsplit(":", 1)[1]))
+    except OSError as error:
+        if os.environ.get(LIFELINE):
+            raise SystemExit(PORT_TAKEN) from None
+        raise RunError(
+            f"worker {cluster.worker} can't listen at {address}: {error.strerror or error}"
+        ) from None
+    with listener:
+        missing = unreachable(cluster.peers(), time.monotonic() + peer_timeout_s)
+    if missing:
+        raise RunError(
+            f"worker {cluster.worker} can't reach {_names(missing)} within "
+            f"cluster.peer_timeout_s={peer_timeout_s:g} s"
+        )
+
+
+def _listen(port: int) -> socket.socket:
+    """A socket at a port of all interfaces, as TensorFlow's server will have it."""
+    if socket.has_dualstack_ipv6():
+        with contextlib.suppress(OSError):  # a machine without IPv6 addresses
+            family = socket.AF_INET6
+            return socket.create_server(("", port), family=family, dualstack_ipv6=True)
+    return socket.create_server(("", port))
+
+
+def unreachable(addresses: Mapping[int, str], deadline: float) -> dict[int, str]:
+    """The workers that don't accept a connection until a deadline; each is tried at least once.
+
+    Args:
+        addresses: host:port by the worker's index.
+        deadline: as time.monotonic() counts.
+
+    Returns:
+        Those that never did.
+
+    Example:
+        >>> import time
+        >>> from sparse_ist_tf.workers.cluster import unreachable
+        >>> from sparse_ist_tf.workers.launch import free_ports
+        >>> unreachable({1: f"127.0.0.1:{free_ports(1)[0]}"}, time.monotonic()).keys()
+        dict_keys([1])
+    """
+    missing = dict(addresses)
+    while missing:
+        for worker, address in list(missing.items()):
+            host, port = address.rsplit(":", 1)
+            left = max(0.2, min(2.0, deadline - time.monotonic()))
+            with contextlib.suppress(OSError):
+                socket.create_connection((host.strip("[]"), int(port)), timeout=left).close()
+                del missing[worker]
+        if time.monotonic() >= deadline:
+            break
+        if missing:
+            time.sleep(0.25)
+    return missing
+
+
+@contextlib.contextmanager
+def lost_peers(cluster: Cluster) -> Iterator[None]:
+    """Turns TensorFlow's errors about a peer that is gone into one line.
+
+    Args:
+        cluster: this process's place.
+
+    Raises:
+        RunError: naming the workers that don't answer any more.
+
+    Example:
+        >>> from sparse_ist_tf.workers.cluster import Cluster, lost_peers
+        >>> with lost_peers(Cluster(0, ())):
+        ...     pass
+    """
+    import tensorflow as tf
+
+    kinds = (
+        tf.errors.UnavailableError,
+        tf.errors.CancelledError,
+        tf.errors.AbortedError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.InternalError,
+    )
+    try:
+        yield
+    except kinds as error:
+        if cluster.num_workers == 1:
+            raise
+        reason = " ".join(str(error.message).rsplit("aborted by:", 1)[-1].split())[:160]
+        gone = unreachable(cluster.peers(), time.monotonic()) or _blamed(cluster, reason)
+        who = _names(gone).removeprefix("worker ") if gone else "unknown"
+        raise RunError(
+            f"worker {cluster.worker} {LOST} {who}; the same command goes on from the last "
+            f"checkpoint ({reason})"
+        ) from None
+
+
+def _blamed(cluster: Cluster, reason: str) -> dict[int, str]:
+    """The workers that TensorFlow names in an error."""
+    tasks = re.findall(r"/job:(chief|worker)/(?:replica:\d+/)?task:(\d+)", reason)
+    named = {int(index) + (cluster.has_chief and job == "worker") for job, index in tasks}
+    return {i: address for i, address in cluster.peers().items() if i in named}
+
+
+def _names(workers: Mapping[int, str]) -> str:
+    return ", ".join(f"worker {i} ({address})" for i, address in workers.items())
+
+
+if __name__ == "__main__":
+    from sparse_ist_tf.commands import run
+
+    run(lambda _: print(slurm_tf_config(os.environ)))

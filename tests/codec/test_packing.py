@@ -1,0 +1,362 @@
+import os
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparse_ist_tf.codec import messages
+from sparse_ist_tf.codec.packing import (
+    MaskSeed,
+    count_bytes,
+    pack_feature,
+    pack_patches,
+    sent_patches,
+    unpack_feature,
+    unpack_patches,
+)
+from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.inputs import datasets
+from sparse_ist_tf.masks import (
+    fixed_positions,
+    num_visible,
+    random_positions,
+    select_patches,
+    visible_from_positions,
+)
+
+DATA = os.environ.get("SPARSE_IST_DATA")
+
+
+def picture(height, width, seed=0):
+    """Smooth, with a little noise: like a photo to a codec."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / rng.uniform(4, 20) + y / rng.uniform(4, 20)) for _ in range(3)]
+    noise = rng.normal(0, 2, (height, width, 3))
+    return np.clip(np.stack(waves, axis=-1) * 100 + 127 + noise, 0, 255).astype(np.uint8)
+
+
+def psnr(first, second):
+    return 10 * np.log10(255**2 / np.mean((first.astype(float) - second) ** 2))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.integers(1, 20),
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 5),
+    ratio=st.floats(0, 0.9),
+    form=st.sampled_from(["bitmap", "fixed", "random"]),
+    codec=st.sampled_from(["jpeg", "raw"]),
+    seed=st.integers(-(2**63), 2**64 - 1),
+    index=st.integers(0, 2**62),
+)
+def test_round_trip(size, rows, columns, ratio, form, codec, seed, index):
+    patches = rows * columns
+    ratio = min(ratio, 1 - 1 / patches)
+    image = picture(rows * size, columns * size)
+    if form == "random":
+        places = random_positions(seed, [index], 3, patches, ratio)[0]
+    else:
+        places = fixed_positions(seed, [index], patches, ratio)[0]
+    mask = {} if form == "bitmap" else {"seed": seed, "index": index}
+    if form == "random":
+        mask["epoch"] = 3
+    message = pack_patches(image, places, size, codec=codec, quality=95, **mask)
+    pixels, positions = unpack_patches(message)
+    assert positions.dtype == np.int32
+    np.testing.assert_array_equal(positions, places)
+    expected = select_patches(image[None], places[None], size)[0]
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == expected.shape
+    if codec == "raw":
+        np.testing.assert_array_equal(pixels, expected)
+    else:
+        assert psnr(pixels, expected) > 28
+
+
+@pytest.mark.parametrize(("size", "loss"), [(8, 6), (14, 1.5), (16, 1.5), (24, 4), (32, 1)])
+def test_patches_keep_the_quality_of_a_whole_jpeg(size, loss):
+    image = picture(size * 6, size * 6)
+    places = fixed_positions(0, [0], 36, 0.5)[0]
+    whole = tf.io.decode_jpeg(tf.io.encode_jpeg(image, quality=90)).numpy()
+    expected = select_patches(image[None], places[None], size)[0]
+    reference = psnr(select_patches(whole[None], places[None], size)[0], expected)
+    pixels, _ = unpack_patches(pack_patches(image, places, size, quality=90))
+    assert psnr(pixels, expected) > reference - loss
+
+
+@pytest.mark.parametrize(("size", "count"), [(8, 1), (8, 18), (14, 7), (16, 5)])
+def test_pixels_without_the_message_are_those_of_the_message(size, count):
+    image = picture(size * 6, size * 6)
+    places = np.arange(count) * 2
+    expected, _ = unpack_patches(pack_patches(image, places, size, quality=35))
+    patches = tf.constant(select_patches(image[None], places[None], size)[0])
+    np.testing.assert_array_equal(sent_patches(patches, size, quality=35), expected)
+
+
+def test_hidden_pixels_are_not_in_the_message():
+    first, places = picture(64, 64), fixed_positions(0, [3], 64, 0.5)[0]
+    visible = visible_from_positions(places[None], 64).reshape(8, 8, 1)
+    visible = visible.repeat(8, axis=0).repeat(8, axis=1)
+    second = np.where(visible, first, 255 - first)
+    assert pack_patches(first, places, 8) == pack_patches(second, places, 8)
+
+
+def test_patches_of_sixteen_pixels_do_not_touch_each_other():
+    first, places = picture(64, 64), np.arange(0, 16, 2)
+    second = first.copy()
+    second[:16, :16] = 255 - second[:16, :16]  # patch 0
+    before, _ = unpack_patches(pack_patches(first, places, 16))
+    after, _ = unpack_patches(pack_patches(second, places, 16))
+    np.testing.assert_array_equal(before[2:], after[2:])
+    assert not np.array_equal(before[0], after[0])
+
+
+def test_a_mosaic_wider_than_a_jpeg_may_be():
+    image = picture(68 * 16, 64 * 16)
+    places = np.arange(68 * 64)
+    pixels, positions = unpack_patches(pack_patches(image, places, 16, quality=90))
+    np.testing.assert_array_equal(positions, places)
+    assert psnr(pixels, select_patches(image[None], places[None], 16)[0]) > 32
+
+
+def test_works_in_a_pipeline():
+    images = np.stack([picture(32, 32, seed) for seed in range(20)])
+
+    def through(image, index):
+        places = fixed_positions(4, index[None], 16, 0.5)[0]
+        message = pack_patches(image, places, 8, quality=80, seed=4, index=index)
+        pixels, positions = unpack_patches(message)
+        pixels = tf.ensure_shape(pixels, (8, 192))
+        return message, pixels, tf.ensure_shape(positions, (8,))
+
+    data = tf.data.Dataset.zip(
+        tf.data.Dataset.from_tensor_slices(images), tf.data.Dataset.range(100, 120)
+    )
+    rows = data.map(through, num_parallel_calls=2).batch(7)
+    assert rows.element_spec[1].shape[1:] == (8, 192)
+    found = [np.concatenate(part) for part in zip(*rows.as_numpy_iterator(), strict=True)]
+    for i, (message, pixels, positions) in enumerate(zip(*found, strict=True)):
+        places = fixed_positions(4, [100 + i], 16, 0.5)[0]
+        alone = pack_patches(images[i], places, 8, quality=80, seed=4, index=100 + i)
+        assert message == alone
+        np.testing.assert_array_equal(positions, places)
+        np.testing.assert_array_equal(pixels, unpack_patches(alone)[0])
+
+
+def test_raw_works_in_a_pipeline():
+    image = picture(32, 32)
+
+    def through(_):
+        message = pack_patches(tf.constant(image), tf.constant([1, 5]), 8, codec="raw")
+        return unpack_patches(message)
+
+    [(pixels, positions)] = tf.data.Dataset.range(1).map(through).as_numpy_iterator()
+    assert positions.tolist() == [1, 5]
+    np.testing.assert_array_equal(pixels, select_patches(image[None], [[1, 5]], 8)[0])
+
+
+MESSAGE = pack_patches(picture(64, 64), fixed_positions(0, [7], 64, 0.5)[0], 8, seed=0, index=7)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda m: b"",
+        lambda m: m[:20],
+        lambda m: m[:-1],
+        lambda m: m + b"x",
+        lambda m: m[:50] + bytes([m[50] ^ 1]) + m[51:],
+        lambda m: b"JFIF" + m[4:],
+        lambda m: m[:-4] + bytes(4),
+    ],
+)
+def test_damaged_messages_are_refused_in_one_line(damage):
+    message = damage(MESSAGE)
+    with pytest.raises(RunError) as caught:
+        unpack_patches(message)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RunError) as in_graph, datasets.image_errors():
+        list(tf.data.Dataset.from_tensors(message).map(unpack_patches))
+    assert str(in_graph.value) == str(caught.value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, len(MESSAGE) * 8 - 1))
+def test_no_flipped_bit_gets_through(bit):
+    broken = bytearray(MESSAGE)
+    broken[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(RunError):
+        unpack_patches(bytes(broken))
+
+
+def sealed(*numbers, kind=0, content=b""):
+    return messages.seal(kind, *map(messages.varint, numbers), content)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        sealed(75, 8, 2**15, 2**15),  # a bomb
+        sealed(75, 2**13, 8, 8),
+        sealed(0, 8, 8, 8),
+        sealed(101, 8, 8, 8),
+        sealed(75, 0, 8, 8),
+        sealed(75, 8, 0, 8),
+        sealed(75, 8, 8, 8),  # no bitmap
+        sealed(75, 8, 8, 8, content=bytes(8)),  # nothing visible
+        sealed(75, 8, 3, 3, content=b"\xff\xff"),  # more than there are
+        sealed(75, 8, 8, 8, 0, 0, 65, kind=16),
+        sealed(75, 8, 8, 8, 0, 0, 0, kind=16),
+        sealed(75, 8, 8, 8, 0, 2**63, 5, kind=16),
+        sealed(0, 8, 2, 2, kind=1, content=b"\x01" + bytes(191)),
+        sealed(75, 8, 8, 8, kind=48),
+        sealed(75, kind=2),
+        sealed(content=b"\xff" * 20),
+        sealed(75, 8, 2, 2, content=b"\x01"),  # no picture
+        messages.seal(0),
+    ],
+)
+def test_forged_messages_are_refused(message):
+    with pytest.raises(RunError) as caught:
+        unpack_patches(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_versions_are_refused():
+    data = MESSAGE[:2] + b"\x02" + MESSAGE[3:-4]
+    message = data + zlib.crc32(data).to_bytes(4, "little")
+    with pytest.raises(RunError, match="version 2; this release reads 1"):
+        unpack_patches(message)
+
+
+def test_the_format_is_what_the_documentation_says():
+    image = np.arange(2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 3)
+    body = bytes.fromhex("5350 01 01 00 01 02 02 06 030405 060708")
+    expected = body + zlib.crc32(body).to_bytes(4, "little")
+    assert pack_patches(image, [1, 2], 1, codec="raw") == expected
+    seed = MaskSeed(300, 5, epoch=1)
+    places = seed.positions(4, 2)
+    message = pack_patches(image, places, 1, codec="raw", seed=300, index=5, epoch=1)
+    assert message.startswith(bytes.fromhex("5350 01 21 00 01 02 02 ac02 05 02 01"))
+    np.testing.assert_array_equal(places, random_positions(300, [5], 1, 4, 0.5)[0])
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"positions": [3, 1]}, "positions: must be"),
+        ({"positions": [1, 1]}, "positions: must be"),
+        ({"positions": []}, "positions: must be"),
+        ({"positions": [-1, 2]}, "positions: must be"),
+        ({"positions": [16]}, r"positions: must be .*\[0, 15\]"),
+        ({"positions": [[1]]}, "positions: must be"),
+        ({"positions": [0, 1], "seed": 0, "index": 0}, "positions: are not those that MaskSeed"),
+        ({"seed": 0}, "seed and index"),
+        ({"epoch": 0}, "seed and index"),
+        ({"seed": 0, "index": 0, "epoch": -1}, "epoch=-1"),
+        ({"seed": 0, "index": -1}, "index=-1"),
+        ({"quality": 0}, "quality=0"),
+        ({"quality": 101}, "quality=101"),
+        ({"codec": "webp"}, "codec='webp': must be one of jpeg, raw"),
+        ({"patch_size": 7}, "patch_size=7"),
+        ({"image": np.zeros((32, 32, 3), "float32")}, "image of float32"),
+        ({"image": np.zeros((1, 32, 32, 3), "uint8")}, r"image of uint8 \(1, 32, 32, 3\)"),
+    ],
+)
+def test_impossible_arguments_are_named(changed, says):
+    arguments = {"image": picture(32, 32), "positions": [1, 2], "patch_size": 8} | changed
+    with pytest.raises(ValueError, match=says):
+        pack_patches(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "error"),
+    [("float32", 4 * 192, 0), ("float16", 384, 2e-3), ("int8", 196, 0.02)],
+)
+def test_features(dtype, size, error):
+    feature = np.random.default_rng(0).normal(size=192).astype(np.float32)
+    message = pack_feature(feature, dtype)
+    assert len(message) == size + 10
+    again = unpack_feature(message)
+    assert again.dtype == np.float32
+    assert abs(again - feature).max() <= error
+    assert unpack_feature(pack_feature(np.zeros(3), dtype)).tolist() == [0, 0, 0]
+    assert unpack_feature(pack_feature(np.zeros(0), dtype)).shape == (0,)
+    for broken in (message[:-1], message[:9] + b"\x00" + message[10:], MESSAGE):
+        with pytest.raises(RunError):
+            unpack_feature(broken)
+    with pytest.raises(RunError, match="which has no patches"):
+        unpack_patches(message)
+
+
+@pytest.mark.parametrize(
+    ("feature", "dtype"),
+    [
+        (np.ones(3), "int4"),
+        (np.ones((1, 3)), "int8"),
+        (np.array([1, np.nan]), "int8"),
+        (np.array([np.inf]), "float32"),
+        (np.array([1e5]), "float16"),
+    ],
+)
+def test_features_that_can_not_be_packed(feature, dtype):
+    with pytest.raises(ValueError, match="must be one"):
+        pack_feature(feature, dtype)
+
+
+def test_forged_features_are_refused():
+    for kind, length in ((2, 2), (3, 2), (4, 2), (4, 9)):
+        with pytest.raises(RunError, match="damaged"):
+            unpack_feature(messages.seal(kind, messages.varint(length), bytes(5)))
+
+
+def test_count_bytes_counts_what_is_sent():
+    image, places = picture(64, 64), fixed_positions(0, [9], 64, 0.75)[0]
+    sizes = count_bytes(image, places, 8, quality=75, feature_dim=192, seed=0, index=9)
+    assert sizes["image_jpeg"] == len(tf.io.encode_jpeg(image, quality=75).numpy())
+    assert sizes["patches_raw"] == 16 * 192 + 15
+    assert sizes["patches_jpeg"] == len(pack_patches(image, places, 8, seed=0, index=9))
+    assert sizes["patches_jpeg_bitmap"] == sizes["patches_jpeg"] + 8 - 3
+    assert sizes["feature_float32"] == len(pack_feature(np.ones(192)))
+    assert sizes["feature_float16"] < sizes["feature_float32"]
+    assert sizes["feature_int8"] < sizes["feature_float16"]
+    assert "feature_int8" not in count_bytes(image, places, 8)
+    assert count_bytes(image, places, 8)["patches_jpeg"] == sizes["patches_jpeg_bitmap"]
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not DATA, reason="SPARSE_IST_DATA is not set")
+@pytest.mark.parametrize(("side", "size"), [(64, 8), (144, 8), (144, 16), (224, 16)])
+def test_bytes_of_real_photos(side, size):
+    """Visible patches cost at most their share, and 15 % more, of the whole JPEG."""
+    split = datasets.load("aid")["test"]
+    rows = split.dataset(150 if side == 144 else side).filter(lambda row: row["index"] % 30 == 0)
+    images = {int(row["index"]): row["image"] for row in rows.as_numpy_iterator()}
+    if side == 144:  # the prepared images' own pixels, cut to whole patches
+        images = {index: image[3:147, 3:147] for index, image in images.items()}
+    patches = (side // size) ** 2
+    for ratio in (0.25, 0.5, 0.75, 0.9):
+        for quality in (50, 75, 90, 95):
+            whole = sent = 0
+            for index, image in images.items():
+                places = fixed_positions(0, [index], patches, ratio)[0]
+                sizes = count_bytes(image, places, size, quality=quality, seed=0, index=index)
+                whole += sizes["image_jpeg"]
+                sent += sizes["patches_jpeg"]
+                message = pack_patches(image, places, size, quality=quality, seed=0, index=index)
+                assert len(message) == sizes["patches_jpeg"]
+                np.testing.assert_array_equal(unpack_patches(message)[1], places)
+            share = sent / whole / (1 - ratio)
+            kept = num_visible(patches, ratio) / patches
+            print(f"{side} px, patch {size}, ratio {ratio}, quality {quality}: ", end="")
+            print(
+                f"{sent / len(images):.0f} of {whole / len(images):.0f} bytes, {share:.3f}, ",
+                end="",
+            )
+            print(f"{sent / whole / kept:.3f} of the share of the patches that are kept")
+            assert share <= 1.15

@@ -1,0 +1,167 @@
+"""What is behind a thin link is what its messages say, and its bytes are those of the messages."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from sparse_ist_tf.codec.packing import (
+    count_bytes,
+    pack_feature,
+    pack_patches,
+    unpack_feature,
+    unpack_patches,
+)
+from sparse_ist_tf.codec.thin_link import ThinLink, bytes_per_image, with_positions
+from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.inputs import datasets
+from sparse_ist_tf.inputs.split import ArraySource, Split
+from sparse_ist_tf.masks import fixed_positions, select_patches, shared_positions
+
+
+def draw(indices):
+    return fixed_positions(0, indices, 16, 0.5)
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """21 colourful pictures of 32 pixels."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (21, 8, 8, 3), np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+    labels = np.arange(21, dtype=np.int32) % 3
+    return Split("photos/test", ArraySource(coarse), labels, ("a", "b", "c"), "0")
+
+
+def received(photos, link, batch_size=8, **some):
+    """(images, positions, indices) behind a link."""
+    rows = link.sent_images(photos.dataset(32, **some), draw, 8, batch_size)
+    batches = list(rows.as_numpy_iterator())
+    assert [len(b["index"]) for b in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    return [np.concatenate([b[k] for b in batches]) for k in ("image", "positions", "index")]
+
+
+def test_patches_are_those_of_the_message(photos):
+    images, places, indices = received(photos, ThinLink("patches", 40))
+    assert indices.tolist() == list(range(21))
+    np.testing.assert_array_equal(places, draw(indices))
+    patches = select_patches(images, places, 8)
+    for i, original in enumerate(photos.source.images):
+        message = pack_patches(original, places[i], 8, quality=40, seed=0, index=i)
+        np.testing.assert_array_equal(patches[i], unpack_patches(message)[0])
+    assert not np.array_equal(patches, select_patches(photos.source.images, places, 8))
+
+
+def test_whole_images_are_those_of_a_jpeg(photos):
+    images, _, _ = received(photos, ThinLink("jpeg", 40))
+    for image, original in zip(images, photos.source.images, strict=True):
+        data = tf.io.encode_jpeg(original, quality=40)
+        np.testing.assert_array_equal(image, tf.io.decode_jpeg(data, dct_method="INTEGER_ACCURATE"))
+    finer, _, _ = received(photos, ThinLink("jpeg", 95))
+
+    def error(images):
+        return np.abs(images.astype(float) - photos.source.images).mean()
+
+    assert 0 < error(finer) < error(images)
+
+
+@pytest.mark.parametrize("codec", ["raw", "patches"])
+def test_hidden_pixels_never_arrive(photos, codec):
+    images, places, _ = received(photos, ThinLink(codec, 100))
+    hidden = np.array([np.setdiff1d(np.arange(16), row) for row in places])
+    assert not select_patches(images, hidden, 8).any()
+    visible = select_patches(photos.source.images, places, 8)
+    if codec == "raw":
+        np.testing.assert_array_equal(select_patches(images, places, 8), visible)
+
+
+def test_no_codec_leaves_images_alone(photos):
+    images, places, _ = received(photos, ThinLink())
+    np.testing.assert_array_equal(images, photos.source.images)
+    np.testing.assert_array_equal(places, draw(np.arange(21)))
+
+
+@pytest.mark.parametrize("codec", ["none", "jpeg", "patches", "raw"])
+def test_batches_and_shares_change_nothing(photos, codec):
+    link = ThinLink(codec, 50)
+    whole = received(photos, link)
+    part = received(photos, link, batch_size=5, start=3, stop=20)
+    for all_of_them, some in zip(whole, part, strict=True):
+        np.testing.assert_array_equal(all_of_them[3:20], some)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_features_are_those_of_the_messages(dtype):
+    features = np.random.default_rng(1).normal(size=(40, 12)).astype(np.float32)
+    features[3], features[4] = 0, 1e-45
+    found = ThinLink(features=dtype).sent_features(features)
+    assert found.dtype == np.float32
+    expected = [unpack_feature(pack_feature(feature, dtype)) for feature in features]
+    np.testing.assert_array_equal(found, expected)
+    assert np.array_equal(found, features) == (dtype == "float32")
+
+
+def test_features_too_large_for_their_numbers_are_named():
+    with pytest.raises(RunError, match=r"transport.features='float16': feature up to 100000"):
+        ThinLink(features="float16").sent_features(np.full((2, 3), 1e5, np.float32))
+
+
+def test_only_codecs_that_change_pixels_have_a_key():
+    assert ThinLink("none", 3).images_key is None
+    assert ThinLink("raw", 3).images_key is None
+    keys = {ThinLink(c, q).images_key for c in ("jpeg", "patches") for q in (3, 4)}
+    assert len(keys - {None}) == 4
+
+
+@pytest.mark.parametrize("epoch", [None, 0])
+def test_bytes_are_means_of_what_single_images_cost(photos, epoch):
+    from sparse_ist_tf.masks import random_positions
+
+    def places_of(indices):
+        if epoch is None:
+            return draw(indices)
+        return random_positions(0, indices, epoch, 16, 0.5)
+
+    found = bytes_per_image(
+        photos, 32, 8, places_of, quality=60, feature_dim=12, mask_seed=0, epoch=epoch
+    )
+    images = photos.source.images
+    mask = {"quality": 60, "feature_dim": 12, "seed": 0, "epoch": epoch}
+    single = [
+        count_bytes(image, places, 8, index=i, **mask)
+        for i, (image, places) in enumerate(zip(images, places_of(np.arange(21)), strict=True))
+    ]
+    assert found.pop("images") == 21
+    assert found == {name: np.mean([sizes[name] for sizes in single]) for name in single[0]}
+
+
+def test_bytes_of_some_images_are_drawn_with_a_seed(photos):
+    def sizes(seed):
+        return bytes_per_image(photos, 32, 8, draw, count=5, seed=seed)
+
+    assert sizes(0) == sizes(0) != sizes(1)
+    assert sizes(0)["images"] == 5
+
+
+def test_a_shared_mask_has_no_seed_to_send(photos):
+    def same(indices):
+        return np.tile(shared_positions(0, 16, 0.5), (len(indices), 1))
+
+    found = bytes_per_image(photos, 32, 8, same, count=5)
+    assert found["patches_jpeg"] == found["patches_jpeg_bitmap"]
+    assert "feature_int8" not in found
+
+
+def test_positions_have_a_known_shape(photos):
+    rows = with_positions(photos.dataset(32, batch_size=4), draw)
+    assert rows.element_spec["positions"].shape == (None, 8)
+
+
+def test_some_images_of_a_split(photos):
+    rows = list(photos.pick(32, [2, 3, 17]).as_numpy_iterator())
+    assert [row["index"] for row in rows] == [2, 3, 17]
+    assert [row["label"] for row in rows] == [2, 0, 2]
+    np.testing.assert_array_equal(rows[2]["image"], photos.source.images[17])
+    assert not list(photos.pick(32, []))
+    digits = datasets.load("digits")["test"]
+    [picked] = digits.pick(16, [9]).as_numpy_iterator()
+    [read] = digits.dataset(16, start=9, stop=10).as_numpy_iterator()
+    np.testing.assert_array_equal(picked["image"], read["image"])

@@ -1,0 +1,29 @@
+"""Fixtures that several rooms' tests share."""
+
+from tests.fixtures.encoders import images, make_case, randomise, torch, write_torch
+from tests.fixtures.finished_run import (
+    classifier_file,
+    finished,
+    head_features,
+    head_file,
+    head_layers,
+    head_samples,
+    run_path,
+    small_classifier,
+)
+
+__all__ = [
+    "classifier_file",
+    "finished",
+    "head_features",
+    "head_file",
+    "head_layers",
+    "head_samples",
+    "images",
+    "make_case",
+    "randomise",
+    "run_path",
+    "small_classifier",
+    "torch",
+    "write_torch",
+]

@@ -1,0 +1,65 @@
+"""Hidden pixels don't matter, visible ones do, and the two forms are one network."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from sparse_ist_tf.export.files.runtimes import LiteRT
+from sparse_ist_tf.export.graphs.convert import convert
+from sparse_ist_tf.export.graphs.forms import make_function
+from sparse_ist_tf.masks import select_patches, visible_from_positions
+from tests.fixtures.finished_run import make_images
+
+
+@pytest.mark.parametrize("form", ["matmul", "conv"])
+def test_hidden_pixels_change_no_logit(small_classifier, classifier_file, form):
+    vit, _, places = small_classifier
+    image, other = make_images(2)
+    visible = visible_from_positions(places[None], vit.num_patches)[0].reshape(4, 4)
+    pixels = visible.repeat(4, axis=0).repeat(4, axis=1)[..., None]
+    runtime = LiteRT(classifier_file("float32", form))
+    logits = runtime.run({"image": image})
+    assert np.array_equal(runtime.run({"image": np.where(pixels, image, other)}), logits)
+    assert not np.allclose(runtime.run({"image": np.where(pixels, other, image)}), logits)
+
+
+@pytest.mark.parametrize("numbers", ["float32", "int8"])
+def test_forms_and_kinds_agree(small_classifier, classifier_file, numbers):
+    vit, _, places = small_classifier
+    images = make_images(24)
+    outputs = []
+    for form in ("matmul", "conv"):
+        for kind in ("classifier", "classifier_patches"):
+            runtime = LiteRT(classifier_file(numbers, form, kind=kind))
+            patches = select_patches(images, np.tile(places, (24, 1)), vit.patch_size)
+            examples = [
+                {"image": image, "patches": patch, "positions": places}
+                for image, patch in zip(images, patches, strict=True)
+            ]
+            outputs.append(np.array([runtime.run(example) for example in examples]))
+    for other in outputs[1:]:
+        likeness = np.corrcoef(other.ravel(), outputs[0].ravel())[0, 1]
+        assert likeness > (0.999999 if numbers == "float32" else 0.85)
+
+
+def test_the_cost_falls_with_the_visible_patches(small_classifier):
+    from sparse_ist_tf.export.files.flatbuffer import operators
+
+    _, network, _ = small_classifier
+    macs = []
+    for count in (16, 8):
+        content = convert(dataclasses.replace(network, positions=tuple(range(count))), "float32")
+        macs.append(sum(op.macs for op in operators(content)))
+    assert macs[1] < 0.6 * macs[0]
+
+
+def test_inputs_and_outputs_are_named(small_classifier, head_layers):
+    _, network, _ = small_classifier
+    assert make_function(network, pixels="uint8").input_signature[0].dtype == "uint8"
+    encoder = dataclasses.replace(network, kind="encoder", layers=())
+    assert encoder.input_names == ("patches", "positions")
+    assert encoder.output_name == "feature"
+    assert network.input_names == ("image",)
+    head = dataclasses.replace(network, kind="head")
+    assert (head.input_names, head.output_name) == (("feature",), "logits")

@@ -1,0 +1,92 @@
+"""A finished run as export sees it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from sparse_ist_tf.checkpoints.loading import load_encoder
+from sparse_ist_tf.codec.packing import pack_feature, pack_patches, unpack_feature, unpack_patches
+from sparse_ist_tf.config import get_config
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.ist.head import accuracy, logits
+from sparse_ist_tf.masks import select_patches
+from sparse_ist_tf.reports.run_directory import RunDirectory
+from sparse_ist_tf.runs.finished_run import FinishedRun, Images, stratified
+
+
+def test_calibration_rows_are_stratified_and_the_same_each_time():
+    labels = np.repeat([0, 1, 2, 3], [500, 300, 40, 2])
+    rows = stratified(labels, 62)
+    assert np.bincount(labels[rows]).tolist() == [20, 20, 20, 2]
+    assert np.array_equal(rows, stratified(labels, 62))
+    assert not np.array_equal(rows, stratified(labels, 62, seed=1))
+    assert stratified(labels, 10_000).tolist() == list(range(842))
+
+
+def test_a_run_gives_what_its_training_measured(finished, run_path):
+    results = RunDirectory(run_path).results()["accuracy"]
+    labels = finished.images.splits["test"].labels
+    assert accuracy(finished.test_logits(finished.head()), labels) == results["merged"]
+    for subnet, expected in enumerate(results["subnets"]):
+        found = logits(finished.head(subnet), finished.test_features)
+        assert accuracy(found, labels) == expected
+
+
+def test_calibration_samples_are_real_images_with_their_features(finished):
+    samples = finished.calibration(20)
+    assert sorted(sample["label"] for sample in samples) == sorted(2 * list(range(10)))
+    train = finished.images.features("train")
+    for sample in samples:
+        distance = np.abs(train - sample["feature"]).max(axis=1)
+        assert distance.min() < 1e-4
+        places = sample["positions"]
+        patches = select_patches(sample["image"][None], places[None], finished.encoder.patch_size)
+        assert np.array_equal(patches[0], sample["patches"])
+
+
+def test_names_say_what_a_file_holds(finished):
+    assert finished.prefix == "digits_vit_pico_m50"
+    assert len(finished.digest) == 64
+    assert finished.num_visible == 32
+    assert len(finished.shared_positions()) == 32
+
+
+def test_no_run_and_an_unfinished_run_are_refused(run_path, tmp_path):
+    with pytest.raises(RequestError, match="is no run directory"):
+        FinishedRun(tmp_path)
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(run_path, unfinished, ignore=shutil.ignore_patterns("tensorboard", "export"))
+    (unfinished / "results.json").unlink()
+    with pytest.raises(RequestError, match="the run is not finished"):
+        FinishedRun(unfinished)
+
+
+def test_a_run_with_a_resnet_is_refused_in_one_line(run_path, tmp_path):
+    copy = tmp_path / "resnet"
+    shutil.copytree(run_path, copy, ignore=shutil.ignore_patterns("tensorboard", "export"))
+    config = RunDirectory(copy).config()
+    config["encoder"]["weights"] = "resnet50:random"
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RequestError, match="its encoder is a ResNet-50") as caught:
+        FinishedRun(copy)
+    assert str(copy) in str(caught.value)
+
+
+def test_images_are_those_behind_the_runs_link(tmp_path):
+    config = get_config()
+    config.transport.codec, config.transport.quality = "patches", 20
+    config.transport.features = "int8"
+    config.features.cache_dir = str(tmp_path)
+    images = Images(config, load_encoder("random:vit_pico"))
+    plain = next(iter(images.splits["test"].dataset(64)))["image"].numpy()
+    example = next(images.examples("test"))
+    message = pack_patches(plain, example["positions"], 8, quality=20)
+    assert np.array_equal(example["patches"], unpack_patches(message)[0])
+    hidden = np.setdiff1d(np.arange(64), example["positions"])
+    assert not select_patches(example["image"][None], hidden[None], 8).any()
+    [drawn] = images.drawn(1)
+    assert drawn["patches"].shape == example["patches"].shape
+    for feature in images.features("test")[:5]:
+        assert np.array_equal(feature, unpack_feature(pack_feature(feature, "int8")))
