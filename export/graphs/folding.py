@@ -22,6 +22,7 @@ import dataclasses
 import numpy as np
 
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.streams import Stream
 
 QUICK_GELU = 1.702
 KNOWN = frozenset(
@@ -292,7 +293,7 @@ def _fold_block(block) -> FoldedBlock:
 
 def _rotation(size: int) -> np.ndarray:
     """A random orthogonal matrix, always the same one of a size."""
-    q, r = np.linalg.qr(np.random.default_rng((size, 304)).standard_normal((size, size)))
+    q, r = np.linalg.qr(Stream.BASIS.rng(size).standard_normal((size, size)))
     return q * np.sign(np.diag(r))
 
 

@@ -9,6 +9,7 @@ of load_encoder.
 import os
 
 from sparse_ist_tf.commands import quiet, say
+from sparse_ist_tf.streams import Stream
 
 if __name__ == "__main__":  # first of all: TensorFlow logs while it is imported
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -209,7 +210,7 @@ def _open(weights, seed):
 
 def _random(preset, seed):
     _check("random:", preset, PRESETS)
-    model, rng = create_encoder(preset), np.random.default_rng(seed)
+    model, rng = create_encoder(preset), Stream.ENCODER_WEIGHTS.rng(seed)
     tensors = stored_arrays(model)
     for key, value in tensors.items():
         if key == "embed/kernel":  # glorot

@@ -15,6 +15,7 @@ from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs.decoding import image_errors
 from sparse_ist_tf.inputs.split import Split
 from sparse_ist_tf.masks.patches import grid_of, patchify, unpatchify
+from sparse_ist_tf.streams import Stream
 from sparse_ist_tf.tracing import as_written
 
 _SAMPLED = 256  # images whose bytes are counted
@@ -197,7 +198,7 @@ def bytes_per_image(
         >>> sizes["images"], sizes["patches_raw"]
         (256, 6159.64453125)
     """
-    chosen = np.random.default_rng((seed, 404)).permutation(split.size)[:count]
+    chosen = Stream.SAMPLED_IMAGES.rng(seed).permutation(split.size)[:count]
     rows = with_positions(split.pick(image_size, np.sort(chosen)).batch(64), draw)
 
     def sizes(row):

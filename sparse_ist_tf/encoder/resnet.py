@@ -19,6 +19,7 @@ from keras import ops
 from sparse_ist_tf.encoder.bundle import Encoder, Preprocessing
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.masks.patches import unpatchify
+from sparse_ist_tf.streams import Stream
 
 WIDTH = 2048
 PATCH_SIZE = 16
@@ -173,7 +174,7 @@ def load_resnet(
 
 def _draw(network, seed):
     """He-normal kernels; the last norm of a branch is small, so that 16 sums stay in bounds."""
-    rng = np.random.default_rng((seed, 404))
+    rng = Stream.RESNET_WEIGHTS.rng(seed)
     for variable in network.variables:
         if variable.path.endswith("/kernel"):
             deviation = np.sqrt(2 / np.prod(variable.shape[:-1]))

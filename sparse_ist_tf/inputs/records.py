@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.inputs.decoding import decode_image
 from sparse_ist_tf.inputs.split import Split, digest
+from sparse_ist_tf.streams import Stream
 from sparse_ist_tf.tracing import as_written
 
 NAMES = ("cifar10", "resisc45", "aid")
@@ -118,7 +119,7 @@ def load_records(name: str, data_dir: str | None = None, split_seed: int = 0) ->
     parts = {}
     labels = {part: _read_labels(name, builder, part) for part in builder.info.splits}
     if set(labels) == {"train"}:
-        rows = np.random.default_rng(split_seed % 2**64).permutation(len(labels["train"]))
+        rows = Stream.SPLIT.rng(split_seed % 2**64).permutation(len(labels["train"]))
         test = round(len(rows) * _RESISC45_TEST)
         parts["train"] = "train", np.sort(rows[test:])
         parts["test"] = "train", np.sort(rows[:test])

@@ -3,6 +3,7 @@
 import numpy as np
 
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.streams import Stream
 
 KINDS = ("all", "iid", "dirichlet")
 
@@ -56,7 +57,8 @@ def shard_indices(
         raise RequestError(f"num_shards={num_shards}: must be at most the {count} images")
     if kind == "all":
         return [np.arange(count, dtype=np.int64) for _ in range(num_shards)]
-    rng = np.random.default_rng([seed % 2**64, KINDS.index(kind)])
+    stream = Stream.SHARDS_IID if kind == "iid" else Stream.SHARDS_DIRICHLET
+    rng = stream.rng(seed % 2**64)
     if kind == "iid":
         owners = np.arange(count) % num_shards
         owners = owners[rng.permutation(count)]

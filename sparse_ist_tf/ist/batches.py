@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from sparse_ist_tf.streams import Stream
+
 
 class BatchStream:
     """The batches of one subnet: its shard, shuffled anew each epoch, cut as it comes.
@@ -48,6 +50,6 @@ class BatchStream:
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
-            rng = np.random.default_rng((self.seed, 303, self.subnet, epoch))
+            rng = Stream.BATCHES.rng(self.seed, self.subnet, epoch)
             self._epoch, self._order = epoch, rng.permutation(self.shard)
         return self._order

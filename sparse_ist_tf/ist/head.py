@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from sparse_ist_tf.ist.partition import Partition
+from sparse_ist_tf.streams import Stream
 
 EPSILON = 1e-5  # added to variances
 
@@ -100,7 +101,8 @@ def init_parameter(
     """
     if len(spec.shape) == 1:
         return np.zeros(spec.shape, np.float32)
-    rng, (inputs, outputs) = np.random.default_rng((seed, 202, position)), spec.shape
+    rng = Stream.INITIAL_WEIGHTS.rng(seed, position)
+    inputs, outputs = spec.shape
     variances = {
         "he_normal": 2 / inputs,
         "subnet_he_normal": 2 / (inputs * (1 if spec.layers[0] is None else num_subnets)),

@@ -8,6 +8,7 @@ import numpy as np
 
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, extract, logits, probabilities
 from sparse_ist_tf.ist.partition import Partition
+from sparse_ist_tf.streams import Stream
 
 MOST_SUBSETS = 28  # all 2 of 8
 _DRAWN = 10  # where there are more
@@ -33,7 +34,7 @@ def subsets_of(num_subnets: int, kept: int, seed: int = 0) -> list[tuple[int, ..
     """
     if math.comb(num_subnets, kept) <= MOST_SUBSETS:
         return list(itertools.combinations(range(num_subnets), kept))
-    rng = np.random.default_rng((seed, 505, num_subnets, kept))
+    rng = Stream.SUBSETS.rng(seed, num_subnets, kept)
     drawn: set[tuple[int, ...]] = set()
     while len(drawn) < _DRAWN:
         chosen = rng.choice(num_subnets, kept, replace=False)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.streams import Stream
 
 
 def subnet_sizes(width: int, num_subnets: int, capacities: Sequence[float] = ()) -> tuple[int, ...]:
@@ -117,7 +118,7 @@ def make_partition(
     indices = []
     for layer, width in enumerate(widths):
         sizes = subnet_sizes(width, num_subnets, capacities)
-        order = np.random.default_rng((seed, 101, round_index, layer)).permutation(width)
+        order = Stream.PARTITION.rng(seed, round_index, layer).permutation(width)
         parts = np.split(order, np.cumsum(sizes)[:-1])
         indices.append(tuple(np.sort(part) for part in parts))
     return Partition(tuple(widths), tuple(indices))

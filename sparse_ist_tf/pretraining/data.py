@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.pretraining.augmentation import draw_boxes, draw_positions, draw_shares
+from sparse_ist_tf.streams import Stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,7 @@ def draw_rows(config, count: int, step: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def _order(seed, epoch, count):
-    return np.random.default_rng((seed, 0, epoch)).permutation(count)
+    return Stream.PRETRAINING_ORDER.rng(seed, epoch).permutation(count)
 
 
 def draw_size(config, step: int) -> int:
@@ -163,7 +164,7 @@ def draw_size(config, step: int) -> int:
     """
     if len(config.image_sizes) < 2:
         return 0
-    rng = np.random.default_rng((config.seed, 3, step))
+    rng = Stream.PRETRAINING_SIZE.rng(config.seed, step)
     return int(rng.choice(len(config.image_sizes), p=config.size_probabilities))
 
 
@@ -183,5 +184,5 @@ def draw_ratio(config, step: int) -> tuple[int, np.random.Generator]:
         >>> draw_ratio(get_config(), 0)[0] in (0, 1, 2)
         True
     """
-    rng = np.random.default_rng((config.seed, 1, step))
+    rng = Stream.PRETRAINING_RATIO.rng(config.seed, step)
     return int(rng.choice(len(config.mask_ratios), p=config.mask_probabilities)), rng

@@ -22,6 +22,7 @@ from sparse_ist_tf.pretraining.data import Images
 from sparse_ist_tf.pretraining.objectives import Classifier, MaskedAutoencoder, draw_glorot
 from sparse_ist_tf.pretraining.optimizers import learning_rate_at, make_optimizer
 from sparse_ist_tf.reports.run_directory import RunDirectory, writing
+from sparse_ist_tf.streams import Stream
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -150,7 +151,8 @@ class PretrainingRun(abc.ABC):
         return out
 
     def _mean_metric(self, chosen, size, ratio):
-        rng, batch = np.random.default_rng((self.config.seed, 2)), self.config.batch_size
+        rng = Stream.PRETRAINING_EVALUATION.rng(self.config.seed)
+        batch = self.config.batch_size
         num_patches = (size // self.encoder.patch_size) ** 2
         total = 0.0
         for start in range(0, len(chosen), batch):

@@ -27,6 +27,7 @@ from sparse_ist_tf.runs.parts import (
     thin_link,
     with_tuned_encoder,
 )
+from sparse_ist_tf.streams import Stream
 
 _IN_MEMORY = 1 << 30  # bytes of images that are kept rather than read again for every file
 
@@ -292,7 +293,7 @@ def stratified(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
         [0, 1, 2]
     """
     labels = np.asarray(labels)
-    order = np.random.default_rng((seed, 303)).permutation(len(labels))
+    order = Stream.CALIBRATION.rng(seed).permutation(len(labels))
     turn = np.empty(len(labels), np.int64)  # how many of its class come before a row
     for label in np.unique(labels):
         rows = order[labels[order] == label]
