@@ -24,9 +24,6 @@ def model_card(run, target: Target, results: Sequence[Result], lines: Sequence[s
 
     Returns:
         Markdown.
-
-    Example:
-        See tests/export/test_pipeline.py.
     """
     good = [result for result in results if result.good]
     masks, encoder = run.config.masks, run.encoder

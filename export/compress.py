@@ -39,11 +39,6 @@ class Compression:
 
     Raises:
         RequestError: if an option isn't allowed.
-
-    Example:
-        >>> from sparse_ist_tf.export.compress import Compression
-        >>> Compression(prune="2:4", cluster=32).any
-        True
     """
 
     qat: bool = False
@@ -76,10 +71,6 @@ def require(compression: Compression) -> None:
 
     Raises:
         RequestError: if not, with the command that brings it.
-
-    Example:
-        >>> from sparse_ist_tf.export.compress import Compression, require
-        >>> require(Compression())
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if compression.any and missing:
@@ -109,9 +100,6 @@ def compress(
     Raises:
         RequestError: if the optimization toolkit isn't installed.
         RunError: if the fine-tuning fails.
-
-    Example:
-        See tests/export/test_compress.py.
     """
     require(compression)
     if not compression.any:

@@ -41,9 +41,6 @@ class Exporter:
 
     Raises:
         RequestError: if something asked for can't be made.
-
-    Example:
-        See tests/export/test_pipeline.py.
     """
 
     def __init__(

@@ -32,11 +32,6 @@ class Options:
         compression: of heads and subnets.
         micro_images: test images that TFLite Micro runs too, for its targets.
         progress: show bars.
-
-    Example:
-        >>> from sparse_ist_tf.export.plan import Options
-        >>> Options(numbers=("float16",)).calibration
-        256
     """
 
     artefacts: tuple[str, ...] = ()
@@ -57,11 +52,6 @@ class Job:
         name: of the artefact, as in file names.
         kind: as graphs.KINDS.
         subnet: whose layers it has; None for the merged head's.
-
-    Example:
-        >>> from sparse_ist_tf.export.plan import Job
-        >>> Job("subnet0of4", "head", subnet=0).kind
-        'head'
     """
 
     name: str
@@ -82,9 +72,6 @@ def plan(run: FinishedRun, target: Target, options: Options) -> list[Job]:
 
     Raises:
         RequestError: if something asked for can't be made of this run or for this target.
-
-    Example:
-        See tests/export/test_pipeline.py.
     """
     for numbers in options.numbers:
         if numbers not in NUMBERS:

@@ -43,11 +43,6 @@ class Result:
         micro_accuracy: in TFLite Micro, on the images that it ran.
         micro_float_accuracy: of the Keras model on those.
         micro_images: how many they were.
-
-    Example:
-        >>> from sparse_ist_tf.export.verify import Result
-        >>> Result("a.tflite", "head", "int8", 1000).good
-        True
     """
 
     name: str
@@ -110,9 +105,6 @@ def peak_bytes(content: bytes) -> int:
 
     Raises:
         RequestError: if it is no .tflite file.
-
-    Example:
-        See tests/export/test_verify.py.
     """
     model = flatbuffer.parse(content)
     graph = model.subgraphs[0]
@@ -179,9 +171,6 @@ def verify(
     Raises:
         RequestError: if the file is damaged.
         RunError: if a runtime fails.
-
-    Example:
-        See tests/export/test_verify.py.
     """
     from tqdm import tqdm
 
@@ -280,11 +269,6 @@ def table(results: Sequence[Result]) -> str:
 
     Returns:
         Lines.
-
-    Example:
-        >>> from sparse_ist_tf.export.verify import Result, table
-        >>> "a.tflite" in table([Result("a.tflite", "head", "int8", 1000)])
-        True
     """
     rows = [
         ("file", "bytes", "ops", "accuracy", "float", "agree", "mean |d|", "max |d|", "ms p50",
@@ -343,11 +327,6 @@ def evaluate_tflite(path: str | Path, config=None, *, threads: int = 1, delegate
 
     Raises:
         RequestError: if the file is damaged or not one of export's, or the config doesn't fit it.
-
-    Example:
-        >>> from sparse_ist_tf.export.verify import evaluate_tflite
-        >>> evaluate_tflite("digits_..._int8.tflite")["accuracy"]  # doctest: +SKIP
-        0.95
     """
     from sparse_ist_tf.checkpoints.loading import load_configured
     from sparse_ist_tf.config import completed
@@ -403,12 +382,6 @@ def read_file(path: str | Path) -> bytes:
 
     Raises:
         RequestError: if there is none, or it is damaged.
-
-    Example:
-        >>> from sparse_ist_tf.export.verify import read_file
-        >>> read_file("missing.tflite")
-        Traceback (most recent call last):
-        sparse_ist_tf.errors.RequestError: missing.tflite: No such file or directory
     """
     try:
         content = Path(path).read_bytes()

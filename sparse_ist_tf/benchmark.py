@@ -32,11 +32,6 @@ def best_time(function, repetitions: int = 5) -> float:
 
     Returns:
         Seconds.
-
-    Example:
-        >>> from sparse_ist_tf.benchmark import best_time
-        >>> best_time(lambda: None) < 1
-        True
     """
     for _ in range(2):
         function()
@@ -56,11 +51,6 @@ def matmul_peak(size: int = 2048) -> float:
 
     Returns:
         2 * size**3 over the best time.
-
-    Example:
-        >>> from sparse_ist_tf.benchmark import matmul_peak
-        >>> matmul_peak(64) > 0
-        True
     """
     import tensorflow as tf
 
@@ -100,9 +90,6 @@ def step_and_exchange(trainer) -> tuple[float, float]:
 
     Returns:
         (step, exchange).
-
-    Example:
-        See `python -m sparse_ist_tf.benchmark`.
     """
     short = best_time(lambda: trainer.run_round(20), 12)
     long = best_time(lambda: trainer.run_round(40), 12)
@@ -120,9 +107,6 @@ def subnet_flops(trainer) -> float:
 
     Returns:
         FLOP.
-
-    Example:
-        See `python -m sparse_ist_tf.benchmark`.
     """
     entries = 0
     for shapes in trainer.shapes.values():
@@ -136,9 +120,6 @@ def bench_train(peak: float) -> None:
 
     Args:
         peak: FLOP/s, from matmul_peak.
-
-    Example:
-        See `python -m sparse_ist_tf.benchmark --only=train`.
     """
     import tensorflow as tf
 
@@ -163,11 +144,7 @@ def bench_train(peak: float) -> None:
 
 
 def bench_exchange_worker() -> None:
-    """One worker's part of the measurement of the exchange; the chief prints.
-
-    Example:
-        See `python -m sparse_ist_tf.benchmark --only=exchange`.
-    """
+    """One worker's part of the measurement of the exchange; the chief prints."""
     with quiet():
         import tensorflow  # noqa: F401
     from sparse_ist_tf.workers.cluster import make_strategy, read_tf_config

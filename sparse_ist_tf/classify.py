@@ -37,11 +37,6 @@ class Classifier:
     Raises:
         RequestError: if the file is missing, damaged or no classifier of images, or the delegate
             can't be loaded.
-
-    Example:
-        >>> from sparse_ist_tf.classify import Classifier
-        >>> Classifier("classifier_head_int8.tflite").labels  # doctest: +SKIP
-        ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
     """
 
     def __init__(self, path: str | Path, *, threads: int = 1, delegate: str = ""):
@@ -110,11 +105,6 @@ def find_pictures(paths: Sequence[str]) -> list[str]:
 
     Raises:
         RequestError: if a path isn't there or a folder has no pictures.
-
-    Example:
-        >>> from sparse_ist_tf.classify import find_pictures
-        >>> find_pictures([])
-        []
     """
     from sparse_ist_tf.inputs.decoding import EXTENSIONS
 
@@ -206,11 +196,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status.
-
-    Example:
-        >>> from sparse_ist_tf.classify import main
-        >>> main(["missing.tflite", "cat.jpg"])
-        2
     """
     parser = _Parser(prog="python -m sparse_ist_tf.classify", description=__doc__)
     parser.add_argument("file", metavar="FILE", help="an exported classifier, .tflite")

@@ -29,10 +29,6 @@ def run(
         define_flags: defines the flags; ml_collections reads the command line while it does.
         words: arguments that are no flags and may be given.
         backends: of Keras, which the command runs on.
-
-    Example:
-        >>> from sparse_ist_tf.commands import run
-        >>> run(lambda argv: print(argv))  # doctest: +SKIP
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.WARNING)
@@ -108,11 +104,6 @@ def quiet() -> Iterator[None]:
     """Keeps off stderr what TensorFlow's libraries log while they are imported.
 
     Exceptions come through; so does Python's own output from other threads once this is over.
-
-    Example:
-        >>> from sparse_ist_tf.commands import quiet
-        >>> with quiet():
-        ...     import tensorflow
     """
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -134,12 +125,6 @@ def say(error: BaseException) -> int:
 
     Returns:
         The exit status: 2 for a bad request, 1 for a failure.
-
-    Example:
-        >>> from sparse_ist_tf.commands import say
-        >>> from sparse_ist_tf.errors import RequestError
-        >>> say(RequestError("masks.ratio=1: must be in [0, 1)"))
-        2
     """
     text = " ".join(str(error).split())
     print(f"error: {text}", file=sys.stderr, flush=True)

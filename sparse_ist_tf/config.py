@@ -177,11 +177,6 @@ def lookup(config: ConfigDict, key: str):
 
     Returns:
         The value.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config, lookup
-        >>> lookup(get_config(), "ist.local_steps")
-        20
     """
     for part in key.split("."):
         config = config[part]
@@ -217,10 +212,6 @@ def validate(config: ConfigDict, num_workers: int) -> None:
 
     Raises:
         RequestError: naming the key, its value and what is allowed.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config, validate
-        >>> validate(get_config(), num_workers=2)
     """
     check_keys(config, get_config())
     for key, allowed in _CHOICES.items():
@@ -334,10 +325,6 @@ def check_keys(config: ConfigDict, default: ConfigDict, prefix: str = "") -> Non
 
     Raises:
         RequestError: naming the key that is unknown, missing, or of another type.
-
-    Example:
-        >>> from sparse_ist_tf.config import check_keys, get_config
-        >>> check_keys(get_config(), get_config())
     """
     for key, value in config.items():
         name = prefix + key
@@ -376,13 +363,6 @@ def ist_options(config: ConfigDict) -> ConfigDict:
 
     Returns:
         A new dictionary of the same keys.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config, ist_options
-        >>> config = get_config()
-        >>> config.ist.variant = "published"
-        >>> ist_options(config).moments
-        'slot'
     """
     ist = ConfigDict(config.ist.to_dict())
     if ist.variant == "published":

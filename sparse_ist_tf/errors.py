@@ -4,23 +4,11 @@ import sys
 
 
 class RequestError(ValueError):
-    """A request that can't be met as it stands: commands print it and exit with status 2.
-
-    Example:
-        >>> from sparse_ist_tf.errors import RequestError
-        >>> issubclass(RequestError, ValueError)
-        True
-    """
+    """A request that can't be met as it stands: commands print it and exit with status 2."""
 
 
 class RunError(RuntimeError):
-    """A failure while a good request was carried out: commands print it and exit with status 1.
-
-    Example:
-        >>> from sparse_ist_tf.errors import RunError
-        >>> issubclass(RunError, RuntimeError)
-        True
-    """
+    """A failure while a good request was carried out: commands print it and exit with status 1."""
 
 
 def warn(text: str) -> None:
@@ -28,9 +16,5 @@ def warn(text: str) -> None:
 
     Args:
         text: what happened, to what.
-
-    Example:
-        >>> from sparse_ist_tf.errors import warn
-        >>> warn("photos/train: left out 1 of 300 images")
     """
     print(f"warning: {' '.join(text.split())}", file=sys.stderr, flush=True)

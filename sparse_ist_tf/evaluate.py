@@ -32,11 +32,6 @@ def evaluate(path: str) -> dict:
     Raises:
         RequestError: if there is no finished run, or its data is gone.
         RunError: if a file is damaged.
-
-    Example:
-        >>> from sparse_ist_tf.evaluate import evaluate
-        >>> evaluate("runs/digits")["accuracy"]["merged"]  # doctest: +SKIP
-        0.95
     """
     directory = RunDirectory(path)
     config, results = completed(directory.config()), directory.results()

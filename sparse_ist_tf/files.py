@@ -18,11 +18,6 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
     Raises:
         OSError: if it can't be written; what stood at path stays, and the neighbour goes.
-
-    Example:
-        >>> from sparse_ist_tf.files import replacing
-        >>> with replacing("/tmp/example.txt") as temporary:
-        ...     _ = temporary.write_text("text")
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,10 +41,6 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
 
     Raises:
         OSError: if it can't be written; what stood there stays.
-
-    Example:
-        >>> from sparse_ist_tf.files import write_atomically
-        >>> write_atomically("/tmp/example.txt", "text")
     """
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
@@ -60,10 +51,6 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 
     Args:
         folder: with everything below it; nobody else may be writing there.
-
-    Example:
-        >>> from sparse_ist_tf.files import remove_leftovers
-        >>> remove_leftovers("/tmp/example_run")
     """
     for path in Path(folder).rglob(".*.tmp*"):
         if path.suffix == ".tmp" or path.with_suffix("").suffix == ".tmp":

@@ -46,9 +46,6 @@ def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = 
     Raises:
         RequestError: if the configuration or the data can't be used.
         RunError: if a peer is lost, the loss is not finite, or a file can't be written.
-
-    Example:
-        See tests/test_pretrain.py.
     """
     cluster = cluster or Cluster(0, ())
     validate(config, cluster.num_workers)
@@ -131,11 +128,6 @@ def check_preset(config: ConfigDict) -> None:
 
     Raises:
         RequestError: naming the key, its value and what is allowed.
-
-    Example:
-        >>> from sparse_ist_tf.pretrain import check_preset
-        >>> from sparse_ist_tf.pretrain_config import get_config
-        >>> check_preset(get_config())
     """
     with quiet():
         from sparse_ist_tf.encoder.presets import PRESETS
@@ -170,14 +162,6 @@ def load_images(config: ConfigDict, link=None):
 
     Raises:
         RequestError: if the data isn't there or can't be used.
-
-    Example:
-        >>> from sparse_ist_tf.pretrain import load_images
-        >>> from sparse_ist_tf.pretrain_config import get_config
-        >>> config = get_config()
-        >>> config.dataset.name, config.dataset.cache_dir = "digits", "/tmp/images"
-        >>> load_images(config).test.shape
-        (360, 64, 64, 3)
     """
     from sparse_ist_tf.encoder.presets import PRESETS
     from sparse_ist_tf.inputs import datasets

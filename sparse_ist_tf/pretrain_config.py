@@ -34,11 +34,6 @@ def get_config() -> ConfigDict:
 
     Returns:
         A new configuration; files in configs/ change it.
-
-    Example:
-        >>> from sparse_ist_tf.pretrain_config import get_config
-        >>> get_config().preset
-        'vit_micro'
     """
     config = ConfigDict()
     config.seed = 0
@@ -95,11 +90,6 @@ def accelerator_config() -> ConfigDict:
 
     Returns:
         A new configuration.
-
-    Example:
-        >>> from sparse_ist_tf.pretrain_config import accelerator_config
-        >>> accelerator_config().batch_size
-        1024
     """
     config = get_config()
     config.seed = 3
@@ -124,10 +114,6 @@ def validate(config: ConfigDict, num_workers: int = 1) -> None:
 
     Raises:
         RequestError: naming the key, its value and what is allowed.
-
-    Example:
-        >>> from sparse_ist_tf.pretrain_config import get_config, validate
-        >>> validate(get_config())
     """
     check_keys(config, get_config())
     choices = (

@@ -35,11 +35,5 @@ class Stream(enum.IntEnum):
         Args:
             seed: at least 0.
             counters: what tells draws of one stream apart, such as a subnet and an epoch.
-
-        Example:
-            >>> from sparse_ist_tf.streams import Stream
-            >>> a, b = Stream.BATCHES.rng(0), Stream.CALIBRATION.rng(0)
-            >>> bool(a.integers(2**32) == b.integers(2**32))
-            False
         """
         return np.random.default_rng((seed, int(self), *counters))

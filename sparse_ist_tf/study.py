@@ -36,11 +36,6 @@ def study(config: ConfigDict, folder: str | Path) -> list[dict]:
     Raises:
         RequestError: if the configuration isn't possible, or the folder holds another study.
         RunError: if a file can't be written.
-
-    Example:
-        >>> from sparse_ist_tf.study import study
-        >>> from sparse_ist_tf.study_config import get_config
-        >>> rows = study(get_config(), "runs/study")  # doctest: +SKIP
     """
     study_config.validate(config)
     folder, grids = Path(folder).resolve(), cells_of(config)

@@ -13,11 +13,6 @@ def get_config() -> ConfigDict:
 
     Returns:
         A new configuration; files in configs/ change it for their study.
-
-    Example:
-        >>> from sparse_ist_tf.study_config import get_config
-        >>> get_config().seeds
-        (0, 1, 2)
     """
     config = ConfigDict()
     config.base = train_config.get_config()  # what all trainings share
@@ -47,10 +42,6 @@ def validate(config: ConfigDict) -> None:
 
     Raises:
         RequestError: naming the key, its value and what is allowed.
-
-    Example:
-        >>> from sparse_ist_tf.study_config import get_config, validate
-        >>> validate(get_config())
     """
     default = get_config()
     default.grids = config.grids

@@ -38,12 +38,5 @@ def as_written(function: Callable) -> Callable:
 
     Returns:
         A function that isn't rewritten, nor what it calls.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> from sparse_ist_tf.tracing import as_written
-        >>> data = tf.data.Dataset.range(3).map(as_written(lambda x: x + 1))
-        >>> [int(x) for x in data]
-        [1, 2, 3]
     """
     return tf.autograph.experimental.do_not_convert(function)

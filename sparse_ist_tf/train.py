@@ -36,12 +36,6 @@ def default_workdir(config) -> str:
 
     Returns:
         A path below runs/; the same configuration gives the same path, so it is resumed.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config
-        >>> from sparse_ist_tf.train import default_workdir
-        >>> default_workdir(get_config()).startswith("runs/digits-")
-        True
     """
     values = config.to_dict()
     for key in FREE_KEYS:
@@ -64,12 +58,6 @@ def default_num_workers(config) -> int:
 
     Returns:
         2, or 1 where a single worker has all to do.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config
-        >>> from sparse_ist_tf.train import default_num_workers
-        >>> default_num_workers(get_config())
-        2
     """
     alone = config.ist.algorithm == "centralized" or config.ist.num_subnets == 1
     return 1 if alone else 2

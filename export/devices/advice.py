@@ -31,9 +31,6 @@ def arena_by_ratio(exporter, job, ratios: Iterable[float]) -> dict[float, int]:
 
     Raises:
         RunError: if TFLite Micro can't run a file.
-
-    Example:
-        See tests/export/test_advice.py.
     """
     out = {}
     vit = exporter.folded
@@ -56,9 +53,6 @@ def measure(exporter, network: Network, vit, ratio: float) -> tuple[int, int]:
 
     Returns:
         (bytes of the file, bytes of arena).
-
-    Example:
-        See tests/export/files/test_micro.py.
     """
     places = shared_positions(exporter.run.config.seed, vit.num_patches, ratio)
     network = dataclasses.replace(network, vit=vit, positions=tuple(int(p) for p in places))
@@ -85,9 +79,6 @@ def what_would_fit(exporter, result, arenas: Mapping[float, int]) -> list[str]:
     Returns:
         One line each: a higher mask ratio, more subnets, the smaller preset; empty where none of
         them fits.
-
-    Example:
-        See tests/export/test_advice.py.
     """
     run, target = exporter.run, exporter.target
     flash_limit, sram_limit = target.flash or np.inf, target.sram or np.inf

@@ -39,9 +39,6 @@ def write_bundle(
 
     Raises:
         RequestError: if the file is damaged or carries no metadata.
-
-    Example:
-        See tests/export/devices/test_bundle.py.
     """
     labels, run = metadata.read(content, name)
     bare = metadata.strip(content)

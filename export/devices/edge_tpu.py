@@ -148,11 +148,6 @@ class Mapping:
             written by an operator that has none.
         decided_by: "table" or "edgetpu_compiler".
         log: the compiler's own lines per operator, empty for the table.
-
-    Example:
-        >>> from sparse_ist_tf.export.devices.edge_tpu import Mapping
-        >>> Mapping(3, 4, 0.75, "table").sentence()
-        '3 of 4 operators, 75.0 % of the compute, by the published table'
     """
 
     operators: int
@@ -183,17 +178,6 @@ def mapping(content: bytes, problem: Callable[[Op], str]) -> Mapping:
 
     Raises:
         RunError: if the compiler fails.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.devices.edge_tpu import mapping
-        >>> mapping(content, lambda op: "").work
-        1.0
     """
     model = flatbuffer.parse(content)
     operators = flatbuffer.operators(content)
@@ -220,11 +204,6 @@ def parse_log(log: str) -> dict[str, dict[str, int]]:
 
     Returns:
         Operator to {status: count}.
-
-    Example:
-        >>> from sparse_ist_tf.export.devices.edge_tpu import parse_log
-        >>> parse_log("Operator    Count    Status\n\nCONV_2D    4    Mapped to Edge TPU\n")
-        {'CONV_2D': {'Mapped to Edge TPU': 4}}
     """
     out: dict[str, dict[str, int]] = {}
     for name, count, status in re.findall(

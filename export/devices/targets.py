@@ -140,11 +140,6 @@ class Target:
         interpreter: "litert" or "micro", the runtime that files are measured in.
         flash: bytes that a file may have; 0 for no limit.
         sram: bytes of arena that it may need; 0 for no limit.
-
-    Example:
-        >>> from sparse_ist_tf.export.devices.targets import TARGETS
-        >>> TARGETS["micro"].numbers
-        ('int8',)
     """
 
     name: str
@@ -205,11 +200,6 @@ def find_target(name: str) -> Target:
 
     Raises:
         RequestError: if there is none of that name.
-
-    Example:
-        >>> from sparse_ist_tf.export.devices.targets import find_target
-        >>> find_target("coral").interface.form
-        'conv'
     """
     if name not in TARGETS:
         raise RequestError(f"target={name!r}: must be one of {', '.join(TARGETS)}")
@@ -225,16 +215,6 @@ def add_rows(path: str | Path) -> None:
 
     Raises:
         RequestError: if the file can't be read, or holds something else.
-
-    Example:
-        >>> import pathlib, tempfile
-        >>> from sparse_ist_tf.export.devices.targets import TARGETS, add_rows
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = pathlib.Path(folder, "t.json")
-        ...     _ = path.write_text('{"mine": {"like": "micro", "sram": 65536}}')
-        ...     add_rows(path)
-        >>> TARGETS.pop("mine").sram
-        65536
     """
     allowed = ["numbers", "operators", "max_rank", "inner_rank", "gpu", "xnnpack", "flash", "sram"]
     try:
@@ -271,11 +251,6 @@ class Unmapped:
         operator: its name.
         count: how many of them.
         reason: what it lacks.
-
-    Example:
-        >>> from sparse_ist_tf.export.devices.targets import Unmapped
-        >>> Unmapped("GELU", 6, "is not in the table").count
-        6
     """
 
     operator: str
@@ -295,9 +270,6 @@ def unmapped(content: bytes, target: Target) -> list[Unmapped]:
 
     Raises:
         RequestError: if it is no .tflite file.
-
-    Example:
-        See tests/export/devices/test_targets.py.
     """
     counts: dict[tuple[str, str], int] = {}
     for op in flatbuffer.operators(content):
@@ -316,18 +288,6 @@ def problem(op: flatbuffer.Op, target: Target) -> str:
 
     Returns:
         A reason, or "".
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.files import flatbuffer
-        >>> from sparse_ist_tf.export.devices.targets import TARGETS, problem
-        >>> problem(flatbuffer.operators(content)[0], TARGETS["phone"])
-        ''
     """
     if op.name.startswith("CUSTOM"):
         return "is not builtin"
@@ -366,9 +326,6 @@ def check(content: bytes, target: Target, numbers: str, kind: str) -> list[str]:
 
     Raises:
         RequestError: if it is no .tflite file.
-
-    Example:
-        See tests/export/devices/test_targets.py.
     """
     out = []
     if not target.partial or kind == "head":

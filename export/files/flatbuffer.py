@@ -38,12 +38,6 @@ def parse(content: bytes, name: str = "model"):
 
     Raises:
         RequestError: if it is no .tflite file.
-
-    Example:
-        >>> from sparse_ist_tf.export.files.flatbuffer import parse
-        >>> parse(b"not a model")
-        Traceback (most recent call last):
-        sparse_ist_tf.errors.RequestError: model: is not a .tflite file
     """
     if content[4:8] != IDENTIFIER:
         raise RequestError(f"{name}: is not a .tflite file")
@@ -69,18 +63,6 @@ def pack(model) -> bytes:
 
     Returns:
         The file's bytes.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.files import flatbuffer
-        >>> model = flatbuffer.parse(content)
-        >>> flatbuffer.pack(model)[4:8]
-        b'TFL3'
     """
     _drop_unused(model)
     builder = flatbuffers.Builder(1 << 20)
@@ -97,19 +79,6 @@ def op_name(model, operator) -> str:
 
     Returns:
         Its name.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.files import flatbuffer
-        >>> model = flatbuffer.parse(content)
-        >>> graph = model.subgraphs[0]
-        >>> flatbuffer.op_name(model, graph.operators[0])
-        'FULLY_CONNECTED'
     """
     code = model.operatorCodes[operator.opcodeIndex]
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
@@ -126,11 +95,6 @@ def text(value) -> str:
 
     Returns:
         A string.
-
-    Example:
-        >>> from sparse_ist_tf.export.files.flatbuffer import text
-        >>> text(b"name"), text(None)
-        ('name', '')
     """
     return value.decode() if isinstance(value, bytes) else (value or "")
 
@@ -143,19 +107,6 @@ def shape_of(tensor) -> tuple[int, ...]:
 
     Returns:
         Its sizes.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.files import flatbuffer
-        >>> model = flatbuffer.parse(content)
-        >>> graph = model.subgraphs[0]
-        >>> flatbuffer.shape_of(graph.tensors[graph.inputs[0]])
-        (1, 4)
     """
     return tuple(int(n) for n in tensor.shape) if tensor.shape is not None else ()
 
@@ -168,19 +119,6 @@ def dtype_of(tensor) -> str:
 
     Returns:
         Such as "int8".
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.files import flatbuffer
-        >>> model = flatbuffer.parse(content)
-        >>> graph = model.subgraphs[0]
-        >>> flatbuffer.dtype_of(graph.tensors[graph.inputs[0]])
-        'float32'
     """
     return np.dtype(_DTYPES[tensor.type]).name if tensor.type in _DTYPES else f"type{tensor.type}"
 
@@ -194,19 +132,6 @@ def constant(model, tensor) -> np.ndarray | None:
 
     Returns:
         An array of the tensor's shape and type, or None.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.files import flatbuffer
-        >>> model = flatbuffer.parse(content)
-        >>> graph = model.subgraphs[0]
-        >>> flatbuffer.constant(model, graph.tensors[graph.inputs[0]]) is None
-        True
     """
     data = model.buffers[tensor.buffer].data
     if data is None or len(data) == 0:
@@ -224,18 +149,6 @@ def add_buffer(model, values: np.ndarray) -> int:
 
     Returns:
         The index of the new buffer.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.files import flatbuffer
-        >>> model = flatbuffer.parse(content)
-        >>> flatbuffer.add_buffer(model, np.ones(3)) == len(model.buffers) - 1
-        True
     """
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
@@ -253,18 +166,6 @@ def operator_code(model, name: str, version: int) -> int:
 
     Returns:
         The index in model.operatorCodes.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.files import flatbuffer
-        >>> model = flatbuffer.parse(content)
-        >>> flatbuffer.operator_code(model, "TANH", 1) == len(model.operatorCodes) - 1
-        True
     """
     number = getattr(schema.BuiltinOperator, name)
     for index, code in enumerate(model.operatorCodes):
@@ -288,18 +189,6 @@ def name_signature(content: bytes, inputs: Iterable[str], output: str) -> bytes:
 
     Returns:
         The same model.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.files import flatbuffer
-        >>> named = flatbuffer.name_signature(content, ["feature"], "logits")
-        >>> flatbuffer.text(flatbuffer.parse(named).signatureDefs[0].outputs[0].name)
-        'logits'
     """
     model = parse(content)
     graph = model.subgraphs[0]
@@ -327,17 +216,6 @@ def inputs_first(content: bytes) -> bytes:
 
     Returns:
         The same model.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.files import flatbuffer
-        >>> [op.name for op in flatbuffer.operators(flatbuffer.inputs_first(content))]
-        ['FULLY_CONNECTED']
     """
     model = parse(content)
     for graph in model.subgraphs:
@@ -364,19 +242,6 @@ def rest_needs(operator, rest: Iterable) -> bool:
 
     Returns:
         True if one of them has to come first.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.files import flatbuffer
-        >>> model = flatbuffer.parse(content)
-        >>> graph = model.subgraphs[0]
-        >>> flatbuffer.rest_needs(graph.operators[0], [])
-        False
     """
     made = {int(i) for other in rest for i in other.outputs}
     return any(int(i) in made for i in operator.inputs)
@@ -391,17 +256,6 @@ class Op:
         inputs: (shape, dtype, constant value or None) of each input.
         outputs: (shape, dtype) of each output.
         options: the operator's builtin options, None where it has none.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.files import flatbuffer
-        >>> flatbuffer.operators(content)[0].macs
-        8
     """
 
     name: str
@@ -440,17 +294,6 @@ def operators(content: bytes, name: str = "model") -> list[Op]:
 
     Raises:
         RequestError: if it is no .tflite file.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.files import flatbuffer
-        >>> [op.name for op in flatbuffer.operators(content)]
-        ['FULLY_CONNECTED']
     """
     model = parse(content, name)
     out = []

@@ -67,11 +67,6 @@ class Metadata:
         run: anything that JSON holds: the run's config and digest, the mask, what was measured.
         licence: of the weights.
         version: of the library that wrote it.
-
-    Example:
-        >>> from sparse_ist_tf.export.files.metadata import Metadata
-        >>> Metadata("digits_head", "A head.", ("0", "1"), {"mask": {"ratio": 0.5}}).labels
-        ('0', '1')
     """
 
     name: str
@@ -94,9 +89,6 @@ def attach(content: bytes, metadata: Metadata) -> bytes:
 
     Raises:
         RequestError: if it is no .tflite file, or a label has a line break.
-
-    Example:
-        See tests/export/files/test_metadata.py.
     """
     if any("\n" in label for label in metadata.labels):
         raise RequestError("labels: a label with a line break can't be stored")
@@ -153,9 +145,6 @@ def read(content: bytes, name: str = "model") -> tuple[tuple[str, ...], dict]:
 
     Raises:
         RequestError: if it carries none.
-
-    Example:
-        See tests/export/files/test_metadata.py.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -175,17 +164,6 @@ def strip(content: bytes) -> bytes:
 
     Returns:
         The same model.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.files.metadata import strip
-        >>> len(strip(content)) <= len(content)
-        True
     """
     model = flatbuffer.parse(content)
     model.metadata = [m for m in model.metadata or [] if flatbuffer.text(m.name) != ENTRY]

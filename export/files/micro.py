@@ -31,12 +31,6 @@ class MicroResult:
         outputs: int8[n, ...], one row per example, in the file's own numbers.
         arena: bytes that it used, as it reports; on a 64-bit computer, where pointers are twice
             as large as on most microcontrollers.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.files.micro import MicroResult
-        >>> MicroResult(np.zeros((1, 3), "int8"), arena=1024).arena
-        1024
     """
 
     outputs: np.ndarray
@@ -48,11 +42,6 @@ def available() -> bool:
 
     Returns:
         True if tflite_micro can be imported.
-
-    Example:
-        >>> from sparse_ist_tf.export.files import micro
-        >>> micro.available() in (True, False)
-        True
     """
     return importlib.util.find_spec("tflite_micro") is not None
 
@@ -62,10 +51,6 @@ def require() -> None:
 
     Raises:
         RequestError: if not, with the command that brings it.
-
-    Example:
-        >>> from sparse_ist_tf.export.files import micro
-        >>> micro.require()  # doctest: +SKIP
     """
     if not available():
         raise RequestError(
@@ -90,10 +75,6 @@ def run(
     Raises:
         RequestError: if the interpreter isn't installed.
         RunError: if it can't run the file, with its own words.
-
-    Example:
-        >>> from sparse_ist_tf.export.files import micro
-        >>> micro.run(open("model.tflite", "rb").read(), [])  # doctest: +SKIP
     """
     require()
     inputs, _ = ports(content)
@@ -128,11 +109,6 @@ def needed_arena(content: bytes, example: Mapping[str, np.ndarray]) -> int:
 
     Raises:
         RunError: if the file can't be run.
-
-    Example:
-        >>> from sparse_ist_tf.export.files import micro
-        >>> micro.needed_arena(open("model.tflite", "rb").read(), {})  # doctest: +SKIP
-        1024
     """
     used = run(content, [example]).arena
     # The interpreter needs a little room to move while it plans.

@@ -24,11 +24,6 @@ class Port:
         dtype: numpy's name.
         scale: 0 where the numbers stand for themselves.
         zero: the integer that stands for 0.
-
-    Example:
-        >>> from sparse_ist_tf.export.files.runtimes import Port
-        >>> Port("feature", 0, (1, 4), "float32", 0.0, 0).encode([1, 2, 3, 4]).shape
-        (1, 4)
     """
 
     name: str
@@ -87,18 +82,6 @@ def ports(content: bytes, name: str = "model") -> tuple[list[Port], Port]:
 
     Raises:
         RequestError: if it is damaged, or has no signature with one output.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.files.runtimes import ports
-        >>> inputs, output = ports(content)
-        >>> inputs[0].name, output.name
-        ('feature', 'logits')
     """
     model = flatbuffer.parse(content, name)
     graph = model.subgraphs[0]

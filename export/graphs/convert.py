@@ -32,11 +32,6 @@ class Interface:
 
     Raises:
         RequestError: if the form isn't known.
-
-    Example:
-        >>> from sparse_ist_tf.export.graphs.convert import Interface
-        >>> Interface(whole_integer=True).form
-        'matmul'
     """
 
     form: str = "matmul"
@@ -109,12 +104,6 @@ def one_hot(positions: np.ndarray, num_patches: int) -> np.ndarray:
 
     Returns:
         float32[1, v, num_patches].
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import one_hot
-        >>> one_hot(np.array([[2, 0]]), 3).tolist()
-        [[[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]]
     """
     return np.eye(num_patches, dtype=np.float32)[positions]
 

@@ -51,12 +51,6 @@ class Affine:
     Args:
         kernel: float64[inputs, outputs].
         bias: float64[outputs].
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> Affine(np.ones((2, 3)), np.zeros(3)).after_scaling(np.ones(2), np.zeros(2)).kernel.shape
-        (2, 3)
     """
 
     kernel: np.ndarray
@@ -89,15 +83,7 @@ class Affine:
 
 @dataclasses.dataclass(frozen=True)
 class FoldedBlock:
-    """One block's four matrices; what precedes each is x / rms(x), attention or the activation.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.presets import create_encoder
-        >>> from sparse_ist_tf.export.graphs.folding import fold
-        >>> vit = fold(create_encoder("vit_pico"), (0.5,) * 3, (0.5,) * 3)
-        >>> type(vit.blocks[0]).__name__
-        'FoldedBlock'
-    """
+    """One block's four matrices; what precedes each is x / rms(x), attention or the activation."""
 
     qkv: Affine
     proj: Affine
@@ -127,12 +113,6 @@ class FoldedViT:
         pixel_offset: what is taken off every pixel before embed.
         basis: float64[width, width], orthogonal: the stream is the ViT's times this. None where it
             is the ViT's own.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.presets import create_encoder
-        >>> from sparse_ist_tf.export.graphs.folding import fold
-        >>> fold(create_encoder("vit_pico"), (0.5,) * 3, (0.5,) * 3).for_integers().pixel_offset
-        128.0
     """
 
     embed: Affine
@@ -233,9 +213,6 @@ def fold(vit, mean, std) -> FoldedViT:
 
     Raises:
         RequestError: if the ViT has a part that this rewriting doesn't know.
-
-    Example:
-        See FoldedViT.
     """
     config = vit.get_config()
     unknown = sorted(set(config) - KNOWN - {"name", "trainable", "dtype"})

@@ -67,12 +67,6 @@ def layers_of(parameters) -> tuple[Affine, ...]:
 
     Returns:
         One Affine a layer.
-
-    Example:
-        >>> from sparse_ist_tf.export.graphs.forms import layers_of
-        >>> from sparse_ist_tf.ist.head import HeadSpec, init_parameters
-        >>> len(layers_of(init_parameters(HeadSpec(8, (6,), 3), seed=0)))
-        2
     """
     return tuple(
         Affine(
@@ -95,14 +89,6 @@ def make_function(network: Network, form: str = "matmul", pixels: str = "float32
     Returns:
         A tf.function; its inputs are named as network.input_names. In the form "conv" the
         positions are one-hot, float32[1, v, num_patches].
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network, make_function
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> make_function(head)(feature=np.ones((1, 4), "float32"))["logits"].numpy().tolist()
-        [[4.0, 4.0]]
     """
     steps = {"matmul": _Rows, "conv": _Maps}[form](network)
     vit, kind = network.vit, network.kind

@@ -94,11 +94,6 @@ class Scheme:
             QUANTIZE at the very start).
         outputs: "int8", or "float32" (converted by a DEQUANTIZE at the very end).
         known: per input name its range, for pixels and one-hot rows; others are measured.
-
-    Example:
-        >>> from sparse_ist_tf.export.integers.quantize import Scheme
-        >>> Scheme(bits=16).bits
-        16
     """
 
     bits: int = 8
@@ -128,21 +123,6 @@ def quantize(
 
     Raises:
         RunError: if an operator has no rule.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.files import flatbuffer
-        >>> from sparse_ist_tf.export.integers.quantize import Scheme, quantize
-        >>> from sparse_ist_tf.export.integers.ranges import calibrate
-        >>> samples = lambda: [{"feature": np.full((1, 4), 0.5, "float32")}]
-        >>> small = quantize(content, calibrate(content, samples, 8), Scheme())
-        >>> "FULLY_CONNECTED" in [op.name for op in flatbuffer.operators(small)]
-        True
     """
     return _Rewriter(content, ranges, scheme, inputs or {}).run()
 

@@ -30,19 +30,6 @@ def calibrate(content: bytes, samples: Callable[[], Iterable[Mapping[str, np.nda
 
     Raises:
         RunError: if there are no samples, or a value is not finite.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.integers.ranges import calibrate, input_indices
-        >>> samples = lambda: [{"feature": np.full((1, 4), 0.5, "float32")}]
-        >>> ranges = calibrate(content, samples, bits=8)
-        >>> input_indices(content)["feature"] in ranges
-        True
     """
     model = flatbuffer.parse(content)
     graph, result = model.subgraphs[0], model.signatureDefs[0].outputs[0]
@@ -96,19 +83,6 @@ def recorded(
 
     Yields:
         (index, value) of each tensor, for each sample.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.integers.ranges import input_indices, recorded
-        >>> samples = lambda: [{"feature": np.full((1, 4), 0.5, "float32")}]
-        >>> ((_, value),) = recorded(content, samples, input_indices(content).values())
-        >>> value.tolist()
-        [[0.5, 0.5, 0.5, 0.5]]
     """
     watched = list(watched)
     interpreter = Interpreter(
@@ -183,13 +157,6 @@ def best_logits_range(logits: np.ndarray, levels: int = 255) -> tuple[float, flo
     Returns:
         (low, high), inside the span and around 0: of a grid of them, the one with the smallest
         mean Kullback-Leibler divergence between the softmax of the logits and of their integers.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.integers.ranges import best_logits_range
-        >>> low, high = best_logits_range(np.array([[8.0, 7.5, -90.0], [9.0, 8.9, -80.0]]))
-        >>> low > -45, high
-        (True, 9.0)
     """
     logits = np.asarray(logits, np.float64)
     span = min(logits.min(), 0.0), max(logits.max(), 0.0)
@@ -223,17 +190,6 @@ def input_indices(content: bytes) -> dict[str, int]:
 
     Returns:
         Index by name.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.integers.ranges import input_indices
-        >>> list(input_indices(content))
-        ['feature']
     """
     model = flatbuffer.parse(content)
     definition = model.signatureDefs[0]

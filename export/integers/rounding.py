@@ -19,12 +19,6 @@ class Inputs:
         mean: float64[k]; zeros for a layer without a bias.
         covariance: float64[k, k], around that mean.
         count: of vectors that they were measured on.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.integers.rounding import Inputs
-        >>> Inputs(np.zeros(2), np.eye(2), 100).count
-        100
     """
 
     mean: np.ndarray
@@ -48,18 +42,6 @@ def measure_inputs(
 
     Returns:
         By index of the operator.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> head = Network("head", (Affine(np.ones((4, 2)), np.ones(2)),))
-        >>> content = convert(head, "float32")
-        >>> from sparse_ist_tf.export.integers.rounding import measure_inputs
-        >>> samples = lambda: [{"feature": np.full((1, 4), 0.5, "float32")}]
-        >>> measure_inputs(content, samples)[0].mean.tolist()
-        [0.5, 0.5, 0.5, 0.5]
     """
     products = _products(content)
     products = products[: len(products) - leave]
@@ -114,13 +96,6 @@ def round_weights(
     Source: "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers"
         (Frantar et al., 2023), algorithm 1; "Data-Free Quantization Through Weight Equalization
         and Bias Correction" (Nagel et al., 2019), section 4.2.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.integers.rounding import Inputs, round_weights
-        >>> alike = Inputs(np.zeros(2), np.ones((2, 2)), 1000)  # both inputs are always equal
-        >>> round_weights(np.array([[0.4, 0.4]]), np.ones(1), alike)[0].tolist()
-        [[0.0, 1.0]]
     """
     weights = np.asarray(weights, np.float64)
     width = weights.shape[1]

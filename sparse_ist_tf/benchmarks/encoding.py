@@ -54,10 +54,6 @@ def compare(
     Raises:
         RequestError: if the preset isn't known.
         RunError: if a measuring process ends early.
-
-    Example:
-        >>> from sparse_ist_tf.benchmarks.encoding import compare
-        >>> compare("vit_pico", 2, ratios=(0.5,), dtypes=("float32",))  # doctest: +SKIP
     """
     from sparse_ist_tf.encoder.fast import flops
     from sparse_ist_tf.encoder.presets import PRESETS, create_encoder
@@ -122,13 +118,6 @@ def missed_aims(row: dict, unmasked: dict) -> list[str]:
 
     Returns:
         A text for each.
-
-    Example:
-        >>> from sparse_ist_tf.benchmarks.encoding import missed_aims
-        >>> row = {"dtype": "float32", "ratio": 0.0, "images_per_second": 10.0, "gflops": 140.0,
-        ...        "peak_gflops": 200.0}
-        >>> missed_aims(row, row)
-        ['70 % of the peak (aim: 75 %)']
     """
     dtype, rate, missed = row["dtype"], row["images_per_second"], []
     if "timm_images_per_second" in row:

@@ -28,11 +28,6 @@ class Worker:
         dtype: "float32" or "bfloat16".
         preset: a key of PRESETS.
         batch_size: images at a time.
-
-    Example:
-        >>> from sparse_ist_tf.benchmarks.encoding_worker import Worker
-        >>> with Worker("ours", "float32", "vit_pico", 2) as worker:  # doctest: +SKIP
-        ...     seconds = worker.ask("encode", ratio=0.5, repeats=3)["seconds"]
     """
 
     def __init__(self, library, dtype, preset, batch_size):
@@ -116,11 +111,6 @@ def timed(function: Callable[[], object], warm: int, repeats: int) -> dict:
 
     Returns:
         Its seconds, and "cpu", those of CPU time that it took.
-
-    Example:
-        >>> from sparse_ist_tf.benchmarks.encoding_worker import timed
-        >>> timed(lambda: sum(range(1000)), 1, 3)["seconds"] > 0
-        True
     """
     for _ in range(warm):
         function()
@@ -180,11 +170,6 @@ def timm_model(preset: str, num_classes: int = 0):
 
     Returns:
         A torch module.
-
-    Example:
-        >>> from sparse_ist_tf.benchmarks.encoding_worker import timm_model
-        >>> timm_model("vit_pico").embed_dim  # doctest: +SKIP
-        96
     """
     import torch
 

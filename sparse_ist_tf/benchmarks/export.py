@@ -42,12 +42,6 @@ def compare(preset: str = "vit_micro", ratios: Sequence[float] = (0.0, 0.5, 0.75
     Raises:
         RequestError: if there is no such preset.
         RunError: if litert-torch is installed and fails.
-
-    Example:
-        >>> from sparse_ist_tf.benchmarks.export import compare
-        >>> compare("vit_giga")
-        Traceback (most recent call last):
-        sparse_ist_tf.errors.RequestError: encoder preset 'vit_giga': there is none such
     """
     from sparse_ist_tf.encoder.presets import PRESETS
     from sparse_ist_tf.export.files import micro

@@ -37,16 +37,6 @@ def from_timm(named: NamedTensors, settings: dict) -> tuple[dict, dict[str, np.n
     Raises:
         RequestError: if a tensor is missing, unexpected or misshapen, or the architecture is none
             that ViT has.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.conversion import from_timm, to_timm
-        >>> from sparse_ist_tf.checkpoints.naming import named_tensors
-        >>> from sparse_ist_tf.encoder.bundle import stored_arrays
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
-        >>> model = load_encoder("random:vit_pico").model
-        >>> tensors, _ = to_timm(model.get_config(), stored_arrays(model))
-        >>> from_timm(named_tensors(tensors), {"num_heads": 3})[0]["width"]
-        96
     """
     taken = _Taken(named)
     kernel = named.tensors.get("patch_embed.proj.weight")
@@ -128,14 +118,6 @@ def to_timm(config: dict, tensors: dict[str, np.ndarray]) -> tuple[dict[str, np.
 
     Returns:
         (timm's name to array, arguments of timm's VisionTransformer).
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.conversion import to_timm
-        >>> from sparse_ist_tf.encoder.bundle import stored_arrays
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
-        >>> model = load_encoder("random:vit_pico").model
-        >>> to_timm(model.get_config(), stored_arrays(model))[1]["embed_dim"]
-        96
     """
     width, patch, extra = config["width"], config["patch_size"], config.get("extra_tokens", 0)
     class_token, pre_norm = config.get("class_token", True), config.get("pre_norm", False)

@@ -41,11 +41,6 @@ class Checkpoint:
         settings: what a configuration states: num_heads, activation, epsilon, pool, positions,
             mean, std, crop_fraction, interpolation.
         notes: what is worth telling, a line each.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.files import Checkpoint
-        >>> Checkpoint({}).architecture is None
-        True
     """
 
     tensors: dict[str, np.ndarray]
@@ -65,15 +60,6 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Raises:
         RequestError: if it isn't there, is of no known kind, damaged, or more than tensors.
-
-    Example:
-        >>> import tempfile
-        >>> from sparse_ist_tf.checkpoints.files import read_checkpoint
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder, save_encoder
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_encoder(f"{folder}/e.safetensors", load_encoder("random:vit_pico").model)
-        ...     read_checkpoint(f"{folder}/e.safetensors").architecture["width"]
-        96
     """
     path = Path(path).expanduser()
     if path.is_dir():

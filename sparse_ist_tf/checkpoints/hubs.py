@@ -29,11 +29,6 @@ def read_hugging_face(name: str) -> Checkpoint:
         RequestError: if huggingface_hub isn't installed, there is no such model, or it isn't one
             that can be read.
         RunError: if the hub can't be reached and the cache doesn't have the model.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.hubs import read_hugging_face
-        >>> read_hugging_face("timm/vit_base_patch16_224.mae").settings["mean"]  # doctest: +SKIP
-        (0.485, 0.456, 0.406)
     """
     hub = _import("huggingface_hub", "hub")
     errors = _import("huggingface_hub.errors", "hub")
@@ -77,12 +72,6 @@ def read_keras_hub(name: str) -> Checkpoint:
     Raises:
         RequestError: if KerasHub isn't installed or has no such ViT.
         RunError: if the preset can't be fetched.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.hubs import read_keras_hub
-        >>> preset = "vit_base_patch16_224_imagenet21k"
-        >>> read_keras_hub(preset).settings["num_heads"]  # doctest: +SKIP
-        12
     """
     keras_hub = _import("keras_hub", "keras-hub")
     try:

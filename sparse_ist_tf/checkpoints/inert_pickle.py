@@ -53,12 +53,6 @@ class Storage:
         key: its name there.
         dtype: of the numbers.
         size: how many there are.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.checkpoints.inert_pickle import Storage
-        >>> Storage("0", np.dtype("<f4"), 12).size
-        12
     """
 
     key: str
@@ -75,13 +69,6 @@ class Tensor:
         offset: of its first number there.
         shape: of the tensor.
         strides: in numbers, one for each axis.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.checkpoints.inert_pickle import Storage, Tensor
-        >>> tensor = Tensor(Storage("0", np.dtype("<f4"), 6), 0, (2, 3), (3, 1))
-        >>> tensor.of(np.arange(6, dtype="<f4"))[1].tolist()
-        [3.0, 4.0, 5.0]
     """
 
     storage: Storage

@@ -36,10 +36,6 @@ def check_unfolded(size: int, stored: int, path: str | Path) -> None:
 
     Raises:
         RequestError: if size is over 1 GiB and over 20 times what is stored.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.keras_files import check_unfolded
-        >>> check_unfolded(1000, 10, "weights.npz")
     """
     if size > max(_SOON, _RATIO * stored):
         raise RequestError(f"{path}: {stored} bytes that unfold to {size}: no weights do that")
@@ -56,11 +52,6 @@ def parse_json(text: str | bytes) -> Any:
 
     Raises:
         ValueError: if it is no JSON, or nested as no configuration is.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.keras_files import parse_json
-        >>> parse_json("[1, 2]")
-        [1, 2]
     """
     try:
         return json.loads(text)
@@ -79,11 +70,6 @@ def read_keras(path: str | Path) -> tuple[dict, dict[str, np.ndarray], dict]:
 
     Raises:
         RequestError: if it is damaged, or holds another model.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.keras_files import read_keras
-        >>> read_keras("encoder.keras")[0]["width"]  # doctest: +SKIP
-        192
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -126,11 +112,6 @@ def read_weights_h5(path: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
 
     Raises:
         RequestError: if it is damaged, or holds another model.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.keras_files import read_weights_h5
-        >>> read_weights_h5("encoder.weights.h5")[0]["width"]  # doctest: +SKIP
-        192
     """
     tensors = _read_h5(path, os.path.getsize(path), path)
     missing = [key for key in _TELLING if key not in tensors or tensors[key].ndim != 2]
@@ -178,11 +159,6 @@ def add_member(content: bytes, name: str, text: str) -> bytes:
 
     Returns:
         The content of the new zip file.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.keras_files import add_member
-        >>> add_member(b"", "name", "text")[:2]
-        b'PK'
     """
     file = io.BytesIO(content)
     with zipfile.ZipFile(file, "a") as archive:

@@ -163,11 +163,6 @@ def load_configured(config: Mapping) -> Encoder:
     Raises:
         RequestError: as load_encoder.
         RunError: as load_encoder.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.loading import load_configured
-        >>> load_configured({"weights": "random:vit_pico", "image_size": 96}).num_patches
-        144
     """
     names = "dtype image_size num_heads qk_scale activation epsilon pool mean std"
     given = {name: config[name] for name in names.split() if config.get(name)}
@@ -270,15 +265,6 @@ def save_encoder(
     Raises:
         ValueError: if a weight is not finite in dtype, or dtype is another one.
         RunError: if the file can't be written.
-
-    Example:
-        >>> import tempfile
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder, save_encoder
-        >>> encoder = load_encoder("random:vit_pico")
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_encoder(f"{folder}/e.safetensors", encoder.model, encoder.mean, encoder.std)
-        ...     load_encoder(f"{folder}/e.safetensors").feature_dim
-        96
     """
     _check("dtype", dtype, ("float16", "float32"))
     arrays = {}
@@ -309,11 +295,6 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit status.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.loading import main
-        >>> main(["--to=timm", "random:nothing", "/tmp/nothing.safetensors"])
-        2
     """
     parser = _Parser(prog="python -m sparse_ist_tf.checkpoints.loading", description=__doc__)
     parser.add_argument("weights", metavar="IN", help=SOURCES)

@@ -35,11 +35,6 @@ def settings_of_config(config: dict[str, Any], preprocessor: dict[str, Any] | No
 
     Raises:
         RequestError: if the model is of a type that ViT doesn't cover.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.model_configs import settings_of_config
-        >>> settings_of_config({"model_type": "vit", "num_attention_heads": 3})
-        {'num_heads': 3}
     """
     try:
         if "model_type" in config:

@@ -65,12 +65,6 @@ class NamedTensors:
         origin: timm's name to the name in the checkpoint.
         left_out: what the encoder has no use for: part, such as "decoder", to how many tensors.
         num_heads: attention heads, where the shapes tell.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.checkpoints.naming import named_tensors
-        >>> named_tensors({"vit.layernorm.bias": np.zeros(8)}).origin
-        {'norm.bias': 'vit.layernorm.bias'}
     """
 
     tensors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -108,15 +102,6 @@ def named_tensors(checkpoint: dict[str, np.ndarray]) -> NamedTensors:
 
     Raises:
         RequestError: if two names stand for the same weight.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.checkpoints.naming import named_tensors
-        >>> heads = np.zeros((8, 2, 4))
-        >>> name = "Transformer/encoderblock_0/MultiHeadDotProductAttention_0/query/kernel"
-        >>> named = named_tensors({"embedding/kernel": np.zeros((4, 4, 3, 8)), name: heads})
-        >>> named.tensors["blocks.0.attn.q.weight"].shape, named.num_heads
-        ((8, 8), 2)
     """
     named = NamedTensors()
     if is_flax(checkpoint):
@@ -146,11 +131,6 @@ def is_flax(checkpoint: dict[str, np.ndarray]) -> bool:
 
     Returns:
         True where there is an `embedding/kernel`.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.naming import is_flax
-        >>> is_flax({"params/img/embedding/kernel": None})
-        True
     """
     return any(_FLAX_PREFIX.sub("", name) == "embedding/kernel" for name in checkpoint)
 

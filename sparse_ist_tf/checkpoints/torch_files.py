@@ -33,12 +33,6 @@ def read_torch(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
     Raises:
         RequestError: if the file is damaged, compressed, holds no state dict, or its pickle names
             or calls anything that a tensor doesn't need. Nothing is executed.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.torch_files import read_torch
-        >>> tensors, member = read_torch("mae_pretrain_vit_base.pth")  # doctest: +SKIP
-        >>> member  # doctest: +SKIP
-        'model'
     """
     path = Path(path)
     with open(path, "rb") as file:

@@ -30,15 +30,6 @@ def export_to_timm(encoder: Encoder, path: str | os.PathLike) -> str:
     Raises:
         RequestError: if path has another ending.
         RunError: if the file can't be written.
-
-    Example:
-        >>> import tempfile
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
-        >>> from sparse_ist_tf.checkpoints.writing import export_to_timm
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     text = export_to_timm(load_encoder("random:vit_pico"), f"{folder}/t.safetensors")
-        >>> text[:20]
-        "timm.create_model('v"
     """
     check_suffix(path, ".safetensors")
     config = architecture(encoder.model)
@@ -68,15 +59,6 @@ def export_to_keras(encoder: Encoder, path: str | os.PathLike) -> str:
     Raises:
         RequestError: if path has another ending.
         RunError: if the file can't be written.
-
-    Example:
-        >>> import tempfile
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
-        >>> from sparse_ist_tf.checkpoints.writing import export_to_keras
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     text = export_to_keras(load_encoder("random:vit_pico"), f"{folder}/e.keras")
-        >>> text[:25]
-        'keras.models.load_model("'
     """
     check_suffix(path, ".keras")
     try:
@@ -100,10 +82,6 @@ def write_file(path: str | os.PathLike, content: bytes) -> None:
 
     Raises:
         RunError: if it can't be written.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.writing import write_file
-        >>> write_file("/tmp/example.bin", b"content")
     """
     try:
         write_atomically(Path(path), content)
@@ -120,10 +98,6 @@ def check_suffix(path: str | os.PathLike, suffix: str) -> None:
 
     Raises:
         RequestError: if it has another.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.writing import check_suffix
-        >>> check_suffix("encoder.keras", ".keras")
     """
     if Path(path).suffix != suffix:
         raise RequestError(f"{path}: must end with {suffix}")

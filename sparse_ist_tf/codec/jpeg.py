@@ -54,11 +54,6 @@ def quantization_tables(quality: int) -> tuple[bytes, bytes]:
 
     Raises:
         ValueError: if quality is out of range.
-
-    Example:
-        >>> from sparse_ist_tf.codec.jpeg import quantization_tables
-        >>> list(quantization_tables(50)[0][:3])
-        [16, 11, 12]
     """
     if not 1 <= quality <= 100:
         raise ValueError(f"quality={quality}: must be in [1, 100]")
@@ -98,13 +93,6 @@ def strip_jpeg(data: bytes, quality: int, height: int, width: int) -> bytes:
 
     Raises:
         RunError: if the JPEG is made of other tables than its quality says.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> from sparse_ist_tf.codec.jpeg import strip_jpeg
-        >>> data = tf.io.encode_jpeg(tf.zeros((16, 16, 3), tf.uint8), quality=75).numpy()
-        >>> len(data), len(strip_jpeg(data, 75, 16, 16))
-        (631, 6)
     """
     expected, found, at = _segments(quality, height, width), {}, 2
     while data[at : at + 1] == b"\xff" and (0xDA, 0) not in found:
@@ -141,14 +129,6 @@ def restore_jpeg(scan: bytes, quality: int, height: int, width: int) -> bytes:
 
     Raises:
         ValueError: if quality is out of range.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> from sparse_ist_tf.codec.jpeg import restore_jpeg, strip_jpeg
-        >>> data = tf.io.encode_jpeg(tf.zeros((16, 16, 3), tf.uint8), quality=75).numpy()
-        >>> whole = restore_jpeg(strip_jpeg(data, 75, 16, 16), 75, 16, 16)
-        >>> tf.io.decode_jpeg(whole).shape
-        TensorShape([16, 16, 3])
     """
     parts = [b"\xff\xd8"]
     for (marker, table), body in _segments(quality, height, width).items():

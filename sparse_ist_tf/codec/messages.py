@@ -46,11 +46,6 @@ class MaskSeed:
 
     Raises:
         ValueError: if index or epoch is out of range.
-
-    Example:
-        >>> from sparse_ist_tf.codec.packing import MaskSeed
-        >>> MaskSeed(seed=0, index=7).positions(16, 4).tolist()
-        [6, 12, 14, 15]
     """
 
     seed: int
@@ -89,11 +84,6 @@ class Header:
         patch_size: side of a patch in pixels.
         grid: (rows, columns) of patches in the image.
         positions: int32[v], the visible patches, ascending.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.codec.messages import RAW, Header
-        >>> header = Header(RAW, 0, 8, (4, 4), np.arange(8, dtype=np.int32))
     """
 
     content: int
@@ -155,11 +145,6 @@ def seal(kind: int, *parts: bytes) -> bytes:
 
     Returns:
         The message.
-
-    Example:
-        >>> from sparse_ist_tf.codec.messages import INT8, seal
-        >>> len(seal(INT8, b"abc"))
-        11
     """
     data = b"".join([MAGIC, bytes([VERSION, kind]), *parts])
     return data + zlib.crc32(data).to_bytes(4, "little")
@@ -176,11 +161,6 @@ def unseal(message: bytes) -> tuple[int, bytes]:
 
     Raises:
         RunError: if it isn't whole.
-
-    Example:
-        >>> from sparse_ist_tf.codec.messages import INT8, seal, unseal
-        >>> unseal(seal(INT8, b"abc"))
-        (4, b'abc')
     """
     if message[:2] != MAGIC or len(message) < 8:
         raise RunError(f"{len(message)} bytes beginning with {message[:4]!r}: no message of ours")
@@ -208,13 +188,6 @@ def write_patches(header: Header, content: bytes, seed: MaskSeed | None = None) 
 
     Raises:
         ValueError: if positions are not ascending patches of the grid, or not what seed draws.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.codec.messages import RAW, Header, write_patches
-        >>> header = Header(RAW, 0, 1, (2, 2), np.array([0, 3], np.int32))
-        >>> len(write_patches(header, bytes(6)))
-        19
     """
     places, (rows, columns) = np.asarray(header.positions), header.grid
     patches = rows * columns
@@ -246,13 +219,6 @@ def read_patches(message: bytes) -> tuple[Header, bytes]:
 
     Raises:
         RunError: if the message is damaged, or not one of patches.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.codec.messages import RAW, Header, read_patches, write_patches
-        >>> header = Header(RAW, 0, 1, (2, 2), np.array([0, 3], np.int32))
-        >>> read_patches(write_patches(header, bytes(6)))[0].positions.tolist()
-        [0, 3]
     """
     kind, data = unseal(message)
     content, form = kind % 16, kind // 16
@@ -329,12 +295,6 @@ def sent_features(features: np.ndarray, dtype: str) -> np.ndarray:
 
     Raises:
         ValueError: as pack_feature.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.codec.messages import sent_features
-        >>> sent_features(np.array([[0.5, -0.3]]), "float16").tolist()
-        [[0.5, -0.300048828125]]
     """
     features = np.asarray(features, np.float32)
     _check_features(features, dtype)
@@ -371,12 +331,6 @@ def unpack_feature(message: bytes) -> np.ndarray:
 
     Raises:
         RunError: if the message is damaged, or not one of a feature.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.codec.packing import pack_feature, unpack_feature
-        >>> unpack_feature(pack_feature(np.array([0.5, -1.0]), "float16")).tolist()
-        [0.5, -1.0]
     """
     kind, data = unseal(message)
     if kind not in (FLOAT32, FLOAT16, INT8):

@@ -192,12 +192,6 @@ def sent_patches(patches: tf.Tensor, patch_size: int, *, quality: int = 75) -> t
 
     Returns:
         uint8[v, patch_size**2 * 3].
-
-    Example:
-        >>> import tensorflow as tf
-        >>> from sparse_ist_tf.codec.packing import sent_patches
-        >>> sent_patches(tf.zeros((32, 192), tf.uint8), 8, quality=50).shape
-        TensorShape([32, 192])
     """
     count = patches.shape[0] or tf.shape(patches)[0]
     return _decode(_encode(patches, patch_size, quality), count, patch_size)

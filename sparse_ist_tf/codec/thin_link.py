@@ -32,11 +32,6 @@ class ThinLink:
             "raw": the visible patches' pixels.
         quality: of the JPEGs, 1 to 100.
         features: "float32", "float16" or "int8", as pack_feature packs them.
-
-    Example:
-        >>> from sparse_ist_tf.codec.thin_link import ThinLink
-        >>> ThinLink("jpeg", quality=30).images_key
-        ('jpeg', 30)
     """
 
     codec: str = "none"
@@ -98,12 +93,6 @@ class ThinLink:
 
         Raises:
             RunError: if their number format can't hold them.
-
-        Example:
-            >>> import numpy as np
-            >>> from sparse_ist_tf.codec.thin_link import ThinLink
-            >>> ThinLink(features="int8").sent_features(np.ones((2, 3), "float32")).shape
-            (2, 3)
         """
         try:
             return sent_features(features, self.features)
@@ -136,15 +125,6 @@ def with_positions(
 
     Returns:
         The same with "positions" int32[b, v].
-
-    Example:
-        >>> from sparse_ist_tf.inputs import datasets
-        >>> from sparse_ist_tf.masks import fixed_positions
-        >>> from sparse_ist_tf.codec.thin_link import with_positions
-        >>> batches = datasets.load("digits")["test"].dataset(64, batch_size=32)
-        >>> batches = with_positions(batches, lambda indices: fixed_positions(0, indices, 64, 0.5))
-        >>> batches.element_spec["positions"].shape
-        TensorShape([None, 32])
     """
     visible = draw(np.arange(1)).shape[1]
 
@@ -188,15 +168,6 @@ def bytes_per_image(
 
     Raises:
         RunError: if an image can't be read.
-
-    Example:
-        >>> from sparse_ist_tf.inputs import datasets
-        >>> from sparse_ist_tf.masks import fixed_positions
-        >>> from sparse_ist_tf.codec.thin_link import bytes_per_image
-        >>> draw = lambda indices: fixed_positions(0, indices, 64, 0.5)
-        >>> sizes = bytes_per_image(datasets.load("digits")["test"], 64, 8, draw, mask_seed=0)
-        >>> sizes["images"], sizes["patches_raw"]
-        (256, 6159.64453125)
     """
     chosen = Stream.SAMPLED_IMAGES.rng(seed).permutation(split.size)[:count]
     rows = with_positions(split.pick(image_size, np.sort(chosen)).batch(64), draw)

@@ -28,11 +28,6 @@ class Preprocessing:
 
     Raises:
         ValueError: if there are not three means and three positive stds.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.bundle import Preprocessing
-        >>> Preprocessing(crop_fraction=0.875).crop_fraction
-        0.875
     """
 
     mean: tuple[float, float, float] = HALF
@@ -59,11 +54,6 @@ class Encoder:
         digest: sha256, in hex, of the weights and the architecture, whatever the dtype they run in.
         name: what the weights were asked for by.
         notes: what was done to the weights on the way, a line each.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
-        >>> load_encoder("random:vit_pico").num_patches
-        64
     """
 
     model: ViT
@@ -151,13 +141,6 @@ def make_encoder(
     Raises:
         RequestError: if the architecture is impossible, or a tensor is missing, unexpected,
             misshapen or not finite.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.bundle import architecture, make_encoder, stored_arrays
-        >>> from sparse_ist_tf.encoder.presets import create_encoder
-        >>> model = create_encoder("vit_pico")
-        >>> make_encoder(architecture(model), stored_arrays(model), name="mine").feature_dim
-        96
     """
     try:
         # Before the model is made: a damaged file may claim one that no memory holds.
@@ -213,12 +196,6 @@ def weight_shapes(config: dict, most_blocks: int = 1000) -> dict[str, tuple[int,
     Raises:
         ValueError: if a size is not a positive whole number, or far from any model's.
         KeyError: if one is missing.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.bundle import weight_shapes
-        >>> from sparse_ist_tf.encoder.presets import PRESETS
-        >>> weight_shapes(PRESETS["vit_pico"])["block_3/fc1/kernel"]
-        (96, 288)
     """
     limits = {"image_size": 2**14, "patch_size": 2**14, "width": 2**20, "num_heads": 2**20}
     for name, most in (limits | {"depth": most_blocks}).items():
@@ -277,13 +254,6 @@ def resized(
 
     Raises:
         RequestError: if image_size is no multiple of the patch size.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.bundle import architecture, resized, stored_arrays
-        >>> from sparse_ist_tf.encoder.presets import create_encoder
-        >>> model = create_encoder("vit_pico")
-        >>> resized(architecture(model), stored_arrays(model), 96)[1]["position_table"].shape
-        (144, 96)
     """
     patch, width, old = config["patch_size"], config["width"], config["image_size"]
     if image_size == old:
@@ -310,12 +280,6 @@ def stored_variables(model: ViT) -> dict[str, keras.Variable]:
 
     Returns:
         Path to variable, in the model's order.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.bundle import stored_variables
-        >>> from sparse_ist_tf.encoder.presets import create_encoder
-        >>> "position_table" in stored_variables(create_encoder("vit_pico"))
-        False
     """
     named = {v.path.removeprefix(f"{model.name}/"): v for v in model.variables}
     if model.positions == "sincos":
@@ -331,12 +295,6 @@ def stored_arrays(model: ViT) -> dict[str, np.ndarray]:
 
     Returns:
         Path to array, in the model's order.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.bundle import stored_arrays
-        >>> from sparse_ist_tf.encoder.presets import create_encoder
-        >>> stored_arrays(create_encoder("vit_pico"))["norm/scale"].shape
-        (96,)
     """
     return {
         name: keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
@@ -352,12 +310,6 @@ def architecture(model: ViT) -> dict:
 
     Returns:
         Arguments of ViT.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.bundle import architecture
-        >>> from sparse_ist_tf.encoder.presets import create_encoder
-        >>> architecture(create_encoder("vit_pico"))["depth"]
-        4
     """
     config = model.get_config()
     return {key: config[key] for key in config if key not in ("name", "dtype", "trainable")}

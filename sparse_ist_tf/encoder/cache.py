@@ -40,15 +40,6 @@ def cache_key(
 
     Returns:
         64 hexadecimal digits.
-
-    Example:
-        >>> from sparse_ist_tf.masks.options import MaskOptions
-        >>> from sparse_ist_tf.encoder.cache import cache_key
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
-        >>> from sparse_ist_tf.inputs import datasets
-        >>> test = datasets.load("digits")["test"]
-        >>> len(cache_key(load_encoder("random:vit_pico"), test, MaskOptions("fixed", 0.5)))
-        64
     """
     parts = {
         "format": _FORMAT,
@@ -73,11 +64,6 @@ def cache_path(cache_dir: str | Path, key: str) -> Path:
 
     Returns:
         A path in the cache.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.cache import cache_path
-        >>> cache_path("cache", "ab" * 32).suffix
-        '.features'
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(cache_dir).expanduser() if cache_dir else Path(home) / "sparse_ist_tf/features"
@@ -94,14 +80,6 @@ def save_features(path: Path, key: str, features: np.ndarray) -> None:
 
     Raises:
         OSError: if it can't be written; what stood there stays.
-
-    Example:
-        >>> import numpy as np, pathlib
-        >>> from sparse_ist_tf.encoder.cache import load_features, save_features
-        >>> path = pathlib.Path("/tmp/example.features")
-        >>> save_features(path, "key", np.ones((2, 3), "float32"))
-        >>> load_features(path, "key").shape
-        (2, 3)
     """
     data = np.ascontiguousarray(features, "<f4")
     header = {"key": key, "shape": data.shape, "sha256": hashlib.sha256(data).hexdigest()}
@@ -119,12 +97,6 @@ def load_features(path: Path, key: str) -> np.ndarray | None:
 
     Returns:
         float32[n, d]; None if there is no file, or one that is damaged or made by another key.
-
-    Example:
-        >>> import pathlib
-        >>> from sparse_ist_tf.encoder.cache import load_features
-        >>> load_features(pathlib.Path("/nowhere"), "key") is None
-        True
     """
     try:
         line, data = path.read_bytes().split(b"\n", 1)

@@ -31,14 +31,6 @@ def features(model: ViT, inputs: dict):
 
     Returns:
         [b, width], of the model's dtype.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.encoder.fast import features
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
-        >>> inputs = {"patches": np.zeros((2, 5, 192)), "positions": np.zeros((2, 5), "int32")}
-        >>> features(load_encoder("random:vit_pico").model, inputs).shape
-        TensorShape([2, 96])
     """
     if not isinstance(model, ViT):
         return model(inputs)
@@ -56,14 +48,6 @@ def frozen_features(model: keras.Model) -> Callable[[dict], object]:
 
     Returns:
         f(inputs), as features(model, inputs).
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.encoder.fast import frozen_features
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
-        >>> inputs = {"patches": np.zeros((2, 5, 192)), "positions": np.zeros((2, 5), "int32")}
-        >>> frozen_features(load_encoder("random:vit_pico").model)(inputs).shape
-        TensorShape([2, 96])
     """
     values = [(variable, np.asarray(variable)) for variable in model.weights]
     if sum(value.nbytes for _, value in values) > _MOST_FROZEN:
@@ -87,14 +71,6 @@ def lower_tokens(model: ViT, inputs: dict, first: int):
 
     Returns:
         [b, t, width], of the model's dtype.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.encoder.fast import lower_tokens
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
-        >>> inputs = {"patches": np.zeros((2, 5, 192)), "positions": np.zeros((2, 5), "int32")}
-        >>> lower_tokens(load_encoder("random:vit_pico").model, inputs, 3).shape
-        TensorShape([2, 6, 96])
     """
     x = _embed(model, inputs["patches"], inputs["positions"])
     batch, tokens, width = ops.shape(x)
@@ -116,14 +92,6 @@ def upper_features(model: ViT, x, first: int):
 
     Returns:
         [b, width], of the model's dtype.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.encoder.fast import upper_features
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
-        >>> tokens = np.zeros((2, 6, 96), "float32")
-        >>> upper_features(load_encoder("random:vit_pico").model, tokens, 3).shape
-        TensorShape([2, 96])
     """
     batch, tokens, width = ops.shape(x)
     x = ops.reshape(x, (-1, width))
@@ -149,12 +117,6 @@ def flops(model: ViT, num_visible: int) -> float:
 
     Returns:
         FLOP; fewer than those of the model itself where the feature is CLS.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.fast import flops
-        >>> from sparse_ist_tf.encoder.presets import create_encoder
-        >>> flops(create_encoder("vit_pico"), 1)
-        1369344.0
     """
     width, tokens = model.width, num_visible + model.num_prefix_tokens
     hidden = round(width * model.mlp_ratio)

@@ -166,9 +166,6 @@ def shared_features(
 
     Raises:
         RunError: if an image can't be read, or a feature is not finite or can't cross thin_link.
-
-    Example:
-        See sparse_ist_tf/runs/training.py.
     """
     keep = masks.kind != "random"
     key = cache_key(encoder, split, masks, dtype, thin_link)

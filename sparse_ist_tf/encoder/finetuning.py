@@ -32,12 +32,6 @@ def trained_variables(encoder: Encoder, trainable_blocks: int) -> dict[str, kera
 
     Raises:
         RequestError: if the encoder is no ViT, or has fewer blocks.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.finetuning import trained_variables
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
-        >>> list(trained_variables(load_encoder("random:vit_pico"), 1))[0]
-        'block_3/norm1/scale'
     """
     model = encoder.model
     if not isinstance(model, ViT):
@@ -65,16 +59,6 @@ class FrozenTokens:
         masks: what is visible of them.
         first_block: the lowest block that trains.
         cache_dir: where decoded images are kept.
-
-    Example:
-        >>> from sparse_ist_tf.masks.options import MaskOptions
-        >>> from sparse_ist_tf.encoder.finetuning import FrozenTokens
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
-        >>> from sparse_ist_tf.inputs import datasets
-        >>> test, masks = datasets.load("digits")["test"], MaskOptions("random", 0.5)
-        >>> tokens = FrozenTokens(load_encoder("random:vit_pico"), test, masks, 3, "/tmp/images")
-        >>> tokens([7, 2]).shape
-        (2, 33, 96)
     """
 
     def __init__(

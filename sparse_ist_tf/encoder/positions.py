@@ -51,11 +51,6 @@ def big_vision_positions(image_size: int, patch_size: int, width: int) -> np.nda
 
     Raises:
         RequestError: if image_size is no multiple of the patch size.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.positions import big_vision_positions
-        >>> big_vision_positions(16, 4, 8).shape
-        (16, 8)
     """
     if image_size % patch_size:
         raise RequestError(
@@ -78,11 +73,6 @@ def bicubic_weights(old: int, new: int) -> np.ndarray:
 
     Returns:
         float64[new, old], rows that add up to 1.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.positions import bicubic_weights
-        >>> bicubic_weights(8, 16).shape
-        (16, 8)
     """
     scale = old / new
     stretch = max(scale, 1.0)

@@ -52,11 +52,6 @@ def nearest_preset(width: int, depth: int, patch_size: int) -> str:
 
     Returns:
         A key of PRESETS.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.presets import nearest_preset
-        >>> nearest_preset(768, 11, 16)
-        'vit_base'
     """
     sizes = (width, depth, patch_size)
 
@@ -77,11 +72,6 @@ def listed(what: str, names: list[str], most: int = 8) -> str:
 
     Returns:
         One line.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.presets import listed
-        >>> listed("missing", ["a", "b", "c"], most=2)
-        'missing: a, b and 1 more'
     """
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{what}: {', '.join(names[:most])}{rest}"

@@ -39,13 +39,6 @@ class PaintedResNet(keras.layers.Layer):
 
     Raises:
         RequestError: if image_size is another.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.encoder.resnet import PaintedResNet
-        >>> inputs = {"patches": np.zeros((2, 3, 768)), "positions": np.zeros((2, 3), "int32")}
-        >>> PaintedResNet(32)(inputs).shape
-        TensorShape([2, 2048])
     """
 
     patch_size = PATCH_SIZE
@@ -104,11 +97,6 @@ class ResNetEncoder(Encoder):
         digest: as Encoder.
         name: as Encoder.
         notes: as Encoder.
-
-    Example:
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
-        >>> load_encoder("resnet50:random", image_size=64).num_patches
-        16
     """
 
     model: PaintedResNet
@@ -147,11 +135,6 @@ def load_resnet(
     Raises:
         RequestError: if there is no such file, or it holds no ResNet-50; or of image_size.
         RunError: if `imagenet` can't be downloaded.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.resnet import load_resnet
-        >>> load_resnet("random", name="mine", image_size=32).feature_dim
-        2048
     """
     if source not in ("random", "imagenet") and not Path(source).is_file():
         raise RequestError(f"{source}: no such file; must be resnet50:random, imagenet or a path")

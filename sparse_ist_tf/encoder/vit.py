@@ -60,12 +60,6 @@ class LayerNorm(keras.layers.Layer):
 
     Args:
         epsilon: added to the variance.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.encoder.vit import LayerNorm
-        >>> LayerNorm()(np.ones((2, 3, 4), "float32")).shape
-        TensorShape([2, 3, 4])
     """
 
     def __init__(self, epsilon: float = 1e-6, **kwargs):
@@ -99,12 +93,6 @@ class Block(keras.layers.Layer):
             its tanh approximation) or "swiglu" (fc1 makes 2 * hidden numbers a and b, and
             a * sigmoid(a) * b goes on).
         epsilon: of the layer norms.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.encoder.vit import Block
-        >>> Block(num_heads=2, hidden=16)(np.ones((1, 5, 8), "float32")).shape
-        TensorShape([1, 5, 8])
     """
 
     def __init__(

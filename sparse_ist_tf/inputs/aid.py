@@ -27,10 +27,6 @@ class Aid(tfds.core.GeneratorBasedBuilder):
 
     Source: "AID: A Benchmark Data Set for Performance Evaluation of Aerial Scene Classification"
     (Xia et al., 2017); the sizes of the split are the paper's.
-
-    Example:
-        >>> from sparse_ist_tf.inputs.aid import Aid
-        >>> Aid(data_dir="data").download_and_prepare()  # doctest: +SKIP
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -88,11 +84,6 @@ def open_archive(folder: Path) -> tuple[list[str], Callable[[str], bytes]]:
     Raises:
         RequestError: if neither is there, if the archive is damaged, or if it holds no images or
             a class that isn't one of the thirty.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from sparse_ist_tf.inputs.aid import open_archive
-        >>> names, read = open_archive(Path("downloads/manual"))  # doctest: +SKIP
     """
     unpacked, packed = folder / "AID", folder / "AID.zip"
     if unpacked.is_dir():

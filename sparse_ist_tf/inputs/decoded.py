@@ -16,12 +16,6 @@ def decoded_images(split, image_size: int, cache_dir: str | Path) -> np.ndarray:
 
     Returns:
         uint8[size, image_size, image_size, 3], read-only.
-
-    Example:
-        >>> from sparse_ist_tf.inputs import datasets
-        >>> from sparse_ist_tf.inputs.decoded import decoded_images
-        >>> decoded_images(datasets.load("digits")["test"], 64, "/tmp/images").shape
-        (360, 64, 64, 3)
     """
     from tqdm import tqdm
 

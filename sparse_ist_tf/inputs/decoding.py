@@ -31,13 +31,6 @@ def decode_image(data: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
     Raises:
         tf.errors.OpError: when run, if the image can't be decoded; image_errors() makes one line
             of it.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> from sparse_ist_tf.inputs.decoding import decode_image
-        >>> data = tf.io.encode_jpeg(tf.zeros((4, 5, 1), tf.uint8))
-        >>> decode_image(data, "black.jpg").shape
-        TensorShape([4, 5, 3])
     """
     return _decode(data, name, is_file=False)
 
@@ -53,13 +46,6 @@ def decode_file(path: tf.Tensor) -> tf.Tensor:
 
     Raises:
         tf.errors.OpError: as decode_image, also if the file can't be read.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> from sparse_ist_tf.inputs.decoding import decode_file
-        >>> tf.io.write_file("/tmp/black.jpg", tf.io.encode_jpeg(tf.zeros((4, 5, 1), tf.uint8)))
-        >>> decode_file("/tmp/black.jpg").shape
-        TensorShape([4, 5, 3])
     """
     return _decode(path, path, is_file=True)
 
@@ -112,12 +98,6 @@ def image_errors() -> Iterator[None]:
 
     Raises:
         RunError: in place of tf.errors.OpError, if that came from reading images.
-
-    Example:
-        >>> from sparse_ist_tf.inputs import datasets
-        >>> from sparse_ist_tf.inputs.decoding import image_errors
-        >>> with image_errors():
-        ...     rows = list(datasets.load("digits")["test"].dataset(64, stop=4))
     """
     try:
         yield
@@ -139,13 +119,6 @@ def readable(stream: tf.data.Dataset, decode: Callable) -> np.ndarray:
 
     Returns:
         bool, one per element, True where decode succeeds.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> from sparse_ist_tf.inputs.decoding import decode_image, readable
-        >>> stream = tf.data.Dataset.from_tensor_slices([b"not an image"])
-        >>> readable(stream, lambda data: decode_image(data, "noise")).tolist()
-        [False]
     """
 
     def try_one(*element):  # map passes a tuple as several arguments

@@ -20,11 +20,6 @@ class FileSource:
 
     Args:
         paths: bytes, dtype object, as the file system has them.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.inputs.folder import FileSource
-        >>> source = FileSource(np.array([b"cats/1.jpg", b"dogs/1.jpg"], object))
     """
 
     paths: np.ndarray
@@ -69,11 +64,6 @@ def load_folder(path: str, split_seed: int = 0) -> dict[str, Split]:
     Raises:
         RequestError: if the folder isn't there, holds no folders or no images, or a single class;
             if test/ has a class that train/ lacks; or if a class is too small to be split.
-
-    Example:
-        >>> from sparse_ist_tf.inputs.folder import load_folder
-        >>> load_folder("photos")["train"].class_names  # doctest: +SKIP
-        ('cat', 'dog')
     """
     name, root = f"folder:{path}", Path(path).expanduser()
     if not path or not root.is_dir():
@@ -111,13 +101,6 @@ def stratified_split(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     Returns:
         {"train": int64[n - m], "test": int64[m]}, ascending; m is a fifth of n, rounded up, and
         at least the number of classes.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.inputs.folder import stratified_split
-        >>> parts = stratified_split(np.repeat([0, 1], 10), seed=0)
-        >>> len(parts["train"]), len(parts["test"])
-        (16, 4)
     """
     from sklearn.model_selection import train_test_split
 

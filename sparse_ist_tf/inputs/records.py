@@ -43,11 +43,6 @@ class RecordSource:
         files: paths, in order.
         rows: int64[n], the records that belong to the split, ascending.
         name: what errors call the part.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.inputs.records import RecordSource
-        >>> source = RecordSource(("aid-test.tfrecord-00000-of-00001",), np.arange(100), "aid/test")
     """
 
     files: tuple[str, ...]
@@ -107,11 +102,6 @@ def load_records(name: str, data_dir: str | None = None, split_seed: int = 0) ->
     Raises:
         RequestError: if the data isn't there and has to be downloaded by hand.
         RunError: if it can't be downloaded, prepared or read.
-
-    Example:
-        >>> from sparse_ist_tf.inputs.records import load_records
-        >>> load_records("aid", "data/tfds")["train"].size  # doctest: +SKIP
-        8500
     """
     builder = _builder(name, data_dir)
     if (found := builder.info.file_format.value) != "tfrecord":

@@ -11,13 +11,7 @@ from sparse_ist_tf.tracing import as_written
 
 
 class Source(Protocol):
-    """Where a split's images come from.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.inputs.split import ArraySource, Source
-        >>> source: Source = ArraySource(np.zeros((4, 8, 8, 3), "uint8"))
-    """
+    """Where a split's images come from."""
 
     def stream(self, start: int, stop: int) -> tf.data.Dataset:
         """Images start to stop of the split, in order, each as decode takes it."""
@@ -32,12 +26,6 @@ class ArraySource:
 
     Args:
         images: uint8[n, height, width, 3].
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.inputs.split import ArraySource
-        >>> ArraySource(np.zeros((4, 8, 8, 3), "uint8")).stream(1, 3).cardinality().numpy()
-        np.int64(2)
     """
 
     images: np.ndarray
@@ -65,12 +53,6 @@ class Split:
 
     Raises:
         ValueError: if there are no images.
-
-    Example:
-        >>> from sparse_ist_tf.inputs import datasets
-        >>> split = datasets.load("digits")["test"]
-        >>> split.size, split.num_classes
-        (360, 10)
     """
 
     name: str
@@ -151,12 +133,6 @@ class Split:
 
         Returns:
             Single images as dataset() has them.
-
-        Example:
-            >>> from sparse_ist_tf.inputs import datasets
-            >>> rows = datasets.load("digits")["test"].pick(64, [3, 5])
-            >>> [int(row["index"]) for row in rows]
-            [3, 5]
         """
         wanted = np.zeros(self.size, bool)
         wanted[indices] = True
@@ -191,12 +167,6 @@ def scale_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
 
     Returns:
         uint8[image_size, image_size, 3].
-
-    Example:
-        >>> import tensorflow as tf
-        >>> from sparse_ist_tf.inputs.split import scale_image
-        >>> scale_image(tf.zeros((8, 9, 3), tf.uint8), 64).shape
-        TensorShape([64, 64, 3])
     """
 
     def scaled():
@@ -217,11 +187,6 @@ def digest(*parts: object) -> str:
 
     Returns:
         64 hexadecimal digits.
-
-    Example:
-        >>> from sparse_ist_tf.inputs.split import digest
-        >>> digest("a", 1) == digest("a", 2)
-        False
     """
     total = hashlib.sha256()
     for part in parts:

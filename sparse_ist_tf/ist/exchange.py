@@ -21,11 +21,6 @@ class Plan:
         hold: hold[variable][home], places in this worker's blocks whose entries live there; empty
             with one worker, which serves in the order of its blocks.
         chunk: rows of the fullest pair, for which the buffer has room from every worker.
-
-    Example:
-        >>> from sparse_ist_tf.ist.exchange import Plan
-        >>> Plan(serve=[], hold=[], chunk=0).chunk
-        0
     """
 
     serve: list[list[np.ndarray]]
@@ -104,9 +99,6 @@ class Exchange:
         shared_size: entries of all shared parameters together.
         num_columns: weight and travelling moments.
         ledger: where the bytes are counted.
-
-    Example:
-        See tests/ist/test_variables.py.
     """
 
     def __init__(

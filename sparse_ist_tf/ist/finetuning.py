@@ -38,9 +38,6 @@ class FineTuningTrainer(Trainer):
 
     Raises:
         RequestError: if the encoder hasn't as many blocks, or as Trainer.
-
-    Example:
-        See tests/ist/test_finetuning.py.
     """
 
     def __init__(

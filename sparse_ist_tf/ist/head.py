@@ -21,11 +21,6 @@ class ParameterSpec:
         shape: of the whole parameter; a vector or a matrix.
         layers: per axis the hidden layer whose neurons it runs over, None where it belongs to all
             subnets.
-
-    Example:
-        >>> from sparse_ist_tf.ist.head import HeadSpec
-        >>> HeadSpec(8, (6,), 3).parameters()[0].layers
-        (None, 0)
     """
 
     name: str
@@ -93,11 +88,6 @@ def init_parameter(
 
     Returns:
         float32 of spec.shape, a function of the arguments alone.
-
-    Example:
-        >>> from sparse_ist_tf.ist.head import HeadSpec, init_parameter
-        >>> init_parameter(HeadSpec(8, (6,), 3).parameters()[0], seed=0, position=0).shape
-        (8, 6)
     """
     if len(spec.shape) == 1:
         return np.zeros(spec.shape, np.float32)
@@ -130,11 +120,6 @@ def init_parameters(
 
     Returns:
         float32 arrays by name.
-
-    Example:
-        >>> from sparse_ist_tf.ist.head import HeadSpec, init_parameters
-        >>> sorted(init_parameters(HeadSpec(8, (6,), 3), seed=0))
-        ['dense_0/bias', 'dense_0/kernel', 'dense_1/bias', 'dense_1/kernel']
     """
     specs = enumerate(spec.parameters())
     return {part.name: init_parameter(part, seed, i, initializer, num_subnets) for i, part in specs}
@@ -190,12 +175,6 @@ def logits(parameters: Mapping[str, np.ndarray], features: np.ndarray) -> np.nda
 
     Returns:
         float32[n, num_classes].
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.ist.head import HeadSpec, init_parameters, logits
-        >>> logits(init_parameters(HeadSpec(8, (6,), 3), 0), np.zeros((2, 8), "float32")).shape
-        (2, 3)
     """
     x, layers = features, len(parameters) // 2
     for i in range(layers):
@@ -218,13 +197,6 @@ def hidden_statistics(
 
     Returns:
         {"dense_0/mean": float32[width], "dense_0/deviation": float32[width], ...}.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.ist.head import HeadSpec, hidden_statistics, init_parameters
-        >>> head = init_parameters(HeadSpec(8, (6,), 3), 0)
-        >>> sorted(hidden_statistics(head, np.ones((5, 8), "float32")))
-        ['dense_0/deviation', 'dense_0/mean']
     """
     x, out = features, {}
     for i in range(len(parameters) // 2 - 1):
@@ -279,13 +251,6 @@ def probabilities(parameters: Mapping[str, np.ndarray], features: np.ndarray) ->
 
     Returns:
         float32[n, num_classes]; rows add up to 1.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.ist.head import HeadSpec, init_parameters, probabilities
-        >>> head = init_parameters(HeadSpec(8, (6,), 3), 0)
-        >>> float(probabilities(head, np.zeros((1, 8), "float32")).sum().round(3))
-        1.0
     """
     x = logits(parameters, features)
     x = np.exp(x - x.max(axis=1, keepdims=True))
@@ -301,12 +266,6 @@ def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
 
     Returns:
         In [0, 1].
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.ist.head import accuracy
-        >>> accuracy(np.eye(4)[[0, 1, 2, 2]], np.arange(4))
-        0.75
     """
     return float(np.mean(outputs.argmax(axis=1) == labels))
 
@@ -364,11 +323,6 @@ def build_model(parameters: Mapping[str, np.ndarray], name: str = "head") -> ker
 
     Returns:
         A Sequential of Dense layers: float32[b, feature_dim] to logits float32[b, num_classes].
-
-    Example:
-        >>> from sparse_ist_tf.ist.head import HeadSpec, build_model, init_parameters
-        >>> build_model(init_parameters(HeadSpec(8, (6,), 3), 0)).output_shape
-        (None, 3)
     """
     count = len(parameters) // 2
     kernels: Sequence[np.ndarray] = [parameters[f"dense_{i}/kernel"] for i in range(count)]

@@ -108,11 +108,6 @@ class LossOptions:
             does).
         dropout: in [0, 1), of hidden neurons.
         seed: of the dropout, two integers.
-
-    Example:
-        >>> from sparse_ist_tf.ist.local import LossOptions
-        >>> LossOptions(scales=(2.0,)).dropout
-        0.0
     """
 
     scales: Sequence[float] = ()
@@ -175,12 +170,6 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float =
 
     Returns:
         A float32 scalar, in nats.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> from sparse_ist_tf.ist.local import cross_entropy
-        >>> round(float(cross_entropy(tf.zeros((1, 3)), tf.constant([0]))), 4)
-        1.0986
     """
     if label_smoothing:
         count = logits.shape[-1]
@@ -203,14 +192,6 @@ def loss_and_gradients(weights, features, labels, options: LossOptions, step=0):
 
     Returns:
         (mean loss, number of right answers, gradients).
-
-    Example:
-        >>> import tensorflow as tf
-        >>> from sparse_ist_tf.ist.local import LossOptions, loss_and_gradients
-        >>> weights, labels = [tf.ones((2, 3)), tf.zeros(3)], tf.constant([0])
-        >>> loss, _, _ = loss_and_gradients(weights, tf.ones((1, 2)), labels, LossOptions())
-        >>> round(float(loss), 4)
-        1.0986
     """
     with tf.GradientTape() as tape:
         tape.watch(weights)
@@ -231,9 +212,6 @@ def make_local_steps(optimizer: SlotOptimizer, options: LossOptions) -> Callable
         f(weights, slots, features, labels, rows int32[steps, b], rates float32[steps],
         first_step int32, updates int32) -> (weights, slots, losses float32[steps], right int32);
         `first_step` counts steps of the run, `updates` those that the moments have seen.
-
-    Example:
-        See sparse_ist_tf/ist/rounds.py.
     """
     count = len(optimizer.weights)
 

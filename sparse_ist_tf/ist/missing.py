@@ -51,12 +51,6 @@ def joined(partition: Partition, subnets: tuple[int, ...]) -> Partition:
 
     Returns:
         A partition of the same layers with one subnet.
-
-    Example:
-        >>> from sparse_ist_tf.ist.missing import joined
-        >>> from sparse_ist_tf.ist.partition import make_partition
-        >>> len(joined(make_partition(0, 0, (10,), 5), (0, 3)).indices[0][0])
-        4
     """
     layers = [np.sort(np.concatenate([layer[i] for i in subnets])) for layer in partition.indices]
     return Partition(partition.widths, tuple((layer,) for layer in layers))
@@ -87,18 +81,6 @@ def missing_workers(
         and "merged", the merged head with the neurons of these k alone, where inputs that come
         from a hidden layer are multiplied by (layer width / what is left of it), as in training;
         and "subsets", how many.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.ist.head import HeadSpec, init_parameters
-        >>> from sparse_ist_tf.ist.missing import missing_workers
-        >>> from sparse_ist_tf.ist.partition import make_partition
-        >>> spec = HeadSpec(8, (6,), 3)
-        >>> features, labels = np.zeros((2, 8), "float32"), np.zeros(2, int)
-        >>> table = missing_workers(init_parameters(spec, 0), spec, make_partition(0, 0, (6,), 2),
-        ...                         features, labels)
-        >>> table["1"]
-        {'ensemble': 1.0, 'merged': 1.0, 'subsets': 2}
     """
     count = partition.num_subnets
 

@@ -61,11 +61,6 @@ class Partition:
     Args:
         widths: neurons of each hidden layer.
         indices: indices[layer][subnet], int64 ascending: the neurons that the subnet holds.
-
-    Example:
-        >>> from sparse_ist_tf.ist.partition import make_partition
-        >>> [len(part) for part in make_partition(0, 0, (10,), 4).indices[0]]
-        [3, 3, 2, 2]
     """
 
     widths: tuple[int, ...]

@@ -25,18 +25,6 @@ class SlotStore:
         biases: do bias vectors stay?
         moments: do the moments of every weight stay? Those of a weight that stays do so too.
         ledger: where bytes are counted.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> from sparse_ist_tf.workers.link import Link
-        >>> from sparse_ist_tf.ist.head import HeadSpec
-        >>> from sparse_ist_tf.ist.slots import SlotStore
-        >>> from sparse_ist_tf.workers.ledger import Ledger
-        >>> store = SlotStore(HeadSpec(8, (6,), 3).parameters(), lambda part, n: part.shape,
-        ...                   [(0,)], Link(tf.distribute.get_strategy(), 0, 1), num_slots=0,
-        ...                   biases=True, moments=False, ledger=Ledger())
-        >>> store.names
-        ['dense_0/bias', 'dense_1/bias']
     """
 
     def __init__(

@@ -74,9 +74,6 @@ class SynchronousTrainer(Trainer):
         shards: int64 arrays, the examples of each replica.
         ledger: where bytes are counted.
         average: "gradients" (data parallel) or "states" (local SGD).
-
-    Example:
-        See tests/ist/test_synchronous.py.
     """
 
     def __init__(self, spec, options, link, features, labels, shards, ledger, average: str):

@@ -41,11 +41,6 @@ class TrainerOptions:
         optimizer: as keras.optimizers.serialize gives it; its learning rate is not used.
         learning_rate: from the step, counted from 0, to the rate.
         seed: of the initial weights, partitions and batches.
-
-    Example:
-        >>> from sparse_ist_tf.ist.trainer import TrainerOptions
-        >>> TrainerOptions(num_subnets=4).local_steps
-        20
     """
 
     num_subnets: int = 1
@@ -91,9 +86,6 @@ class Trainer:
         labels: int32[n].
         shards: int64 arrays, the examples of each subnet.
         ledger: where bytes are counted.
-
-    Example:
-        See IstTrainer.
     """
 
     def __init__(

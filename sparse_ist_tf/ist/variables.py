@@ -113,11 +113,6 @@ def per_worker_variable(shape: tuple[int, ...], name: str) -> tf.Variable:
     Returns:
         This worker's component of the distributed variable: unlike its container it can be
         updated entry by entry.
-
-    Example:
-        >>> from sparse_ist_tf.ist.variables import per_worker_variable
-        >>> per_worker_variable((4, 3), "home").numpy().shape
-        (4, 3)
     """
     # Under a strategy the chief's initial value is broadcast: one row, as sizes may differ.
     variable = tf.Variable(

@@ -102,11 +102,6 @@ def random_positions(seed: int, indices, epoch, num_patches: int, mask_ratio: fl
 
     Raises:
         ValueError: as num_visible.
-
-    Example:
-        >>> from sparse_ist_tf.masks import random_positions
-        >>> random_positions(0, [7], epoch=3, num_patches=64, mask_ratio=0.5).shape
-        (1, 32)
     """
     if tf.is_tensor(epoch) or tf.is_tensor(indices):
         epoch = tf.cast(epoch, tf.int64)

@@ -16,11 +16,6 @@ class MaskOptions:
         ratio: hidden share of the patches, in [0, 1).
         pattern: of shared masks.
         seed: any integer.
-
-    Example:
-        >>> from sparse_ist_tf.masks.options import MaskOptions
-        >>> MaskOptions("fixed", 0.5).seed
-        0
     """
 
     kind: str

@@ -16,11 +16,6 @@ def visible_from_positions(positions, num_patches: int):
 
     Raises:
         ValueError: if positions is an array with a position outside [0, num_patches).
-
-    Example:
-        >>> from sparse_ist_tf.masks import visible_from_positions
-        >>> visible_from_positions([[1, 2]], 4).tolist()
-        [[False, True, True, False]]
     """
     if tf.is_tensor(positions):
         patches = tf.range(num_patches, dtype=positions.dtype)
@@ -47,12 +42,6 @@ def grid_of(images, patch_size: int) -> tuple[int, int]:
 
     Raises:
         ValueError: if a side is unknown or not a multiple of patch_size.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.masks import grid_of
-        >>> grid_of(np.zeros((1, 32, 16, 3)), 8)
-        (4, 2)
     """
     height, width = images.shape[-3:-1]
     if patch_size < 1 or not height or not width or height % patch_size or width % patch_size:
@@ -102,12 +91,6 @@ def unpatchify(patches, patch_size: int, grid: tuple[int, int]):
 
     Raises:
         ValueError: if the patches don't fill the grid.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.masks import unpatchify
-        >>> unpatchify(np.zeros((1, 4, 192), "float32"), 8, (2, 2)).shape
-        (1, 16, 16, 3)
     """
     rows, columns = grid
     num_patches, length = patches.shape[1:]
@@ -135,12 +118,6 @@ def reorder(x, order: tuple[int, ...]):
 
     Returns:
         Array or tensor, of the dtype of x.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.masks.patches import reorder
-        >>> reorder(np.zeros((2, 3, 4)), (1, 0, 2)).shape
-        (3, 2, 4)
     """
     if not tf.is_tensor(x):
         return np.transpose(x, order)

@@ -27,12 +27,6 @@ def write_mask_preview(
 
     Raises:
         ValueError: if there are no images, or if positions are not one row per image.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.masks import write_mask_preview
-        >>> write_mask_preview("/tmp/masks.png", np.zeros((2, 16, 16, 3), "uint8"),
-        ...                    np.array([[0, 3], [1, 2]]), patch_size=8)
     """
     count, height, width, _ = images.shape
     if not count or len(positions) != count:

@@ -29,10 +29,6 @@ def check_augment(names: Sequence[str], allowed: Sequence[str] = AUGMENTATIONS) 
 
     Raises:
         RequestError: if one isn't among them.
-
-    Example:
-        >>> from sparse_ist_tf.pretraining.augmentation import check_augment
-        >>> check_augment(("flip", "crop"))
     """
     for name in names:
         if name not in allowed:
@@ -50,12 +46,6 @@ def draw_positions(rng: np.random.Generator, count: int, num_patches: int, mask_
 
     Returns:
         int32[count, num_visible], ascending in a row.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.pretraining.augmentation import draw_positions
-        >>> draw_positions(np.random.default_rng(0), 2, 64, 0.75).shape
-        (2, 16)
     """
     visible = num_visible(num_patches, mask_ratio)
     return np.sort(rng.random((count, num_patches)).argsort(axis=1)[:, :visible]).astype(np.int32)
@@ -78,12 +68,6 @@ def draw_boxes(
     Returns:
         float32[count, 4]: top, left, bottom, right in [0, 1]; left and right change places where an
         image is flipped.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.pretraining.augmentation import draw_boxes
-        >>> draw_boxes(np.random.default_rng(0), 1, (), 0.35)
-        array([[0., 0., 1., 1.]], dtype=float32)
     """
     height, width = np.ones(count), np.ones(count)
     if "crop" in names:
@@ -120,12 +104,6 @@ def draw_shares(
 
     Returns:
         float32[count, grid * grid] in [0, 1].
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.pretraining.augmentation import draw_shares
-        >>> draw_shares(np.random.default_rng(0), 2, 8, ("cutmix",), 1.0).shape
-        (2, 64)
     """
     mixes = [name for name in MIXES if name in names]
     shares = np.zeros((count, grid, grid), np.float32)
@@ -166,14 +144,6 @@ def make_augmentation(names: tuple[str, ...], image_size: int, seed: int = 0) ->
 
     Raises:
         RequestError: if a name isn't known.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.pretraining.augmentation import draw_boxes, make_augmentation
-        >>> augment = make_augmentation(("flip",), 64)
-        >>> boxes = draw_boxes(np.random.default_rng(0), 2, ("flip",), 1.0)
-        >>> augment(np.zeros((2, 64, 64, 3), "uint8"), boxes).shape
-        TensorShape([2, 64, 64, 3])
     """
     check_augment(names)
     layers = []

@@ -35,12 +35,6 @@ def draw_positions(key, count: int, num_patches: int, visible: int):
 
     Returns:
         int32[count, visible], ascending in a row.
-
-    Example:
-        >>> import jax
-        >>> from sparse_ist_tf.pretraining.augmentation_jax import draw_positions
-        >>> draw_positions(jax.random.key(0), 2, 64, 16).shape
-        (2, 16)
     """
     order = jnp.argsort(jax.random.uniform(key, (count, num_patches)), axis=1)
     return jnp.sort(order[:, :visible], axis=1).astype(jnp.int32)
@@ -58,12 +52,6 @@ def draw_shares(key, count: int, grid: int, names: tuple[str, ...], probability:
 
     Returns:
         float32[count, grid * grid] in [0, 1].
-
-    Example:
-        >>> import jax
-        >>> from sparse_ist_tf.pretraining.augmentation_jax import draw_shares
-        >>> draw_shares(jax.random.key(0), 2, 8, ("cutmix",), 1.0).shape
-        (2, 64)
     """
     mixes = [name for name in MIXES if name in names]
     if not mixes:
@@ -96,12 +84,6 @@ def augmented(key, images, names: tuple[str, ...], least_area: float):
 
     Returns:
         float32[b, size, size, 3] in [0, 1].
-
-    Example:
-        >>> import jax, numpy as np
-        >>> from sparse_ist_tf.pretraining.augmentation_jax import augmented
-        >>> augmented(jax.random.key(0), np.zeros((2, 64, 64, 3), "uint8"), ("flip",), 1.0).shape
-        (2, 64, 64, 3)
     """
     boxes, colours, kinds, blurs = jax.random.split(key, 4)
     images = images.astype(jnp.float32) / 255
@@ -132,12 +114,6 @@ def scaled(images, size: int):
 
     Returns:
         float32[b, size, size, 3].
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from sparse_ist_tf.pretraining.augmentation_jax import scaled
-        >>> scaled(jnp.zeros((2, 64, 64, 3)), 96).shape
-        (2, 96, 96, 3)
     """
     if images.shape[1] == size:
         return images

@@ -21,13 +21,6 @@ class Images:
         test: uint8[m, size, size, 3].
         test_labels: int32[m].
         num_classes: labels lie in [0, num_classes).
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.pretraining.data import Images
-        >>> x, y = np.zeros((4, 64, 64, 3), "uint8"), np.zeros(4, "int32")
-        >>> Images(x, y, x, y, num_classes=10).train.shape
-        (4, 64, 64, 3)
     """
 
     train: np.ndarray
@@ -64,19 +57,6 @@ def pretraining_batches(
     Returns:
         Of (images float32[b, size, size, 3] in [0, 255], labels int32[b], positions int32[b, v],
         shares float32[b, n]), b the length of `mine`, n the patches of an image.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.pretraining.augmentation import make_augmentation
-        >>> from sparse_ist_tf.pretraining.data import Images, pretraining_batches
-        >>> from sparse_ist_tf.pretrain_config import get_config
-        >>> x, y = np.zeros((256, 64, 64, 3), "uint8"), np.zeros(256, "int32")
-        >>> config, augment = get_config(), make_augmentation(("flip",), 64)
-        >>> data = pretraining_batches(
-        ...     Images(x, y, x, y, 1), config, (64,), 8, augment, 0, slice(0, 128)
-        ... )
-        >>> next(iter(data))[0].shape
-        TensorShape([128, 64, 64, 3])
     """
     count, total, side = config.batch_size, len(images.train_labels), images.train.shape[1]
 
@@ -124,12 +104,6 @@ def draw_rows(config, count: int, step: int) -> np.ndarray:
 
     Returns:
         int64[batch_size].
-
-    Example:
-        >>> from sparse_ist_tf.pretraining.data import draw_rows
-        >>> from sparse_ist_tf.pretrain_config import get_config
-        >>> draw_rows(get_config(), 1000, 3).shape
-        (256,)
     """
     picks = np.arange(step * config.batch_size, (step + 1) * config.batch_size)
     epochs = picks // count
@@ -155,12 +129,6 @@ def draw_size(config, step: int) -> int:
 
     Returns:
         Its place among them; 0 where there are none.
-
-    Example:
-        >>> from sparse_ist_tf.pretraining.data import draw_size
-        >>> from sparse_ist_tf.pretrain_config import get_config
-        >>> draw_size(get_config(), 0)
-        0
     """
     if len(config.image_sizes) < 2:
         return 0
@@ -177,12 +145,6 @@ def draw_ratio(config, step: int) -> tuple[int, np.random.Generator]:
 
     Returns:
         Its place among them, and the source of chance of what else the step draws.
-
-    Example:
-        >>> from sparse_ist_tf.pretraining.data import draw_ratio
-        >>> from sparse_ist_tf.pretrain_config import get_config
-        >>> draw_ratio(get_config(), 0)[0] in (0, 1, 2)
-        True
     """
     rng = Stream.PRETRAINING_RATIO.rng(config.seed, step)
     return int(rng.choice(len(config.mask_ratios), p=config.mask_probabilities)), rng

@@ -44,9 +44,6 @@ class JaxPretraining(PretrainingRun):
     Raises:
         RequestError: as PretrainingRun, or if config.augment has a name that isn't known here, or
             the run directory holds another run's checkpoint.
-
-    Example:
-        See tests/pretraining/test_jax_run.py.
     """
 
     def __init__(self, config, images: Images, workdir: str | Path):

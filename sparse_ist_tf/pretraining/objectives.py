@@ -26,15 +26,6 @@ class Classifier(keras.Model):
             none where 0.
 
     Source: of the projector, "No Reason for No Supervision" (Sariyildiz et al., 2023), section 3.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.encoder.presets import create_encoder
-        >>> from sparse_ist_tf.pretraining.objectives import Classifier
-        >>> model = Classifier(create_encoder("vit_pico"), num_classes=10)
-        >>> places = np.tile(np.arange(32), (2, 1))
-        >>> model({"patches": np.zeros((2, 32, 192), "float32"), "positions": places}).shape
-        TensorShape([2, 10])
     """
 
     metric = "accuracy"
@@ -141,11 +132,6 @@ class MaskedAutoencoder(keras.Model):
         width: channels of the decoder.
         depth: blocks of the decoder.
         num_heads: attention heads of the decoder.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.presets import create_encoder
-        >>> from sparse_ist_tf.pretraining.objectives import MaskedAutoencoder
-        >>> model = MaskedAutoencoder(create_encoder("vit_pico"), width=64, depth=1, num_heads=2)
     """
 
     metric = "loss"
@@ -209,12 +195,6 @@ def swap_neighbours(x):
 
     Returns:
         The same shape.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.pretraining.objectives import swap_neighbours
-        >>> np.asarray(swap_neighbours(np.arange(4)))
-        array([1, 0, 3, 2])
     """
     pairs = ops.reshape(x, (-1, 2, *x.shape[1:]))
     return ops.reshape(ops.flip(pairs, axis=1), (-1, *x.shape[1:]))
@@ -227,11 +207,6 @@ def draw_glorot(blocks: Sequence[Block]) -> None:
 
     Args:
         blocks: built.
-
-    Example:
-        >>> from sparse_ist_tf.pretraining.objectives import draw_glorot
-        >>> from sparse_ist_tf.encoder.presets import create_encoder
-        >>> draw_glorot(create_encoder("vit_pico").blocks)
     """
     draw = keras.initializers.GlorotUniform()
     for block in blocks:

@@ -25,11 +25,6 @@ class LinearProbe:
         most_images: how many training images it learns from, evenly spaced; as many test images
             are measured.
         seed: of the masks.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.presets import create_encoder
-        >>> from sparse_ist_tf.pretraining.probe import LinearProbe
-        >>> probe = LinearProbe(create_encoder("vit_pico"), (0.5,) * 3, (0.5,) * 3)
     """
 
     def __init__(

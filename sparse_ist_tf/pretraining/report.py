@@ -15,11 +15,6 @@ def pretraining_rows(metrics: Sequence[Mapping]) -> list[tuple[str, ...]]:
 
     Returns:
         Rows of equal length; "" where a record lacks a column.
-
-    Example:
-        >>> from sparse_ist_tf.pretraining.report import pretraining_rows
-        >>> pretraining_rows([{"epoch": 2.0, "loss": 0.5}, {"epoch": 4.0, "test_loss@0.75": 0.25}])
-        [('epoch', 'test loss at 0.75'), ('4.0', '0.2500')]
     """
     tested = [record for record in metrics if any("@" in name for name in record)]
     names = dict.fromkeys(name for record in tested for name in record)
@@ -46,9 +41,6 @@ def write_pretraining_report(folder: Path, config: Mapping, metrics: Sequence[Ma
 
     Raises:
         RunError: if a file can't be written.
-
-    Example:
-        See tests/pretraining/test_report.py.
     """
     from sparse_ist_tf.reports.figures import pretraining_figure
 

@@ -41,9 +41,6 @@ class PretrainingRun(abc.ABC):
     Raises:
         RequestError: if config.weights are not those of config.preset, config.teacher is no run
             whose outputs these images have, or Keras refuses config.optimizer.kwargs.
-
-    Example:
-        See configs/pretrain_mae.py, and `python -m sparse_ist_tf.pretrain --help`.
     """
 
     def __init__(self, config, images: Images, workdir: str | Path):

@@ -37,9 +37,6 @@ class Pretraining(PretrainingRun):
 
     Raises:
         RequestError: as PretrainingRun, or if the run directory holds another run's checkpoint.
-
-    Example:
-        See configs/pretrain_mae.py, and `python -m sparse_ist_tf.pretrain --help`.
     """
 
     def __init__(self, config, images: Images, workdir: str | Path, link=None):

@@ -12,13 +12,6 @@ def training_figure(metrics: Sequence[Mapping]) -> bytes:
 
     Returns:
         A PNG.
-
-    Example:
-        >>> from sparse_ist_tf.reports.figures import training_figure
-        >>> record = {"step": 1, "loss": 2.0, "train_accuracy": 0.1, "test_accuracy": 0.2,
-        ...           "training_bytes": 10}
-        >>> training_figure([record])[1:4]
-        b'PNG'
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -60,12 +53,6 @@ def pretraining_figure(metrics: Sequence[Mapping]) -> str:
 
     Returns:
         An SVG.
-
-    Example:
-        >>> from sparse_ist_tf.reports.figures import pretraining_figure
-        >>> records = [{"epoch": 1.0, "loss": 0.9, "linear_accuracy@0.0": 0.4}]
-        >>> pretraining_figure(records).startswith("<?xml")
-        True
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -14,12 +14,6 @@ class ScalarLog:
 
     Args:
         folder: made when the first record comes.
-
-    Example:
-        >>> from sparse_ist_tf.reports.metrics import ScalarLog
-        >>> log = ScalarLog("/tmp/example_scalars")
-        >>> log.restart([{"step": 20, "loss": 0.5}])
-        >>> log.add({"step": 40, "loss": 0.25})
     """
 
     def __init__(self, folder: str | Path):

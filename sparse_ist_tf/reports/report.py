@@ -15,11 +15,6 @@ def accuracy_rows(results: Mapping) -> list[tuple[str, str]]:
 
     Returns:
         (what, percent) pairs.
-
-    Example:
-        >>> from sparse_ist_tf.reports.report import accuracy_rows
-        >>> accuracy_rows({"accuracy": {"merged": 0.5, "subnets": [], "ensembles": []}})
-        [('merged head', '50.00 %')]
     """
     table = results["accuracy"]
     percent = "{:.2f} %".format
@@ -46,11 +41,6 @@ def missing_rows(results: Mapping) -> list[tuple[str, str]]:
 
     Returns:
         (what, percent) pairs; none for a head that has no subnets.
-
-    Example:
-        >>> from sparse_ist_tf.reports.report import missing_rows
-        >>> missing_rows({"missing_workers": {"1": {"merged": 0.5, "ensemble": 0.25}}})[0]
-        ('any 1 of 1 subnets, merged', '50.00 %')
     """
     table = results.get("missing_workers") or {}
     return [
@@ -68,12 +58,6 @@ def bytes_rows(results: Mapping) -> list[tuple[str, str, str]]:
 
     Returns:
         (what, bytes for people, exact bytes) triples.
-
-    Example:
-        >>> from sparse_ist_tf.reports.report import bytes_rows
-        >>> bytes_rows({"bytes": {"weights": 1000}, "training_bytes": 1000, "algorithm": "ist",
-        ...             "synchronous_bytes": {}})[0]
-        ('ist: weights', '1 kB', '1,000')
     """
     rows = [(f"{results['algorithm']}: {k}", v) for k, v in results["bytes"].items()]
     rows.append((f"{results['algorithm']}: training in all", results["training_bytes"]))
@@ -90,11 +74,6 @@ def image_rows(results: Mapping) -> list[tuple[str, str]]:
 
     Returns:
         (what, bytes) pairs.
-
-    Example:
-        >>> from sparse_ist_tf.reports.report import image_rows
-        >>> image_rows({"bytes_per_image": {"quality": 75, "image_jpeg": 1553.05}})
-        [('whole image, JPEG of quality 75', '1,553')]
     """
     sizes = results["bytes_per_image"]
     names = {
@@ -118,11 +97,6 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
     Returns:
         Lines.
-
-    Example:
-        >>> from sparse_ist_tf.reports.report import format_table
-        >>> format_table([("a", "1"), ("bb", "22")]).splitlines()
-        ['  a    1', '  bb  22']
     """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
@@ -141,15 +115,6 @@ def summary(results: Mapping) -> str:
 
     Returns:
         Lines of text.
-
-    Example:
-        >>> from sparse_ist_tf.reports.report import summary
-        >>> print(summary({"accuracy": {"merged": 0.5, "subnets": [], "ensembles": []},
-        ...                "bytes": {}, "training_bytes": 0, "algorithm": "centralized",
-        ...                "synchronous_bytes": {}, "num_workers": 1, "test_size": 8}))
-        Test accuracy (8 images)
-          merged head  50.00 %
-        Bytes sent per worker: none, there was one worker
     """
     lines = [f"Test accuracy ({results['test_size']:,} images)"]
     lines.append(format_table(accuracy_rows(results)))
@@ -172,9 +137,6 @@ def write_report(folder: Path, config: Mapping, results: Mapping, metrics: Seque
 
     Raises:
         RunError: if a file can't be written.
-
-    Example:
-        See tests/reports/test_report.py.
     """
     from sparse_ist_tf.reports.figures import training_figure
 

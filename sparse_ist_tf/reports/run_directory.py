@@ -35,11 +35,6 @@ class RunDirectory:
 
     Args:
         path: of the directory.
-
-    Example:
-        >>> from sparse_ist_tf.reports.run_directory import RunDirectory
-        >>> RunDirectory("/tmp/example_run").checkpoint() is None
-        True
     """
 
     def __init__(self, path: str | Path):
@@ -239,12 +234,6 @@ def writing(path: Path) -> Iterator[None]:
 
     Raises:
         RunError: in place of the OSError.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from sparse_ist_tf.reports.run_directory import writing
-        >>> with writing(Path("/tmp/example.txt")):
-        ...     pass
     """
     try:
         yield

@@ -42,9 +42,6 @@ def finished_accuracies(
 
     Raises:
         RunError: if an image can't be read.
-
-    Example:
-        See sparse_ist_tf/runs/training.py.
     """
     head = parameters_of(state)
     table = {

@@ -38,14 +38,6 @@ class Images:
     Args:
         config: of a run.
         encoder: from load_encoder.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
-        >>> from sparse_ist_tf.runs.finished_run import Images
-        >>> images = Images(get_config(), load_encoder("random:vit_pico"))
-        >>> next(images.examples("test"))["patches"].shape
-        (32, 192)
     """
 
     def __init__(self, config: ConfigDict, encoder):
@@ -144,11 +136,6 @@ class FinishedRun:
 
     Raises:
         RequestError: if there is no finished run.
-
-    Example:
-        >>> from sparse_ist_tf.runs.finished_run import FinishedRun
-        >>> FinishedRun("runs/digits").num_subnets  # doctest: +SKIP
-        4
     """
 
     def __init__(self, path: str | Path):

@@ -35,12 +35,6 @@ def load_splits(config: ConfigDict) -> dict[str, datasets.Split]:
 
     Raises:
         RequestError: if it isn't there or can't be used.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config
-        >>> from sparse_ist_tf.runs.parts import load_splits
-        >>> load_splits(get_config())["test"].size
-        360
     """
     return datasets.load(
         config.dataset.name,
@@ -60,12 +54,6 @@ def head_spec(config: ConfigDict, feature_dim: int, num_classes: int) -> HeadSpe
 
     Returns:
         The shape.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config
-        >>> from sparse_ist_tf.runs.parts import head_spec
-        >>> head_spec(get_config(), 192, 10).num_parameters
-        1204010
     """
     return HeadSpec(feature_dim, hidden_widths(config), num_classes)
 
@@ -78,12 +66,6 @@ def mask_options(config: ConfigDict) -> MaskOptions:
 
     Returns:
         Their options, with the run's seed.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config
-        >>> from sparse_ist_tf.runs.parts import mask_options
-        >>> mask_options(get_config()).ratio
-        0.5
     """
     masks = config.masks
     return MaskOptions(masks.kind, masks.ratio, masks.pattern, config.seed)
@@ -97,12 +79,6 @@ def thin_link(config: ConfigDict) -> ThinLink:
 
     Returns:
         What it does to them.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config
-        >>> from sparse_ist_tf.runs.parts import thin_link
-        >>> thin_link(get_config()).codec
-        'none'
     """
     transport = config.transport
     return ThinLink(transport.codec, int(transport.quality), transport.features)
@@ -118,12 +94,6 @@ def with_tuned_encoder(config: ConfigDict, folder: str | Path) -> ConfigDict:
     Returns:
         A new configuration; of a run whose encoder's blocks trained, encoder.weights are its
         encoder.safetensors.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config
-        >>> from sparse_ist_tf.runs.parts import with_tuned_encoder
-        >>> with_tuned_encoder(get_config(), "runs/digits").encoder.weights
-        'packaged:vit_micro'
     """
     config = ConfigDict(config.to_dict())
     if config.encoder.trainable_blocks:
@@ -143,12 +113,6 @@ def optimizer_config(config: ConfigDict) -> dict:
 
     Raises:
         RequestError: if Keras refuses config.optimizer.kwargs.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config
-        >>> from sparse_ist_tf.runs.parts import optimizer_config
-        >>> optimizer_config(get_config())["class_name"]
-        'Adam'
     """
     make = getattr(keras.optimizers, _CLASSES[config.optimizer.name])
     kwargs = config.optimizer.kwargs.to_dict()
@@ -181,9 +145,6 @@ def make_trainer(
 
     Raises:
         RequestError: if the optimizer's moments can't travel.
-
-    Example:
-        See sparse_ist_tf/runs/training.py.
     """
     ist, head = ist_options(config), config.head
     count = 1 if ist.algorithm == "centralized" else ist.num_subnets
@@ -236,12 +197,6 @@ def parameters_of(state: Mapping[str, np.ndarray], of: str = "") -> dict[str, np
 
     Returns:
         Arrays by name; none where the state has no such head.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.runs.parts import parameters_of
-        >>> list(parameters_of({"dense_0/bias": np.ones(3), "dense_0/bias/moment_0": np.ones(3)}))
-        ['dense_0/bias']
     """
     place = f"{of}/" if of else ""
     head, statistics = {}, {}
@@ -263,13 +218,6 @@ def last_partition(config: ConfigDict, spec: HeadSpec, rounds: int) -> Partition
 
     Returns:
         The partition; None for a head that is trained whole.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config
-        >>> from sparse_ist_tf.ist.head import HeadSpec
-        >>> from sparse_ist_tf.runs.parts import last_partition
-        >>> last_partition(get_config(), HeadSpec(8, (6,), 3), 1).num_subnets
-        4
     """
     ist = config.ist
     if ist.algorithm != "ist" or ist.num_subnets == 1:
@@ -299,9 +247,6 @@ def accuracies(
 
     Returns:
         As table_of_accuracies, and "centralized", None where there is no baseline.
-
-    Example:
-        See sparse_ist_tf/runs/training.py.
     """
     partition, scale = last_partition(config, spec, rounds), ist_options(config).scale_inputs
     table = table_of_accuracies(parameters_of(state), spec, partition, features, labels, scale)

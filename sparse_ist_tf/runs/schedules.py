@@ -78,12 +78,6 @@ def rounds_between(config: ConfigDict, what: str, num_examples: int) -> int:
 
     Returns:
         At least 1; whole rounds, the nearest to what epochs ask for.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config
-        >>> from sparse_ist_tf.runs.schedules import rounds_between
-        >>> rounds_between(get_config(), "eval", 1437)
-        5
     """
     if rounds := config[f"{what}_every_rounds"]:
         return int(rounds)
@@ -101,12 +95,6 @@ def learning_rate_schedule(config: ConfigDict, steps: int):
     Returns:
         A function from the step, counted from 0, to the rate: a linear warm-up over
         config.warmup_steps, then constant or a cosine to 0.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config
-        >>> from sparse_ist_tf.runs.schedules import learning_rate_schedule
-        >>> learning_rate_schedule(get_config(), 100)(99)
-        0.001
     """
     warmup = int(config.warmup_steps)
 

@@ -56,9 +56,6 @@ class Run:
     Raises:
         RequestError: if the encoder, the masks or the data can't be used, or the checkpoint was
             made of others.
-
-    Example:
-        See train_and_evaluate.
     """
 
     def __init__(self, config: ConfigDict, directory: RunDirectory, link: Link):
@@ -416,12 +413,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, cluster: Cluster
     Raises:
         RequestError: if the data or the run directory can't be used.
         RunError: if a peer is lost, a loss is not finite, or a file can't be written.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config
-        >>> from sparse_ist_tf.workers.cluster import Cluster
-        >>> from sparse_ist_tf.runs.training import train_and_evaluate
-        >>> train_and_evaluate(get_config(), "runs/digits", Cluster(0, ()))  # doctest: +SKIP
     """
     directory, chief = RunDirectory(workdir), cluster.worker == 0
     with contextlib.ExitStack() as stack:

@@ -20,11 +20,6 @@ class Line:
         spread: the standard deviation of each, or nothing.
         like: the place in the order of lines whose look it has; its own where None.
         is_paper: drawn thin and hollow, as what the paper reports.
-
-    Example:
-        >>> from sparse_ist_tf.studies.figures import Line
-        >>> Line("4 subnets", (0.0, 0.5), (0.9, 0.8)).is_paper
-        False
     """
 
     name: str
@@ -59,11 +54,6 @@ def draw(
 
     Returns:
         SVG: the same numbers give the same text.
-
-    Example:
-        >>> from sparse_ist_tf.studies.figures import Line, draw
-        >>> "mask ratio" in draw([("", [Line("fixed", (0, 0.5), (0.9, 0.8))])], "mask ratio")
-        True
     """
     from matplotlib.figure import Figure
 

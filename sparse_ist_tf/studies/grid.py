@@ -25,12 +25,6 @@ class Cell:
         values: what the grids say of it, by key; the same cell may be in several grids.
         config: of the training, whole.
         num_workers: P.
-
-    Example:
-        >>> from sparse_ist_tf.study_config import get_config
-        >>> from sparse_ist_tf.studies.grid import cells_of
-        >>> cells_of(get_config())["2_subnets"][0].values
-        {'ist.num_subnets': 1}
     """
 
     values: dict
@@ -73,12 +67,6 @@ def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
 
     Raises:
         RequestError: if a grid is empty, an axis is unknown, or a training isn't possible.
-
-    Example:
-        >>> from sparse_ist_tf.study_config import get_config
-        >>> from sparse_ist_tf.studies.grid import cells_of
-        >>> len(cells_of(get_config())["1_mask_ratio"])
-        18
     """
     if not study.grids:
         raise RequestError("grids: must hold at least one grid")

@@ -41,11 +41,6 @@ def link_sections(
 
     Returns:
         By name; what the grids have no numbers for is left out.
-
-    Example:
-        >>> from sparse_ist_tf.studies.links import link_sections
-        >>> link_sections({})
-        {}
     """
     sections = {}
     varied = {
@@ -74,11 +69,6 @@ class AccuracyOfLinks:
 
     Args:
         grids: (axes, rows) by name.
-
-    Example:
-        >>> from sparse_ist_tf.studies.links import AccuracyOfLinks
-        >>> AccuracyOfLinks({}).points
-        []
     """
 
     def __init__(self, grids: Mapping[str, tuple[Sequence[str], Sequence[Mapping]]]):
@@ -163,11 +153,6 @@ class BytesOfImages:
 
     Args:
         rows: from results.row_of, of one data set and encoder.
-
-    Example:
-        >>> from sparse_ist_tf.studies.links import BytesOfImages
-        >>> BytesOfImages([]).sizes
-        {}
     """
 
     def __init__(self, rows: Sequence[Mapping]):

@@ -54,9 +54,6 @@ def write_pages(
 
     Raises:
         RunError: if a file can't be written.
-
-    Example:
-        See sparse_ist_tf/study.py.
     """
     markdown, page = [f"# {title}", ""], [f"<h1>{html.escape(title)}</h1>"]
 

@@ -29,11 +29,6 @@ def paper_grids(
 
     Returns:
         Axes by the name of the grid, as study_config's grids take them.
-
-    Example:
-        >>> from sparse_ist_tf.studies.paper import paper_grids
-        >>> list(paper_grids())[0]
-        '1_table_4_and_figure_7'
     """
     subnets = tuple(2**i for i in range(most_subnets.bit_length()))
     grids = {

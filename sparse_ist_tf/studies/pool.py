@@ -43,14 +43,6 @@ def command_of(cell: Cell, folder: Path) -> list[str]:
 
     Returns:
         What follows `python -m`.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from sparse_ist_tf.study_config import get_config
-        >>> from sparse_ist_tf.studies.grid import cells_of
-        >>> from sparse_ist_tf.studies.pool import command_of
-        >>> command_of(cells_of(get_config())["2_subnets"][0], Path("runs/study"))[0]
-        'sparse_ist_tf.train'
     """
     place = folder / "cells" / cell.name
     return [
@@ -74,9 +66,6 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
 
     Raises:
         RunError: if a file can't be written.
-
-    Example:
-        See sparse_ist_tf/study.py.
     """
     todo = list({cell.name: cell for cell in cells}.values())
     finished = [cell for cell in todo if _is_finished(cell, folder)]

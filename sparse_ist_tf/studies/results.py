@@ -35,9 +35,6 @@ def row_of(cell: Cell, folder: Path) -> dict:
         "cell", "status" ("finished", "failed" or "missing"), "error", the cell's settings by key,
         "seed", accuracies in [0, 1] by MEASURES, "steps" and "training_bytes" per worker, None
         where there is none; and what TABLES hold, such as "missing_workers.2.merged".
-
-    Example:
-        See sparse_ist_tf/study.py.
     """
     config = cell.config
     row = {
@@ -107,12 +104,6 @@ def points_of(rows: Sequence[Mapping], axes: Sequence[str]) -> list[dict]:
         A dictionary per point, in the order of the rows: the axes' values, "seeds" (how many are
         finished), and for each of MEASURES, "training_bytes" and the columns of TABLES (mean,
         standard deviation), 0 for a single seed; None where no seed has it.
-
-    Example:
-        >>> from sparse_ist_tf.studies.results import points_of
-        >>> rows = [{"n": 1, "status": "finished", "accuracy": a} for a in (0.25, 0.75)]
-        >>> points_of(rows, ["n"])[0]["accuracy"][0]
-        0.5
     """
     tables = tuple(f"{name}." for name in TABLES)
     columns = [k for k in dict.fromkeys(k for row in rows for k in row) if k.startswith(tables)]
@@ -137,11 +128,6 @@ def paper_results() -> dict:
 
     Returns:
         "source", "mask_ratio" and "mask_ratio_4w", and curves by name and data set, in [0, 1].
-
-    Example:
-        >>> from sparse_ist_tf.studies.results import paper_results
-        >>> paper_results()["table4_fixed_max_acc"]["AID"][0]
-        0.923
     """
     path = Path(__file__).parent / "paper_results.json"
     return json.loads(path.read_text(encoding="utf-8"))
@@ -158,13 +144,6 @@ def paper_accuracy(row: Mapping) -> float | None:
 
     Returns:
         In [0, 1]; None where the paper has no such run.
-
-    Example:
-        >>> from sparse_ist_tf.studies.results import paper_accuracy
-        >>> paper_accuracy({"dataset": "aid", "masks.kind": "fixed", "masks.ratio": 0.5,
-        ...                 "ist.num_subnets": 4, "ist.algorithm": "ist",
-        ...                 "encoder": "packaged:vit_micro", "share_total": False})
-        0.8599
     """
     paper, dataset = paper_results(), row["dataset"].upper()
     whole = row["ist.algorithm"] == "centralized"
@@ -196,11 +175,6 @@ def as_csv(rows: Sequence[Mapping]) -> str:
 
     Returns:
         Text with a line of names.
-
-    Example:
-        >>> from sparse_ist_tf.studies.results import as_csv
-        >>> as_csv([{"cell": "a", "accuracy": 0.5}]).split()
-        ['cell,accuracy', 'a,0.5']
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
     buffer = io.StringIO()

@@ -24,14 +24,6 @@ class Section:
         axes: keys, the first of them along the x axis.
         rows: from results.row_of, seeds side by side.
         metrics: from a row to the records of its metrics.jsonl.
-
-    Example:
-        >>> from sparse_ist_tf.studies.sections import Section
-        >>> row = {"masks.ratio": 0.5, "masks.kind": "fixed", "ist.num_subnets": 1,
-        ...        "ist.algorithm": "ist", "dataset": "aid", "status": "missing",
-        ...        "encoder": "packaged:vit_micro", "share_total": False}
-        >>> Section(["masks.ratio"], [row], lambda row: []).paper
-        [0.917]
     """
 
     def __init__(
@@ -225,11 +217,6 @@ def percent(value, seeds: int) -> str:
 
     Returns:
         Text for a table.
-
-    Example:
-        >>> from sparse_ist_tf.studies.sections import percent
-        >>> percent((0.5, 0.01), seeds=3), percent((0.5, 0.0), seeds=1)
-        ('50.00 ± 1.00 %', '50.00 %')
     """
     if not value:
         return ""

@@ -42,11 +42,6 @@ def title(name: str) -> str:
 
     Returns:
         Words.
-
-    Example:
-        >>> from sparse_ist_tf.studies.words import title
-        >>> title("1_table_4"), title("subnets")
-        ('Table 4', 'Subnets')
     """
     text = re.sub(r"^\d+_", "", name).replace("_", " ")
     return text[:1].upper() + text[1:]
@@ -60,11 +55,6 @@ def short(key: str) -> str:
 
     Returns:
         A few words; the key itself where it has no other name.
-
-    Example:
-        >>> from sparse_ist_tf.studies.words import short
-        >>> short("ist.num_subnets"), short("optimizer.name")
-        ('subnets', 'optimizer.name')
     """
     return _NAMES.get(key, key)
 
@@ -77,11 +67,6 @@ def label(key: str) -> str:
 
     Returns:
         A few words.
-
-    Example:
-        >>> from sparse_ist_tf.studies.words import label
-        >>> label("masks.ratio")
-        'mask ratio (hidden share of the patches)'
     """
     return f"{short(key)} ({_UNITS[key]})" if key in _UNITS else short(key)
 
@@ -94,11 +79,6 @@ def show(value) -> str:
 
     Returns:
         Text.
-
-    Example:
-        >>> from sparse_ist_tf.studies.words import show
-        >>> show((4, 2, 1, 1)), show(0.5), show("local_sgd"), show(True)
-        ('4, 2, 1, 1', '0.5', 'local SGD', 'yes')
     """
     if isinstance(value, tuple | list):
         return ", ".join(map(show, value)) or "none"
@@ -118,12 +98,6 @@ def settings(point, keys) -> str:
 
     Returns:
         Such as "2 subnets, fixed masks".
-
-    Example:
-        >>> from sparse_ist_tf.studies.words import settings
-        >>> point = {"ist.num_subnets": 2, "masks.kind": "fixed", "masks.ratio": 0.5}
-        >>> settings(point, list(point))
-        '2 subnets, fixed masks, mask ratio 0.5'
     """
     words = []
     for key in keys:

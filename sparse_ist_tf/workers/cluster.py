@@ -26,11 +26,6 @@ class Cluster:
         worker: index, 0 for the chief.
         addresses: host:port of every worker; empty for a single one without a network.
         has_chief: whether TensorFlow knows worker 0 as a task of type chief.
-
-    Example:
-        >>> from sparse_ist_tf.workers.cluster import Cluster
-        >>> Cluster(0, ()).num_workers
-        1
     """
 
     worker: int
@@ -63,12 +58,6 @@ def read_tf_config(environment: Mapping[str, str]) -> Cluster | None:
 
     Raises:
         RequestError: if TF_CONFIG can't be understood.
-
-    Example:
-        >>> from sparse_ist_tf.workers.cluster import read_tf_config
-        >>> text = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'
-        >>> read_tf_config({"TF_CONFIG": text}).worker
-        1
     """
     text = environment.get("TF_CONFIG")
     if not text:
@@ -111,11 +100,6 @@ def joined_cluster(
 
     Raises:
         RequestError: if TF_CONFIG is malformed, or has another number of workers than asked for.
-
-    Example:
-        >>> from sparse_ist_tf.workers.cluster import joined_cluster
-        >>> joined_cluster({}, None, default=2)
-        (None, 2)
     """
     cluster = read_tf_config(environment)
     if cluster is None:
@@ -205,11 +189,6 @@ def make_strategy(cluster: Cluster, peer_timeout_s: float):
 
     Raises:
         RunError: if a peer stays unreachable, or this worker's own port is taken.
-
-    Example:
-        >>> from sparse_ist_tf.workers.cluster import Cluster, make_strategy
-        >>> make_strategy(Cluster(0, ()), 10.0).num_replicas_in_sync
-        1
     """
     import tensorflow as tf
 
@@ -237,10 +216,6 @@ def meet_peers(cluster: Cluster, peer_timeout_s: float) -> None:
 
     Raises:
         RunError: naming the peers that can't be reached, or this worker's port if it is taken.
-
-    Example:
-        >>> from sparse_ist_tf.workers.cluster import Cluster, meet_peers
-        >>> meet_peers(Cluster(0, ("127.0.0.1:0",)), 1.0)
     """
     address = cluster.addresses[cluster.worker]
     try:
@@ -278,13 +253,6 @@ def unreachable(addresses: Mapping[int, str], deadline: float) -> dict[int, str]
 
     Returns:
         Those that never did.
-
-    Example:
-        >>> import time
-        >>> from sparse_ist_tf.workers.cluster import unreachable
-        >>> from sparse_ist_tf.workers.launch import free_ports
-        >>> unreachable({1: f"127.0.0.1:{free_ports(1)[0]}"}, time.monotonic()).keys()
-        dict_keys([1])
     """
     missing = dict(addresses)
     while missing:
@@ -310,11 +278,6 @@ def lost_peers(cluster: Cluster) -> Iterator[None]:
 
     Raises:
         RunError: naming the workers that don't answer any more.
-
-    Example:
-        >>> from sparse_ist_tf.workers.cluster import Cluster, lost_peers
-        >>> with lost_peers(Cluster(0, ())):
-        ...     pass
     """
     import tensorflow as tf
 

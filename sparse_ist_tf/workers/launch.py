@@ -33,11 +33,6 @@ def free_ports(count: int) -> list[int]:
 
     Returns:
         Ports; all were free at one moment.
-
-    Example:
-        >>> from sparse_ist_tf.workers.launch import free_ports
-        >>> len(set(free_ports(3)))
-        3
     """
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -54,11 +49,6 @@ def threads_per_worker(num_workers: int) -> int:
 
     Returns:
         How many threads each may compute with.
-
-    Example:
-        >>> from sparse_ist_tf.workers.launch import threads_per_worker
-        >>> threads_per_worker(10_000)
-        1
     """
     try:
         cores = len(os.sched_getaffinity(0))
@@ -81,12 +71,6 @@ def run_local_workers(command: Sequence[str], num_workers: int) -> int:
     Returns:
         0, or the exit status of the worker that failed: 1 if a signal ended it; 130 on Ctrl-C, 143
         on SIGTERM.
-
-    Example:
-        >>> import sys
-        >>> from sparse_ist_tf.workers.launch import run_local_workers
-        >>> run_local_workers([sys.executable, "-c", "pass"], 2)
-        0
     """
     for _ in range(_ATTEMPTS):
         with _Group() as group:
@@ -104,10 +88,6 @@ def follow_launcher(environment: Mapping[str, str]) -> None:
 
     Args:
         environment: such as os.environ; without SPARSE_IST_LIFELINE nothing happens.
-
-    Example:
-        >>> from sparse_ist_tf.workers.launch import follow_launcher
-        >>> follow_launcher({})
     """
     if not environment.get(LIFELINE):
         return

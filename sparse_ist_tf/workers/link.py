@@ -18,11 +18,6 @@ class Link:
         worker: this worker's index.
         num_workers: P; with 1 nothing is ever sent.
         timeout_s: seconds after which a collective fails.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> from sparse_ist_tf.workers.link import Link
-        >>> link = Link(tf.distribute.get_strategy(), worker=0, num_workers=1)
     """
 
     def __init__(self, strategy, worker: int, num_workers: int, timeout_s: float = 120.0):
