@@ -1,0 +1,120 @@
+"""Algorithms by name: those of the package, and what somebody else registers.
+
+A configuration file is Python: one that imports a module which calls register_algorithm makes the
+name known to train, to its workers and to whatever reads the run again with that file's module.
+Nothing heavy is imported before an algorithm is loaded.
+"""
+
+import dataclasses
+import difflib
+import importlib
+
+from sparse_ist_tf.errors import RequestError
+
+_ROUNDS = frozenset({"ist.local_steps", "ist.local_steps_schedule"})
+
+
+@dataclasses.dataclass(frozen=True)
+class AlgorithmEntry:
+    """A way to train a head.
+
+    Args:
+        name: what `ist.algorithm` calls it.
+        target: a subclass of sparse_ist_tf.ist.algorithm.Algorithm, or "module:Class" to import
+            when it is needed.
+        keys: of the configuration's `ist`, those that it uses; others keep their defaults.
+        single_worker: whether it trains in one process alone.
+        meaning: one line for people.
+    """
+
+    name: str
+    target: type | str
+    keys: frozenset[str]
+    single_worker: bool = False
+    meaning: str = ""
+
+    def load(self) -> type:
+        """The class."""
+        if isinstance(self.target, type):
+            return self.target
+        module, _, name = self.target.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+_ENTRIES = {
+    entry.name: entry
+    for entry in (
+        AlgorithmEntry(
+            "ist",
+            "sparse_ist_tf.ist.rounds:IstTrainer",
+            _ROUNDS
+            | {
+                "ist.num_subnets",
+                "ist.capacities",
+                "ist.widths",
+                "ist.moments",
+                "ist.biases",
+                "ist.scale_inputs",
+                "ist.keep_last_step",
+                "ist.variant",
+            },
+            meaning="subnets of the head, dealt anew every round",
+        ),
+        AlgorithmEntry(
+            "data_parallel",
+            "sparse_ist_tf.ist.synchronous:DataParallel",
+            _ROUNDS | {"ist.num_subnets"},
+            meaning="replicas of the whole head, gradients averaged at every step",
+        ),
+        AlgorithmEntry(
+            "local_sgd",
+            "sparse_ist_tf.ist.synchronous:LocalSgd",
+            _ROUNDS | {"ist.num_subnets"},
+            meaning="replicas of the whole head, averaged at the end of every round",
+        ),
+        AlgorithmEntry(
+            "centralized",
+            "sparse_ist_tf.ist.rounds:Centralized",
+            _ROUNDS,
+            single_worker=True,
+            meaning="one whole head in one process",
+        ),
+    )
+}
+
+
+def register_algorithm(entry: AlgorithmEntry) -> None:
+    """Makes an algorithm known by its name.
+
+    Args:
+        entry: registering an equal one again changes nothing.
+
+    Raises:
+        ValueError: if the name is taken by another.
+    """
+    if _ENTRIES.setdefault(entry.name, entry) != entry:
+        raise ValueError(f"the algorithm {entry.name!r} is registered already")
+
+
+def algorithm_names() -> tuple[str, ...]:
+    """The names of all algorithms, in the order of their registration."""
+    return tuple(_ENTRIES)
+
+
+def find_algorithm(name: str) -> AlgorithmEntry:
+    """The algorithm of a name.
+
+    Args:
+        name: as `ist.algorithm` has it.
+
+    Returns:
+        Its entry.
+
+    Raises:
+        RequestError: if there is none.
+    """
+    if name in _ENTRIES:
+        return _ENTRIES[name]
+    near = difflib.get_close_matches(name, _ENTRIES, 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise RequestError(f"ist.algorithm={name!r}: must be one of {', '.join(_ENTRIES)}{hint}")
