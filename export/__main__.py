@@ -57,7 +57,7 @@ def main(_) -> int:
         ),
     )
     output = Path(FLAGS.output or Path(FLAGS.run) / "export" / target.name)
-    exporter = Exporter(FinishedRun(FLAGS.run), target, options, output)
+    exporter = Exporter(FinishedRun.for_export(FLAGS.run), target, options, output)
     return 0 if exporter.export() else 1
 
 

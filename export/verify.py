@@ -330,7 +330,7 @@ def evaluate_tflite(path: str | Path, config=None, *, threads: int = 1, delegate
     """
     from sparse_ist_tf.checkpoints.loading import load_configured
     from sparse_ist_tf.config import completed
-    from sparse_ist_tf.runs.finished_run import Images
+    from sparse_ist_tf.runs.images import Images
 
     path = Path(path)
     content = read_file(path)

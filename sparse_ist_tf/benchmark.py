@@ -62,8 +62,7 @@ def matmul_peak(size: int = 2048) -> float:
 def _trainer(num_subnets: int, local_steps: int, link):
     from sparse_ist_tf.ist.head import HeadSpec
     from sparse_ist_tf.ist.rounds import IstTrainer
-    from sparse_ist_tf.ist.trainer import TrainerOptions
-    from sparse_ist_tf.workers.ledger import Ledger
+    from sparse_ist_tf.ist.trainer import TrainerOptions, TrainingData
 
     rng = np.random.default_rng(0)
     features = rng.normal(size=(4096, 192)).astype(np.float32)
@@ -72,10 +71,7 @@ def _trainer(num_subnets: int, local_steps: int, link):
         HeadSpec(192, (1000, 1000), 10),
         TrainerOptions(num_subnets=num_subnets, local_steps=local_steps),
         link,
-        features,
-        labels,
-        [np.arange(4096)] * num_subnets,
-        Ledger(),
+        TrainingData(features, labels, [np.arange(4096)] * num_subnets),
     )
 
 
@@ -121,13 +117,11 @@ def bench_train(peak: float) -> None:
     Args:
         peak: FLOP/s, from matmul_peak.
     """
-    import tensorflow as tf
-
     from sparse_ist_tf.workers.link import Link
 
     rows = [("subnets", "examples/s", "ms/step", "GFLOP/s", "of peak")]
     for num_subnets in (1, 2, 4):
-        trainer = _trainer(num_subnets, 20, Link(tf.distribute.get_strategy(), 0, 1))
+        trainer = _trainer(num_subnets, 20, Link.alone())
         step, _ = step_and_exchange(trainer)
         flops = subnet_flops(trainer) / step
         rows.append(
@@ -156,9 +150,9 @@ def bench_exchange_worker() -> None:
     link = Link(strategy, cluster.worker, cluster.num_workers)
     trainer = _trainer(4, 20, link)
     trainer.run_round(1)
-    before = trainer.ledger.training
+    before = link.ledger.training
     trainer.run_round(1)
-    sent = trainer.ledger.training - before
+    sent = link.ledger.training - before
     step, exchange = step_and_exchange(trainer)
     if link.chief:
         bound = trainer.exchange.lower_bound_bytes()

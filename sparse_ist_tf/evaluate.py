@@ -11,7 +11,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from sparse_ist_tf.commands import quiet, run
-from sparse_ist_tf.config import completed
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.reports.report import accuracy_rows, format_table, missing_rows
 from sparse_ist_tf.reports.run_directory import RunDirectory
@@ -33,52 +32,20 @@ def evaluate(path: str) -> dict:
         RequestError: if there is no finished run, or its data is gone.
         RunError: if a file is damaged.
     """
-    directory = RunDirectory(path)
-    config, results = completed(directory.config()), directory.results()
-    found = directory.checkpoint()
-    if results is None or found is None:
-        raise RequestError(f"{path}: the run is not finished; train with its command goes on")
+    RunDirectory(path).config()  # raises before TensorFlow is imported
     with quiet():
-        import tensorflow as tf
-
-        from sparse_ist_tf.checkpoints.loading import load_configured
-        from sparse_ist_tf.encoder.features import shared_features
         from sparse_ist_tf.ist.head import accuracy
-        from sparse_ist_tf.runs.finished import finished_accuracies
-        from sparse_ist_tf.runs.parts import (
-            accuracies,
-            head_spec,
-            load_splits,
-            mask_options,
-            thin_link,
-            with_tuned_encoder,
-        )
-        from sparse_ist_tf.workers.ledger import Ledger
-        from sparse_ist_tf.workers.link import Link
+        from sparse_ist_tf.runs.finished_run import FinishedRun
 
-    config = with_tuned_encoder(config, path)
-    test, encoder = load_splits(config)["test"], load_configured(config.encoder)
-    features = shared_features(
-        encoder,
-        test,
-        mask_options(config),
-        Link(tf.distribute.get_strategy(), 0, 1),
-        Ledger(),
-        dtype=config.encoder.dtype,
-        cache_dir=config.features.cache_dir,
-        batch_size=config.encoder.batch_size,
-        thin_link=thin_link(config),
-    )
-    spec = head_spec(config, features.shape[1], test.num_classes)
-    state, progress = found
-    table = accuracies(config, spec, state, progress["round"], features, test.labels)
-    outputs = directory.head()(features).numpy()
+    run = FinishedRun(path)
+    table, test = run.accuracies(), run.images.splits["test"]
     return {
-        "accuracy": {k: v for k, v in table.items() if k != "centralized"},
+        "accuracy": {name: table[name] for name in ("merged", "subnets", "ensembles")},
         "centralized_accuracy": table["centralized"],
-        "head_keras": accuracy(outputs, test.labels),
+        "head_keras": accuracy(run.directory.head()(run.test_features).numpy(), test.labels),
         "test_size": test.size,
-        **finished_accuracies(config, encoder, test, spec, state, progress["round"], features),
+        "accuracy_at": table["accuracy_at"],
+        "missing_workers": table["missing_workers"],
     }
 
 

@@ -16,7 +16,6 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
@@ -169,7 +168,7 @@ def load_images(config: ConfigDict, link=None):
     from sparse_ist_tf.pretraining.data import Images
 
     if link and not link.chief:
-        link.all_gather(np.ones((1, 1), np.float32))
+        link.wait_for_all()
     cache = Path.home() / ".cache" / "sparse_ist_tf" / "images"
     cache_dir = Path(config.dataset.cache_dir or cache).expanduser()
     splits = datasets.load(
@@ -188,7 +187,7 @@ def load_images(config: ConfigDict, link=None):
         train.num_classes,
     )
     if link and link.chief:
-        link.all_gather(np.ones((1, 1), np.float32))
+        link.wait_for_all()
     return images
 
 

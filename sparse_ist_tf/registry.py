@@ -20,7 +20,7 @@ class AlgorithmEntry:
 
     Args:
         name: what `ist.algorithm` calls it.
-        target: a subclass of sparse_ist_tf.ist.algorithm.Algorithm, or "module:Class" to import
+        target: a subclass of sparse_ist_tf.ist.trainer.Trainer, or "module:Class" to import
             when it is needed.
         keys: of the configuration's `ist`, those that it uses; others keep their defaults.
         single_worker: whether it trains in one process alone.
@@ -74,7 +74,7 @@ _ENTRIES = {
         ),
         AlgorithmEntry(
             "centralized",
-            "sparse_ist_tf.ist.rounds:Centralized",
+            "sparse_ist_tf.ist.rounds:IstTrainer",
             _ROUNDS,
             single_worker=True,
             meaning="one whole head in one process",

@@ -106,7 +106,7 @@ def _ours(preset: str, ratios: Sequence[float]) -> dict:
     from sparse_ist_tf.export.graphs.folding import Affine, fold
     from sparse_ist_tf.export.graphs.forms import Network
     from sparse_ist_tf.masks import shared_positions
-    from sparse_ist_tf.runs.finished_run import Images
+    from sparse_ist_tf.runs.images import Images
 
     encoder = load_encoder(f"random:{preset}")
     images = [example["image"] for example in Images(get_config(), encoder).drawn(16)]

@@ -15,6 +15,7 @@ from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.masks import select_patches
 from sparse_ist_tf.masks.options import MaskOptions
 from sparse_ist_tf.tracing import traced
+from sparse_ist_tf.workers.link import Link
 
 
 def make_encode(encoder, frozen: bool = True):
@@ -133,8 +134,7 @@ def shared_features(
     encoder,
     split: Split,
     masks: MaskOptions,
-    link,
-    ledger,
+    link: Link,
     *,
     dtype: str = "float32",
     cache_dir: str = "",
@@ -153,7 +153,6 @@ def shared_features(
         split: the images.
         masks: what is visible of them.
         link: to the other workers.
-        ledger: counts what is sent, as features.
         dtype: that the encoder computes in.
         cache_dir: as cache_path.
         batch_size: images at a time.
@@ -172,20 +171,19 @@ def shared_features(
     path = cache_path(cache_dir, key)
     features = load_features(path, key) if keep else None
     mine = np.array([[features is not None]], np.float32)
-    ledger.add("features", mine.nbytes * (link.num_workers - 1))
-    if link.all_gather(mine).all():
+    if link.all_gather(mine, purpose="features").all():
         if progress:
             count = f"{split.name}: {split.size:,} features"
             print(f"{count} from the cache", file=sys.stderr, flush=True)
         return thin_link.sent_features(features)
     options = {"epoch": epoch, "batch_size": batch_size, "thin_link": thin_link}
-    features = _encode_shares(encoder, split, masks, link, ledger, progress=progress, **options)
+    features = _encode_shares(encoder, split, masks, link, progress=progress, **options)
     if keep:
-        _keep(path, key, features, link, ledger)
+        _keep(path, key, features, link)
     return thin_link.sent_features(features)
 
 
-def _encode_shares(encoder, split, masks, link, ledger, *, batch_size, **options) -> np.ndarray:
+def _encode_shares(encoder, split, masks, link, *, batch_size, **options) -> np.ndarray:
     """Encodes this worker's share, and puts it together with those of the others."""
     # Shares are whole batches, so that every image is encoded in the same place of a batch.
     batches = -(-split.size // batch_size)
@@ -195,14 +193,13 @@ def _encode_shares(encoder, split, masks, link, ledger, *, batch_size, **options
     options |= {"start": start, "stop": stop, "batch_size": batch_size}
     share = encode_split(encoder, split, masks, **options)
     share = np.pad(share, [(0, per_worker - len(share)), (0, 0)])
-    ledger.add("features", share.nbytes * (link.num_workers - 1))
-    features = link.all_gather(share).reshape(-1, share.shape[1])[: split.size]
+    features = link.all_gather(share, purpose="features").reshape(-1, share.shape[1])[: split.size]
     if not np.isfinite(features).all():
         raise RunError(f"{split.name}: not all features are finite: are the encoder's weights?")
     return features
 
 
-def _keep(path, key, features, link, ledger) -> None:
+def _keep(path, key, features, link) -> None:
     """Puts features into the cache: once where workers share it, on each machine elsewhere."""
 
     def save():
@@ -215,7 +212,6 @@ def _keep(path, key, features, link, ledger) -> None:
     if link.chief:
         save()
     done = np.ones((1, 1), np.float32)
-    ledger.add("features", done.nbytes * (link.num_workers - 1))
-    link.all_gather(done)  # by now the chief has written
+    link.all_gather(done, purpose="features")  # by now the chief has written
     if not link.chief and not path.exists():
         save()

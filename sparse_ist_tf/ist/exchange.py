@@ -8,8 +8,7 @@ import tensorflow as tf
 
 from sparse_ist_tf.ist.partition import Partition
 from sparse_ist_tf.ist.variables import Skew, SubnetPartitionedVariable
-from sparse_ist_tf.workers.ledger import Ledger
-from sparse_ist_tf.workers.link import Link
+from sparse_ist_tf.workers.link import Link, Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +97,6 @@ class Exchange:
         hosted: hosted[worker], the subnets of each worker.
         shared_size: entries of all shared parameters together.
         num_columns: weight and travelling moments.
-        ledger: where the bytes are counted.
     """
 
     def __init__(
@@ -108,10 +106,10 @@ class Exchange:
         hosted: Sequence[Sequence[int]],
         shared_size: int,
         num_columns: int,
-        ledger: Ledger,
     ):
         self.link, self.variables, self.hosted = link, list(variables), hosted
-        self.shared_size, self.num_columns, self.ledger = shared_size, num_columns, ledger
+        self.shared_size, self.num_columns = shared_size, num_columns
+        self._purpose = {"weights": 1, "moments": num_columns - 1}
         self.most_hosted = max(len(subnets) for subnets in hosted)
 
     def plan(self, partition: Partition) -> Plan:
@@ -134,7 +132,7 @@ class Exchange:
             for variable, block in zip(self.variables, rows[0], strict=True):
                 variable.blocks.assign(block)
             return
-        got = self.link.all_to_all(self._pack(rows, plan.chunk), key)
+        got = self.link.all_to_all(self._pack(rows, plan.chunk), key, self._purpose)
         blocks = [variable.blocks for variable in self.variables]
         self._unpack(got, blocks, plan.hold, [0] * len(self.hosted))
 
@@ -163,7 +161,8 @@ class Exchange:
         copies = tf.reshape(copies, (-1, self.num_columns))
         rows = [[copies, *row] for row in rows]
         extra = self.most_hosted * self.shared_size
-        got = self.link.all_to_all(self._pack(rows, plan.chunk + extra), key)
+        packed = self._pack(rows, plan.chunk + extra)
+        got = self.link.all_to_all(packed, key, self._purpose)
         homes = [variable.home for variable in self.variables]
         self._unpack(got, homes, plan.serve, [extra] * len(self.hosted))
         shape = (-1, self.most_hosted, self.shared_size, self.num_columns)
@@ -187,17 +186,6 @@ class Exchange:
                 target.scatter_update(tf.IndexedSlices(piece, those))
                 starts[worker] = stop
 
-    def count(self, chunk: int) -> None:
-        """Counts the bytes of one round, dispatch and collect, in the ledger.
-
-        Args:
-            chunk: of the round's plan.
-        """
-        rows = 2 * chunk + self.most_hosted * self.shared_size
-        column = 4 * rows * (self.link.num_workers - 1)
-        self.ledger.add("weights", column)
-        self.ledger.add("moments", column * (self.num_columns - 1))
-
     def lower_bound_bytes(self) -> float:
         """The least that this worker has to send in a round: 2 S (P - 1) / P, times 4 bytes."""
         workers = self.link.num_workers
@@ -211,12 +199,11 @@ class Exchange:
             shape = (variable.skew.home_size, self.num_columns)
             mine = variable.home.numpy()
             if not self.link.chief:
-                self.link.pass_on(mine, shape, self.link.worker, 0)
-                self.ledger.add("checkpoint", mine.nbytes)
+                self.link.pass_on(mine, self.link.worker, 0, purpose="checkpoint")
                 continue
             others = range(1, self.link.num_workers)
-            homes = [mine, *(self.link.pass_on(None, shape, w, 0) for w in others)]
-            wholes.append(variable.whole_of(homes))
+            parts = (self.link.pass_on(Shape(shape), w, 0, purpose="checkpoint") for w in others)
+            wholes.append(variable.whole_of([mine, *parts]))
         return wholes if self.link.chief else None
 
     def set_homes(self, wholes: Sequence[np.ndarray]) -> None:
@@ -237,10 +224,10 @@ class Exchange:
         for i, variable in enumerate(self.variables):
             shape = (variable.skew.home_size, self.num_columns)
             if not self.link.chief:
-                variable.home.assign(self.link.pass_on(None, shape, 0, self.link.worker))
+                shard = self.link.pass_on(Shape(shape), 0, self.link.worker, purpose="checkpoint")
+                variable.home.assign(shard)
                 continue
             for worker in range(1, self.link.num_workers):
                 shard = variable.home_of(wholes[i], worker)
-                self.link.pass_on(shard, shape, 0, worker)
-                self.ledger.add("checkpoint", shard.nbytes)
+                self.link.pass_on(shard, 0, worker, purpose="checkpoint")
             variable.home.assign(variable.home_of(wholes[i], 0))

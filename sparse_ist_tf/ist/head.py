@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -100,10 +101,10 @@ def init_parameter(
         "glorot_uniform": 2 / (inputs + outputs),
         "torch_uniform": 1 / (3 * inputs),
     }
-    deviation = np.sqrt(variances[initializer])
+    std = np.sqrt(variances[initializer])
     if initializer.endswith("_normal"):
-        return (rng.standard_normal(spec.shape, np.float32) * deviation).astype(np.float32)
-    limit = np.sqrt(3) * deviation
+        return (rng.standard_normal(spec.shape, np.float32) * std).astype(np.float32)
+    limit = np.sqrt(3) * std
     return rng.uniform(-limit, limit, spec.shape).astype(np.float32)
 
 
@@ -184,10 +185,22 @@ def logits(parameters: Mapping[str, np.ndarray], features: np.ndarray) -> np.nda
     return x
 
 
+class Standard(NamedTuple):
+    """What standardises some numbers: (x - mean) / std.
+
+    Args:
+        mean: float32[n].
+        std: float32[n], above 0.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
 def hidden_statistics(
     parameters: Mapping[str, np.ndarray], features: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Mean and deviation of every hidden neuron of a head with batch normalisation.
+) -> dict[str, Standard]:
+    """Mean and standard deviation of every hidden neuron of a head with batch normalisation.
 
     What a batch's own are in training, those of all training examples are in the finished head.
 
@@ -196,49 +209,48 @@ def hidden_statistics(
         features: float32[n, feature_dim].
 
     Returns:
-        {"dense_0/mean": float32[width], "dense_0/deviation": float32[width], ...}.
+        float32[width] each, by hidden layer: {"dense_0": ..., ...}.
     """
     x, out = features, {}
     for i in range(len(parameters) // 2 - 1):
         x = x @ parameters[f"dense_{i}/kernel"]
-        mean, deviation = x.mean(axis=0), np.sqrt(x.var(axis=0) + EPSILON)
-        out |= {f"dense_{i}/mean": mean, f"dense_{i}/deviation": deviation}
-        x = np.maximum((x - mean) / deviation + parameters[f"dense_{i}/bias"], 0)
+        mean, std = out[f"dense_{i}"] = Standard(x.mean(axis=0), np.sqrt(x.var(axis=0) + EPSILON))
+        x = np.maximum((x - mean) / std + parameters[f"dense_{i}/bias"], 0)
     return out
 
 
 def fold(
-    parameters: Mapping[str, np.ndarray], statistics: Mapping[str, np.ndarray]
+    parameters: Mapping[str, np.ndarray], statistics: Mapping[str, Standard]
 ) -> dict[str, np.ndarray]:
     """A head of plain Dense layers that does what a head with its statistics does.
 
     Args:
         parameters: arrays by name, as trained.
-        statistics: "dense_i/mean" and "dense_i/deviation" of normalised hidden layers, "features/
-            mean" and "features/deviation" of standardised features; any of them, or none.
+        statistics: of normalised hidden layers by their names, of standardised "features"; any of
+            them, or none.
 
     Returns:
         Arrays of the same names and shapes.
 
     Example:
         >>> import numpy as np
-        >>> from sparse_ist_tf.ist.head import HeadSpec, fold, init_parameters
+        >>> from sparse_ist_tf.ist.head import HeadSpec, Standard, fold, init_parameters
         >>> head, two = init_parameters(HeadSpec(8, (6,), 3), 0), np.full(8, 2, "float32")
-        >>> folded = fold(head, {"features/mean": two, "features/deviation": two})
+        >>> folded = fold(head, {"features": Standard(two, two)})
         >>> bool(np.allclose(2 * folded["dense_0/kernel"], head["dense_0/kernel"]))
         True
     """
     out = dict(parameters)
     for i in range(len(parameters) // 2):
         kernel, bias = f"dense_{i}/kernel", f"dense_{i}/bias"
-        if f"dense_{i}/mean" in statistics:
-            deviation = statistics[f"dense_{i}/deviation"]
-            out[kernel] = out[kernel] / deviation
-            out[bias] = out[bias] - statistics[f"dense_{i}/mean"] / deviation
-    if "features/mean" in statistics:
-        kernel = out["dense_0/kernel"] / statistics["features/deviation"][:, None]
-        out["dense_0/kernel"] = kernel
-        out["dense_0/bias"] = out["dense_0/bias"] - statistics["features/mean"] @ kernel
+        if f"dense_{i}" in statistics:
+            mean, std = statistics[f"dense_{i}"]
+            out[kernel] = out[kernel] / std
+            out[bias] = out[bias] - mean / std
+    if "features" in statistics:
+        mean, std = statistics["features"]
+        out["dense_0/kernel"] = out["dense_0/kernel"] / std[:, None]
+        out["dense_0/bias"] = out["dense_0/bias"] - mean @ out["dense_0/kernel"]
     return out
 
 

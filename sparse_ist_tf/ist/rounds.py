@@ -1,19 +1,20 @@
 """Independent Subnetwork Training: rounds of dispatch, local steps and collect."""
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.ist.exchange import Exchange, Plan
-from sparse_ist_tf.ist.head import init_parameters
+from sparse_ist_tf.ist.head import HeadSpec, init_parameters
 from sparse_ist_tf.ist.local import SlotOptimizer, make_local_steps
 from sparse_ist_tf.ist.partition import Partition, make_partition, subnet_sizes
 from sparse_ist_tf.ist.slots import SlotStore
-from sparse_ist_tf.ist.trainer import Trainer
+from sparse_ist_tf.ist.state import HeadState
+from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions, TrainingData
 from sparse_ist_tf.ist.variables import SubnetPartitionedVariable, per_worker_variable
 from sparse_ist_tf.tracing import traced
+from sparse_ist_tf.workers.link import Link
 
 
 class IstTrainer(Trainer):
@@ -28,29 +29,28 @@ class IstTrainer(Trainer):
         spec: the head's shape.
         options: of the training.
         link: to the other workers.
-        features: float32[n, feature_dim].
-        labels: int32[n].
-        shards: int64 arrays, the examples of each subnet.
-        ledger: where bytes are counted.
+        data: features, labels, and who draws from which.
+
+    Raises:
+        RequestError: if the optimizer's moments can't travel, or as Trainer.
 
     Example:
-        >>> import numpy as np, tensorflow as tf
-        >>> from sparse_ist_tf.workers.link import Link
+        >>> import numpy as np
         >>> from sparse_ist_tf.ist.head import HeadSpec
         >>> from sparse_ist_tf.ist.rounds import IstTrainer
-        >>> from sparse_ist_tf.ist.trainer import TrainerOptions
-        >>> from sparse_ist_tf.workers.ledger import Ledger
+        >>> from sparse_ist_tf.ist.trainer import TrainerOptions, TrainingData
+        >>> from sparse_ist_tf.workers.link import Link
         >>> features = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
-        >>> trainer = IstTrainer(HeadSpec(8, (6, 6), 2), TrainerOptions(num_subnets=2),
-        ...                      Link(tf.distribute.get_strategy(), 0, 1), features,
-        ...                      (features[:, 0] > 0).astype("int32"),
-        ...                      [np.arange(64)] * 2, Ledger())
+        >>> labels = (features[:, 0] > 0).astype("int32")
+        >>> data = TrainingData(features, labels, [np.arange(64)] * 2)
+        >>> options = TrainerOptions(num_subnets=2)
+        >>> trainer = IstTrainer(HeadSpec(8, (6, 6), 2), options, Link.alone(), data)
         >>> trainer.run_round()["step"]
         20
     """
 
-    def __init__(self, spec, options, link, features, labels, shards, ledger):
-        super().__init__(spec, options, link, features, labels, shards, ledger)
+    def __init__(self, spec: HeadSpec, options: TrainerOptions, link: Link, data: TrainingData):
+        super().__init__(spec, options, link, data)
         layers = [subnet_sizes(w, options.num_subnets, options.capacities) for w in spec.hidden]
         specs = spec.parameters()
 
@@ -93,28 +93,26 @@ class IstTrainer(Trainer):
                 self.num_slots,
                 biases=options.biases == "slot",
                 moments=options.moments == "slot",
-                ledger=ledger,
             )
         # Behind the output bias, if it travels, two rows: the mean loss and the right answers.
         shared_size = spec.num_classes * self.travels[-1] + 2
-        self.exchange = Exchange(
-            link, self.variables, self.hosted, shared_size, self.num_columns, ledger
-        )
+        self.exchange = Exchange(link, self.variables, self.hosted, shared_size, self.num_columns)
         self._planner = ThreadPoolExecutor(1)
         self._plans: dict = {}
         self._traced = None
         self._set_initial_weights()
 
+    @classmethod
+    def partition_of(
+        cls, options: TrainerOptions, hidden: tuple[int, ...], round_index: int
+    ) -> Partition | None:
+        """Who holds which neuron in a round; as Trainer.partition_of."""
+        count, capacities = options.num_subnets, tuple(options.capacities)
+        return make_partition(options.seed, round_index, tuple(hidden), count, capacities)
+
     def partition(self, round_index: int) -> Partition:
-        """Who holds which neuron in a round."""
-        options = self.options
-        return make_partition(
-            options.seed,
-            round_index,
-            tuple(self.spec.hidden),
-            options.num_subnets,
-            tuple(options.capacities),
-        )
+        """Who holds which neuron in a round of this training."""
+        return self.partition_of(self.options, self.spec.hidden, round_index)
 
     def _set_initial_weights(self):
         wholes = []
@@ -138,7 +136,8 @@ class IstTrainer(Trainer):
             del self._plans[old]
         return self._plans[key].result()
 
-    def _run_round(self, steps):
+    def train_round(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """A round of dispatch, local steps and collect; as Trainer.train_round."""
         plan = self._plan(self.round)
         rows, rates = self._batches(steps)
         parts = (plan.serve, plan.hold, np.int32(plan.chunk))
@@ -148,7 +147,6 @@ class IstTrainer(Trainer):
         if self._traced is None:
             self._traced = self._trace(args)
         report = self.link.strategy.run(self._traced, args=args).numpy()
-        self.exchange.count(plan.chunk)
         return report[:, 0], report[:, 1]
 
     def _trace(self, args):
@@ -238,50 +236,30 @@ class IstTrainer(Trainer):
         flat = tf.stack([tf.reshape(column, (-1,)) for column in columns])
         return tf.transpose(flat)  # a third of the time of stacking along the last axis
 
-    def gather(self) -> dict[str, np.ndarray] | None:
-        """The whole state, on the chief alone; called by all workers.
-
-        Returns:
-            {"dense_0/kernel": ..., "dense_0/kernel/moment_0": ..., ...} in the parameters' shapes,
-            or None on the other workers.
-        """
-        wholes, state = self.exchange.gather(), self.slots.gather()
+    def gather_weights(self) -> HeadState | None:
+        """The merged head, and what stays in slots; as Trainer.gather_weights."""
+        wholes, slots = self.exchange.gather(), self.slots.gather()
         if wholes is None:
             return None
+        state = HeadState(slots=slots)
         wholes = iter([*wholes, self.shared.numpy()])
         for part, travels in zip(self.spec.parameters(), self.travels, strict=True):
-            if not travels:
-                state[part.name] = np.zeros(part.shape, np.float32)
-                continue
-            whole = next(wholes)
-            for column in range(self.num_columns):
-                name = part.name if column == 0 else f"{part.name}/moment_{column - 1}"
-                state[name] = np.ascontiguousarray(whole[:, column].reshape(part.shape))
-        return self._with_statistics(state)
+            # What never travelled is untrained in the merged head.
+            whole = next(wholes) if travels else np.zeros((int(np.prod(part.shape)), 1), np.float32)
+            columns = [np.ascontiguousarray(column.reshape(part.shape)) for column in whole.T]
+            state.head.set_columns(part.name, columns)
+        return state
 
-    def restore(self, state: Mapping[str, np.ndarray] | None, round_index: int, step: int) -> None:
-        """Goes on from a gathered state, whatever the number of workers that made it.
-
-        Called by all workers.
-
-        Args:
-            state: on the chief as gather returns it; None elsewhere.
-            round_index: rounds done.
-            step: steps done.
-        """
-        self._restore_statistics(state)
-        self.slots.restore(state)
+    def restore_weights(self, state: HeadState | None) -> None:
+        """As Trainer.restore_weights."""
+        self.slots.restore(state.slots if state else None)
         specs = [part for part, t in zip(self.spec.parameters(), self.travels, strict=True) if t]
         wholes, shared = None, None
-        if self.link.chief:
-            wholes = []
-            for part in specs:
-                moments = (f"{part.name}/moment_{i}" for i in range(self.num_columns - 1))
-                columns = [state[name].ravel() for name in (part.name, *moments)]
-                wholes.append(np.stack(columns, axis=1))
+        if state:
+            columns = [state.head.columns(part.name)[: self.num_columns] for part in specs]
+            wholes = [np.stack([c.ravel() for c in some], axis=1) for some in columns]
         if self.travels[-1]:
             shared = wholes.pop() if wholes else None
             shape = (self.spec.num_classes, self.num_columns)
-            self.shared.assign(self.link.broadcast(shared, shape))
+            self.shared.assign(self._from_chief(shared, shape))
         self.exchange.scatter(wholes)
-        self.round, self.step = round_index, step

@@ -6,9 +6,9 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.ist.head import ParameterSpec
+from sparse_ist_tf.ist.state import Weights
 from sparse_ist_tf.ist.variables import per_worker_variable
-from sparse_ist_tf.workers.ledger import Ledger
-from sparse_ist_tf.workers.link import Link
+from sparse_ist_tf.workers.link import Link, Shape
 
 
 class SlotStore:
@@ -24,7 +24,6 @@ class SlotStore:
         num_slots: moments of a weight.
         biases: do bias vectors stay?
         moments: do the moments of every weight stay? Those of a weight that stays do so too.
-        ledger: where bytes are counted.
     """
 
     def __init__(
@@ -36,9 +35,8 @@ class SlotStore:
         num_slots: int,
         biases: bool,
         moments: bool,
-        ledger: Ledger,
     ):
-        self.link, self.hosted, self.ledger = link, hosted, ledger
+        self.link, self.hosted = link, hosted
         self.names, parts = [], []
         for part in specs:
             stays = biases and len(part.shape) == 1
@@ -75,44 +73,39 @@ class SlotStore:
             flat = [tf.reshape(values[n][name], (-1,)) for n in self.mine for name in self.names]
             self.variable.assign(tf.concat(flat, axis=0))
 
-    def gather(self) -> dict[str, np.ndarray]:
-        """What all subnets keep, on the chief; called by all workers.
-
-        Returns:
-            {"slots/0/dense_0/bias": ..., ...}; empty on the other workers.
-        """
+    def gather(self) -> dict[int, Weights]:
+        """What all subnets keep, on the chief; empty elsewhere; called by all workers."""
         out = {}
         for worker, subnets in enumerate(self.hosted if self.names else ()):
             flat = self.variable.numpy() if worker == self.link.worker else None
             if worker and self.link.worker in (0, worker):
                 size = sum(self.sizes[n] for n in subnets)
-                flat = self.link.pass_on(flat, (size,), worker, 0)
-                if not self.link.chief:
-                    self.ledger.add("checkpoint", flat.nbytes)
+                parcel = Shape((size,)) if flat is None else flat
+                flat = self.link.pass_on(parcel, worker, 0, purpose="checkpoint")
             if self.link.chief:
                 sizes = [size for n in subnets for size in self._sizes(n)]
                 parts = iter(np.split(flat, np.cumsum(sizes)[:-1]))
                 for n in subnets:
+                    kept = out[n] = Weights()
                     for name, shape in zip(self.names, self.shapes[n], strict=True):
-                        out[f"slots/{n}/{name}"] = np.ascontiguousarray(next(parts).reshape(shape))
+                        kept.put(name, np.ascontiguousarray(next(parts).reshape(shape)))
         return out
 
-    def restore(self, state: Mapping[str, np.ndarray] | None) -> None:
-        """Goes on from a gathered state, whatever the number of workers; called by all workers.
+    def restore(self, slots: Mapping[int, Weights] | None) -> None:
+        """Goes on from what was gathered, whatever the number of workers; called by all workers.
 
         Args:
-            state: on the chief, as gather returns it; None elsewhere.
+            slots: on the chief, as gather returns it; None elsewhere.
         """
         for worker, subnets in enumerate(self.hosted if self.names else ()):
             flat = None
             if self.link.chief:
-                flat = [state[f"slots/{n}/{name}"].ravel() for n in subnets for name in self.names]
-                flat = np.concatenate(flat)
+                kept = [dict(slots[n].named()) for n in subnets]
+                flat = np.concatenate([some[name].ravel() for some in kept for name in self.names])
             if worker and self.link.worker in (0, worker):
                 size = sum(self.sizes[n] for n in subnets)
-                flat = self.link.pass_on(flat, (size,), 0, worker)
-                if self.link.chief:
-                    self.ledger.add("checkpoint", flat.nbytes)
+                parcel = Shape((size,)) if flat is None else flat
+                flat = self.link.pass_on(parcel, 0, worker, purpose="checkpoint")
             if worker == self.link.worker:
                 self.variable.assign(flat)
 

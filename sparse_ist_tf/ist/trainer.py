@@ -1,5 +1,6 @@
 """What all ways of training a head have in common."""
 
+import abc
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +11,11 @@ import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.ist.batches import BatchStream
-from sparse_ist_tf.ist.head import HeadSpec, hidden_statistics
+from sparse_ist_tf.ist.head import HeadSpec, Standard, hidden_statistics
 from sparse_ist_tf.ist.local import LossOptions
-from sparse_ist_tf.ist.partition import hosted_subnets
-from sparse_ist_tf.workers.ledger import Ledger
-from sparse_ist_tf.workers.link import Link
+from sparse_ist_tf.ist.partition import Partition, hosted_subnets
+from sparse_ist_tf.ist.state import HeadState
+from sparse_ist_tf.workers.link import Link, Shape
 
 MOMENTS = ("carry", "reset", "slot")
 
@@ -35,7 +36,7 @@ class TrainerOptions:
         batch_size: examples of one step of one subnet.
         label_smoothing: in [0, 1).
         initializer: as init_parameter.
-        standardize: features, by mean and deviation of the first that are set.
+        standardize: features, by mean and std of the first that are set.
         normalization: of hidden layers, "none" or "batch".
         dropout: in [0, 1), of hidden neurons.
         optimizer: as keras.optimizers.serialize gives it; its learning rate is not used.
@@ -75,45 +76,93 @@ class TrainerOptions:
         )
 
 
-class Trainer:
-    """What all algorithms share: the data, the count of steps, and the state as whole arrays.
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """What a head is trained on.
+
+    Args:
+        features: float32[n, feature_dim].
+        labels: int32[n].
+        shards: int64 arrays, the examples that each subnet draws from.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    shards: Sequence[np.ndarray]
+
+
+class Trainer(abc.ABC):
+    """An algorithm: what a round does, what it sends, what it keeps.
+
+    A subclass says what a round does in `train_round`, sends by `self.link`, which counts the
+    bytes, and gives and takes what it keeps as whole arrays in `gather_weights` and
+    `restore_weights`. Registered by sparse_ist_tf.registry.register_algorithm it is one that
+    `ist.algorithm` can name.
 
     Args:
         spec: the head's shape.
         options: of the training.
         link: to the other workers.
-        features: float32[n, feature_dim].
-        labels: int32[n].
-        shards: int64 arrays, the examples of each subnet.
-        ledger: where bytes are counted.
+        data: features, labels, and who draws from which.
+
+    Raises:
+        RequestError: if options.moments isn't one of MOMENTS.
     """
 
-    def __init__(
-        self,
-        spec: HeadSpec,
-        options: TrainerOptions,
-        link: Link,
-        features: np.ndarray,
-        labels: np.ndarray,
-        shards: Sequence[np.ndarray],
-        ledger: Ledger,
-    ):
+    def __init__(self, spec: HeadSpec, options: TrainerOptions, link: Link, data: TrainingData):
         if options.moments not in MOMENTS:
             allowed = ", ".join(MOMENTS)
             raise RequestError(f"ist.moments={options.moments!r}: must be one of {allowed}")
-        self.spec, self.options, self.link, self.ledger = spec, options, link, ledger
+        self.spec, self.options, self.link = spec, options, link
         self.hosted = hosted_subnets(options.num_subnets, link.num_workers, options.capacities)
         self.mine = self.hosted[link.worker]
         self.streams = {
-            n: BatchStream(shards[n], options.batch_size, options.seed, n) for n in self.mine
+            n: BatchStream(data.shards[n], options.batch_size, options.seed, n) for n in self.mine
         }
-        self.labels = tf.constant(labels, tf.int32)
-        self.standards = None  # mean and deviation of the features
+        self.labels = tf.constant(data.labels, tf.int32)
+        self.standard: Standard | None = None  # of the features
         if options.standardize:
-            mean, deviation = features.mean(axis=0), features.std(axis=0)
-            self.standards = np.stack([mean, np.where(deviation > 1e-6, deviation, 1.0)])
-        self.set_features(features)
+            mean, std = data.features.mean(axis=0), data.features.std(axis=0)
+            self.standard = Standard(mean, np.where(std > 1e-6, std, 1.0).astype(std.dtype))
+        self.set_features(data.features)
         self.round, self.step = 0, 0
+        self.num_slots = 0  # moments of a weight
+
+    @abc.abstractmethod
+    def train_round(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Trains every hosted subnet for some steps, and merges what all workers made.
+
+        Args:
+            steps: of every subnet.
+
+        Returns:
+            Of all N subnets, on every worker: (mean losses float[N], right answers [N]).
+        """
+
+    @abc.abstractmethod
+    def gather_weights(self) -> HeadState | None:
+        """What is kept, as whole arrays, on the chief alone; called by all workers."""
+
+    @abc.abstractmethod
+    def restore_weights(self, state: HeadState | None) -> None:
+        """Takes what gather_weights gave, whatever the number of workers then.
+
+        Args:
+            state: on the chief; None elsewhere.
+        """
+
+    @classmethod
+    def partition_of(
+        cls, options: TrainerOptions, hidden: tuple[int, ...], round_index: int
+    ) -> Partition | None:
+        """Who holds which neuron in a round; None where the head is trained whole.
+
+        Args:
+            options: of the training.
+            hidden: widths of the hidden layers.
+            round_index: from 0.
+        """
+        return None
 
     def set_features(self, features: np.ndarray) -> None:
         """Replaces the training features, as random masks do every epoch.
@@ -122,28 +171,41 @@ class Trainer:
             features: float32[n, feature_dim].
         """
         self._raw = features
-        if self.standards is not None:
-            features = (features - self.standards[0]) / self.standards[1]
+        if self.standard is not None:
+            features = (features - self.standard.mean) / self.standard.std
         self.features = tf.constant(features, tf.float32)
 
-    def _with_statistics(self, state: dict) -> dict:
-        """A gathered state, and what `fold` needs to make plain Dense layers of it."""
-        if self.standards is not None:
-            state["statistics/features/mean"] = self.standards[0]
-            state["statistics/features/deviation"] = self.standards[1]
+    def gather(self) -> HeadState | None:
+        """The whole state, on the chief alone; called by all workers."""
+        state = self.gather_weights()
+        if state is None:
+            return None
+        if self.standard is not None:
+            state.statistics["features"] = self.standard
         if self.options.normalization == "batch":
-            parameters = {part.name: state[part.name] for part in self.spec.parameters()}
-            statistics = hidden_statistics(parameters, self.features.numpy())
-            state |= {f"statistics/{name}": value for name, value in statistics.items()}
+            state.statistics |= hidden_statistics(state.head.values, self.features.numpy())
         return state
 
-    def _restore_statistics(self, state: Mapping | None) -> None:
-        if self.standards is None:
-            return
-        names = ("statistics/features/mean", "statistics/features/deviation")
-        stored = np.stack([state[name] for name in names]) if self.link.chief else None
-        self.standards = self.link.broadcast(stored, (2, self.spec.feature_dim))
-        self.set_features(self._raw)
+    def restore(self, state: HeadState | None, round_index: int, step: int) -> None:
+        """Goes on from a gathered state, whatever the number of workers that made it.
+
+        Called by all workers.
+
+        Args:
+            state: on the chief as gather returns it; None elsewhere.
+            round_index: rounds done.
+            step: steps done.
+        """
+        if self.standard is not None:
+            stored = np.stack(state.statistics["features"]) if state else None
+            self.standard = Standard(*self._from_chief(stored, (2, self.spec.feature_dim)))
+            self.set_features(self._raw)
+        self.restore_weights(state)
+        self.round, self.step = round_index, step
+
+    def _from_chief(self, array: np.ndarray | None, shape: Sequence[int]) -> np.ndarray:
+        """What the chief restored, on every worker: float32 of this shape."""
+        return self.link.broadcast(Shape(shape) if array is None else array, purpose="checkpoint")
 
     def run_round(self, steps: int | None = None) -> dict:
         """Trains for one round.
@@ -158,7 +220,7 @@ class Trainer:
             RunError: if a loss is not finite.
         """
         steps = steps or self.options.local_steps
-        losses, right = self._run_round(steps)
+        losses, right = self.train_round(steps)
         for subnet, loss in enumerate(losses):
             if not math.isfinite(loss):
                 raise RunError(
@@ -174,9 +236,6 @@ class Trainer:
             "loss": float(np.mean(losses)),
             "train_accuracy": float(np.sum(right) / seen),
         }
-
-    def _run_round(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
-        raise NotImplementedError
 
     def _batches(self, steps: int) -> tuple[tf.Tensor, tf.Tensor]:
         rows = np.stack([self.streams[n].rows(self.step, steps) for n in self.mine])

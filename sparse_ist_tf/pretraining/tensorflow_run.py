@@ -43,6 +43,7 @@ class Pretraining(PretrainingRun):
         super().__init__(config, images, workdir)
         self.link = link
         self.num_workers = link.num_workers if link else 1
+        self._all_reduce = traced(lambda flat, key: link.all_reduce(flat, key, "gradients"))
         self.worker = link.worker if link else 0
         seed = 1000 * (config.seed + 1) + self.worker
         self.augment = make_augmentation(config.augment, self.encoder.image_size, seed)
@@ -122,7 +123,7 @@ class Pretraining(PretrainingRun):
         parts = [*gradients, report]
         flat = tf.concat([tf.reshape(part, (-1,)) for part in parts], axis=0)
         args = (flat, self.link.next_key())
-        flat = self.link.strategy.run(traced(self.link.all_reduce), args) / self.num_workers
+        flat = self.link.strategy.run(self._all_reduce, args) / self.num_workers
         sizes = [int(np.prod(part.shape)) for part in parts]
         pieces = zip(tf.split(flat, sizes), parts, strict=True)
         *gradients, report = (tf.reshape(piece, part.shape) for piece, part in pieces)
@@ -196,12 +197,15 @@ class Pretraining(PretrainingRun):
             self._go_on()
         if self.num_workers == 1:
             return
-        self.step = int(self.link.broadcast(np.array([self.step], np.float32), (1,))[0])
+        step = np.array([self.step], np.int64)
+        self.step = int(self.link.broadcast(step, purpose="control")[0])
         if not self.step:
             return
         variables = [*self.model.variables, *self.optimizer.variables]
-        sizes = [int(np.prod(variable.shape)) for variable in variables]
-        mine = np.concatenate([np.ravel(np.asarray(v)).astype(np.float32) for v in variables])
-        whole = self.link.broadcast(mine, mine.shape)
-        for variable, part in zip(variables, np.split(whole, np.cumsum(sizes)[:-1]), strict=True):
-            variable.assign(part.reshape(variable.shape).astype(variable.dtype))
+        for dtype, kind in ((np.float32, np.floating), (np.int64, np.integer)):
+            some = [v for v in variables if np.issubdtype(np.asarray(v).dtype, kind)]
+            sizes = [int(np.prod(variable.shape)) for variable in some]
+            mine = np.concatenate([np.ravel(np.asarray(v)).astype(dtype) for v in some])
+            whole = self.link.broadcast(mine, purpose="checkpoint")
+            for variable, part in zip(some, np.split(whole, np.cumsum(sizes)[:-1]), strict=True):
+                variable.assign(part.reshape(variable.shape).astype(variable.dtype))

@@ -1,131 +1,26 @@
-"""A finished run as export needs it: encoder, head, subnets, masks, and its real images."""
+"""A finished run, read again: encoder, head, subnets, masks, and its real images."""
 
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from ml_collections import ConfigDict
 
 from sparse_ist_tf.checkpoints.loading import load_configured
 from sparse_ist_tf.config import completed, ist_options
-from sparse_ist_tf.encoder.features import make_encode, shared_features
+from sparse_ist_tf.encoder.features import make_encode
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.ist.head import extract, logits
-from sparse_ist_tf.ist.partition import Partition, make_partition
-from sparse_ist_tf.masks import num_visible, select_patches
+from sparse_ist_tf.ist.partition import Partition
+from sparse_ist_tf.ist.state import HeadState
+from sparse_ist_tf.masks import num_visible
 from sparse_ist_tf.reports.run_directory import RunDirectory
-from sparse_ist_tf.runs.parts import (
-    head_spec,
-    load_splits,
-    mask_options,
-    parameters_of,
-    thin_link,
-    with_tuned_encoder,
-)
-from sparse_ist_tf.streams import Stream
-
-_IN_MEMORY = 1 << 30  # bytes of images that are kept rather than read again for every file
-
-
-class Images:
-    """A data set's images as an artefact takes them: masked and sent as in a run.
-
-    Args:
-        config: of a run.
-        encoder: from load_encoder.
-    """
-
-    def __init__(self, config: ConfigDict, encoder):
-        self.config, self.encoder = config, encoder
-        self.masks, self.thin_link = mask_options(config), thin_link(config)
-        self.splits: dict[str, Split] = load_splits(config)
-        self._kept: dict[str, list[dict]] = {}
-
-    def examples(self, part: str) -> Iterator[dict[str, np.ndarray]]:
-        """The images of a split in order.
-
-        Args:
-            part: "train" or "test".
-
-        Yields:
-            {"image": uint8[side, side, 3], "patches": uint8[v, pixels], "positions": int32[v],
-            "label": int}.
-
-        Raises:
-            RunError: if an image can't be read.
-        """
-        if part in self._kept:
-            yield from self._kept[part]
-            return
-        split, side = self.splits[part], self.encoder.image_size
-        keep = [] if split.size * side * side * 6 < _IN_MEMORY else None
-        for example in self._sent(split.dataset(side)):
-            if keep is not None:
-                keep.append(example)
-            yield example
-        if keep is not None:
-            self._kept[part] = keep
-
-    def drawn(self, count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
-        """Training images for calibration: as many of each class as can be.
-
-        Args:
-            count: how many; fewer where the split has fewer.
-            seed: of the draw.
-
-        Returns:
-            Examples as examples() yields them.
-
-        Raises:
-            RunError: if an image can't be read.
-        """
-        split = self.splits["train"]
-        rows = stratified(split.labels, count, seed)
-        return list(self._sent(split.pick(self.encoder.image_size, rows)))
-
-    def _sent(self, rows):
-        encoder = self.encoder
-        batches = self.thin_link.sent_images(
-            rows,
-            lambda indices: self.masks.positions(indices, encoder.num_patches),
-            encoder.patch_size,
-            batch_size=64,
-        )
-        with image_errors():
-            for batch in batches.as_numpy_iterator():
-                images, places = batch["image"], batch["positions"]
-                patches = select_patches(images, places, encoder.patch_size)
-                for image, patch, place, label in zip(
-                    images, patches, places, batch["label"], strict=True
-                ):
-                    yield {
-                        "image": image,
-                        "patches": patch,
-                        "positions": place,
-                        "label": int(label),
-                    }
-
-    def features(self, part: str) -> np.ndarray:
-        """Features of a split by the Keras encoder, from the cache or into it."""
-        from sparse_ist_tf.workers.ledger import Ledger
-        from sparse_ist_tf.workers.link import Link
-
-        link = Link(tf.distribute.get_strategy(), 0, 1)
-        return shared_features(
-            self.encoder,
-            self.splits[part],
-            self.masks,
-            link,
-            Ledger(),
-            cache_dir=self.config.features.cache_dir,
-            batch_size=self.config.encoder.batch_size,
-            thin_link=self.thin_link,
-        )
+from sparse_ist_tf.runs.evaluation import Evaluation
+from sparse_ist_tf.runs.images import Images
+from sparse_ist_tf.runs.parts import head_spec, last_partition, with_tuned_encoder
 
 
 class FinishedRun:
@@ -133,45 +28,67 @@ class FinishedRun:
 
     Args:
         path: the run directory.
+        dtype: that its encoder computes in, the run's own where empty.
 
     Raises:
-        RequestError: if there is no finished run.
+        RequestError: if there is no finished run, or its data is gone.
+        RunError: if a file is damaged.
     """
 
-    def __init__(self, path: str | Path):
-        directory = RunDirectory(path)
-        self.path = Path(path)
-        config, results = completed(directory.config()), directory.results()
-        found = directory.checkpoint()
+    def __init__(self, path: str | Path, dtype: str = ""):
+        self.path, self.directory = Path(path), RunDirectory(path)
+        config, results = completed(self.directory.config()), self.directory.results()
+        found = self.directory.checkpoint()
         if results is None or found is None:
             raise RequestError(f"{path}: the run is not finished; train with its command goes on")
-        state, progress = found
-        self.parameters = parameters_of(state)
-        self.config = config = with_tuned_encoder(config, path)
-        if config.encoder.weights.startswith("resnet50:"):
-            raise RequestError(f"{path}: its encoder is a ResNet-50, only those with a ViT export")
-        self.images = Images(config, load_configured({**config.encoder, "dtype": "float32"}))
-        self.encoder = self.images.encoder
+        arrays, progress = found
+        self.results, self.rounds = results, progress["round"]
+        self.state = HeadState.of_arrays(arrays)
+        self.parameters = self.state.folded()
+        self.config = with_tuned_encoder(config, path)
+        computing = ConfigDict(self.config.to_dict())
+        computing.encoder.dtype = dtype or config.encoder.dtype
+        self.encoder = load_configured(computing.encoder)
+        self.images = Images(computing, self.encoder)
         test = self.images.splits["test"]
         self.labels = test.class_names
-        spec = head_spec(config, self.encoder.feature_dim, test.num_classes)
-        for part in spec.parameters():
+        self.spec = head_spec(self.config, self.encoder.feature_dim, test.num_classes)
+        for part in self.spec.parameters():
             value = self.parameters.get(part.name)
             if value is None or value.shape != part.shape:
                 raise RequestError(
                     f"{path}: its checkpoint does not fit its config ({part.name}); the run "
                     "directory is damaged"
                 )
-        self.spec = spec
-        self.partition: Partition | None = None
-        if config.ist.algorithm == "ist" and config.ist.num_subnets > 1:
-            self.partition = make_partition(
-                config.seed,
-                progress["round"] - 1,
-                spec.hidden,
-                config.ist.num_subnets,
-                tuple(config.ist.capacities),
-            )
+        self.partition: Partition | None = last_partition(self.config, self.spec, self.rounds)
+        self._evaluation = Evaluation(computing, self.spec, self.encoder, test)
+
+    @classmethod
+    def for_export(cls, path: str | Path) -> "FinishedRun":
+        """A run whose encoder devices can run, in float32.
+
+        Args:
+            path: the run directory.
+
+        Raises:
+            RequestError: if its encoder is no ViT, or as FinishedRun.
+            RunError: as FinishedRun.
+        """
+        if RunDirectory(path).config()["encoder"]["weights"].startswith("resnet50:"):
+            raise RequestError(f"{path}: its encoder is a ResNet-50, only those with a ViT export")
+        return cls(path, dtype="float32")
+
+    def accuracies(self) -> dict:
+        """Every accuracy of the run, measured again.
+
+        Returns:
+            As Evaluation.accuracies and Evaluation.finished_accuracies together.
+
+        Raises:
+            RunError: if an image can't be read.
+        """
+        at = (self.state, self.rounds, self.test_features)
+        return self._evaluation.accuracies(*at) | self._evaluation.finished_accuracies(*at)
 
     @property
     def num_subnets(self) -> int:
@@ -228,7 +145,7 @@ class FinishedRun:
         scale = ist_options(self.config).scale_inputs
         return extract(self.parameters, self.spec, self.partition, subnet, scale)
 
-    def test_logits(self, parameters) -> np.ndarray:
+    def test_logits(self, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
         """What the Keras encoder and a head make of the test images."""
         return logits(parameters, self.test_features)
 
@@ -238,7 +155,7 @@ class FinishedRun:
         return self.images.features("test")
 
     @functools.cached_property
-    def _encode(self):
+    def _encode(self) -> Callable:
         return make_encode(self.encoder)
 
     def calibration(self, count: int) -> list[dict[str, np.ndarray]]:
@@ -260,32 +177,3 @@ class FinishedRun:
             for example, feature in zip(part, features, strict=True):
                 example["feature"] = feature
         return examples
-
-
-def stratified(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """Rows of which each class has as nearly the same number as can be.
-
-    Args:
-        labels: int[n].
-        count: how many rows; all where there are no more.
-        seed: of the draw.
-
-    Returns:
-        int64[min(count, n)], ascending.
-
-    Example:
-        >>> from sparse_ist_tf.runs.finished_run import stratified
-        >>> rows = stratified([0, 0, 0, 0, 1, 2], 3)
-        >>> [[0, 0, 0, 0, 1, 2][row] for row in rows]
-        [0, 1, 2]
-    """
-    labels = np.asarray(labels)
-    order = Stream.CALIBRATION.rng(seed).permutation(len(labels))
-    turn = np.empty(len(labels), np.int64)  # how many of its class come before a row
-    for label in np.unique(labels):
-        rows = order[labels[order] == label]
-        turn[rows] = np.arange(len(rows))
-    place = np.empty(len(labels), np.int64)
-    place[order] = np.arange(len(labels))
-    chosen = np.lexsort((place, turn))[:count]
-    return np.sort(chosen)

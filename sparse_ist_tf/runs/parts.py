@@ -1,6 +1,5 @@
-"""From a configuration to the parts of a run, and from a state to its accuracies."""
+"""From a configuration to the parts of a run."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -9,19 +8,22 @@ from ml_collections import ConfigDict
 
 from sparse_ist_tf.codec.thin_link import ThinLink
 from sparse_ist_tf.config import hidden_widths, ist_options
+from sparse_ist_tf.encoder.bundle import Encoder
+from sparse_ist_tf.encoder.features import shared_features
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
-from sparse_ist_tf.ist.finetuning import FineTuningTrainer
-from sparse_ist_tf.ist.head import HeadSpec, accuracy, fold, logits, table_of_accuracies
-from sparse_ist_tf.ist.partition import Partition, make_partition
-from sparse_ist_tf.ist.rounds import IstTrainer
-from sparse_ist_tf.ist.synchronous import SynchronousTrainer
-from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions
+from sparse_ist_tf.ist.finetuning import FineTuningTrainer, Tuning
+from sparse_ist_tf.ist.head import HeadSpec
+from sparse_ist_tf.ist.partition import Partition
+from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions, TrainingData
 from sparse_ist_tf.masks.options import MaskOptions
+from sparse_ist_tf.registry import find_algorithm
 from sparse_ist_tf.runs.schedules import learning_rate_schedule
+from sparse_ist_tf.workers.link import Link
 
-CENTRALIZED = "centralized"  # what the baseline's arrays are filed under in a run's state
 _CLASSES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lion": "Lion", "rmsprop": "RMSprop"}
+# Keys of config.ist that an algorithm may use as they are.
+_OPTIONS = ("num_subnets", "moments", "biases", "scale_inputs", "keep_last_step")
 
 
 def load_splits(config: ConfigDict) -> dict[str, datasets.Split]:
@@ -59,13 +61,13 @@ def head_spec(config: ConfigDict, feature_dim: int, num_classes: int) -> HeadSpe
 
 
 def mask_options(config: ConfigDict) -> MaskOptions:
-    """The masks of a configuration.
+    """The masks of a configuration, with the run's seed.
 
     Args:
         config: valid.
 
     Returns:
-        Their options, with the run's seed.
+        Their options.
     """
     masks = config.masks
     return MaskOptions(masks.kind, masks.ratio, masks.pattern, config.seed)
@@ -82,6 +84,44 @@ def thin_link(config: ConfigDict) -> ThinLink:
     """
     transport = config.transport
     return ThinLink(transport.codec, int(transport.quality), transport.features)
+
+
+def features_of(
+    config: ConfigDict,
+    encoder: Encoder,
+    split: datasets.Split,
+    link: Link,
+    epoch: int = 0,
+    progress: bool = True,
+) -> np.ndarray:
+    """The features of a split by a configuration's masks, transport and cache.
+
+    Args:
+        config: valid.
+        encoder: from load_encoder.
+        split: the images.
+        link: to the other workers, which share the work.
+        epoch: for random masks.
+        progress: show a bar.
+
+    Returns:
+        float32[split.size, feature_dim].
+
+    Raises:
+        RunError: if an image can't be read, or a feature is not finite.
+    """
+    return shared_features(
+        encoder,
+        split,
+        mask_options(config),
+        link,
+        dtype=config.encoder.dtype,
+        cache_dir=config.features.cache_dir,
+        batch_size=config.encoder.batch_size,
+        epoch=epoch,
+        progress=progress,
+        thin_link=thin_link(config),
+    )
 
 
 def with_tuned_encoder(config: ConfigDict, folder: str | Path) -> ConfigDict:
@@ -124,38 +164,25 @@ def optimizer_config(config: ConfigDict) -> dict:
         raise RequestError(f"optimizer.kwargs={kwargs}: {error}") from None
 
 
-def make_trainer(
-    config, spec, link, features, labels, ledger, steps: int, tuning: Mapping | None = None
-) -> Trainer:
-    """The trainer of config.ist.algorithm.
+def trainer_options(config: ConfigDict, steps: int) -> TrainerOptions:
+    """What a configuration's algorithm needs to know besides the data.
 
     Args:
         config: valid.
-        spec: the head's shape.
-        link: to the other workers.
-        features: float32[n, feature_dim].
-        labels: int32[n].
-        ledger: where bytes are counted.
         steps: of the whole run, for the schedule.
-        tuning: where the encoder's blocks train, FineTuningTrainer's encoder and tokens; the
-            features are not used then.
 
     Returns:
-        A trainer at step 0.
+        The options; keys of config.ist that the algorithm doesn't use have their defaults.
 
     Raises:
-        RequestError: if the optimizer's moments can't travel.
+        RequestError: if there is no such algorithm, or as optimizer_config.
     """
-    ist, head = ist_options(config), config.head
-    count = 1 if ist.algorithm == "centralized" else ist.num_subnets
-    options = TrainerOptions(
-        num_subnets=count,
-        capacities=tuple(ist.capacities) if ist.algorithm == "ist" else (),
+    ist, head, keys = ist_options(config), config.head, find_algorithm(config.ist.algorithm).keys
+    used = {name: ist[name] for name in _OPTIONS if f"ist.{name}" in keys}
+    return TrainerOptions(
+        **used,
+        capacities=tuple(ist.capacities) if "ist.capacities" in keys else (),
         local_steps=ist.local_steps,
-        moments=ist.moments if ist.algorithm == "ist" else "carry",
-        biases=ist.biases if ist.algorithm == "ist" else "carry",
-        scale_inputs=ist.scale_inputs,
-        keep_last_step=ist.keep_last_step or ist.algorithm != "ist",
         batch_size=config.batch_size,
         label_smoothing=config.label_smoothing,
         initializer=head.initializer,
@@ -166,46 +193,62 @@ def make_trainer(
         learning_rate=learning_rate_schedule(config, steps),
         seed=config.seed,
     )
+
+
+def training_data(
+    config: ConfigDict, options: TrainerOptions, features: np.ndarray, labels: np.ndarray
+) -> TrainingData:
+    """Who draws from which examples.
+
+    Args:
+        config: valid.
+        options: from trainer_options.
+        features: float32[n, feature_dim].
+        labels: int32[n].
+
+    Returns:
+        The data.
+
+    Raises:
+        RequestError: if a shard would be empty.
+    """
     shards = datasets.shard_indices(
         labels,
-        count,
+        options.num_subnets,
         kind=config.dataset.shards,
         alpha=config.dataset.dirichlet_alpha,
         seed=config.seed,
     )
-    if tuning:
-        return FineTuningTrainer(
-            *(spec, options, link, labels, shards, ledger),
-            trainable_blocks=config.encoder.trainable_blocks,
-            rate_factor=config.encoder.learning_rate_factor,
-            **tuning,
-        )
-    parts = (spec, options, link, features, labels, shards, ledger)
-    if ist.algorithm == "data_parallel":
-        return SynchronousTrainer(*parts, average="gradients")
-    if ist.algorithm == "local_sgd":
-        return SynchronousTrainer(*parts, average="states")
-    return IstTrainer(*parts)
+    return TrainingData(features, labels, shards)
 
 
-def parameters_of(state: Mapping[str, np.ndarray], of: str = "") -> dict[str, np.ndarray]:
-    """The parameters of a head in a run's state, statistics folded in, without the moments.
+def make_trainer(
+    config: ConfigDict,
+    spec: HeadSpec,
+    link: Link,
+    options: TrainerOptions,
+    data: TrainingData,
+    tuning: Tuning | None = None,
+) -> Trainer:
+    """The trainer of config.ist.algorithm.
 
     Args:
-        state: as a checkpoint has it.
-        of: "" for the merged head, "centralized" for the baseline.
+        config: valid.
+        spec: the head's shape.
+        link: to the other workers.
+        options: from trainer_options.
+        data: from training_data.
+        tuning: what of the encoder trains, if anything; features are not used then.
 
     Returns:
-        Arrays by name; none where the state has no such head.
+        A trainer at step 0.
+
+    Raises:
+        RequestError: if the optimizer's moments can't travel.
     """
-    place = f"{of}/" if of else ""
-    head, statistics = {}, {}
-    for name, value in state.items():
-        if name.startswith(f"{place}statistics/"):
-            statistics[name.removeprefix(f"{place}statistics/")] = value
-        elif name.startswith(f"{place}dense_") and "/moment_" not in name:
-            head[name.removeprefix(place)] = value
-    return fold(head, statistics)
+    if tuning:
+        return FineTuningTrainer(spec, options, link, data, tuning)
+    return find_algorithm(config.ist.algorithm).load()(spec, options, link, data)
 
 
 def last_partition(config: ConfigDict, spec: HeadSpec, rounds: int) -> Partition | None:
@@ -219,37 +262,8 @@ def last_partition(config: ConfigDict, spec: HeadSpec, rounds: int) -> Partition
     Returns:
         The partition; None for a head that is trained whole.
     """
-    ist = config.ist
-    if ist.algorithm != "ist" or ist.num_subnets == 1:
+    options = trainer_options(config, steps=1)
+    if options.num_subnets == 1:
         return None
-    return make_partition(
-        config.seed, rounds - 1, tuple(spec.hidden), ist.num_subnets, tuple(ist.capacities)
-    )
-
-
-def accuracies(
-    config: ConfigDict,
-    spec: HeadSpec,
-    state: Mapping[str, np.ndarray],
-    rounds: int,
-    features: np.ndarray,
-    labels: np.ndarray,
-) -> dict:
-    """Every accuracy of a state: merged head, subnets of its last round, ensembles, baseline.
-
-    Args:
-        config: valid.
-        spec: the head's shape.
-        state: as a checkpoint has it.
-        rounds: done.
-        features: float32[n, feature_dim].
-        labels: int[n].
-
-    Returns:
-        As table_of_accuracies, and "centralized", None where there is no baseline.
-    """
-    partition, scale = last_partition(config, spec, rounds), ist_options(config).scale_inputs
-    table = table_of_accuracies(parameters_of(state), spec, partition, features, labels, scale)
-    central = parameters_of(state, CENTRALIZED)
-    table["centralized"] = accuracy(logits(central, features), labels) if central else None
-    return table
+    algorithm = find_algorithm(config.ist.algorithm).load()
+    return algorithm.partition_of(options, tuple(spec.hidden), rounds - 1)

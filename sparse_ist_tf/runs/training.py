@@ -9,40 +9,36 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sparse_ist_tf.checkpoints.loading import load_configured, save_encoder
-from sparse_ist_tf.codec.thin_link import bytes_per_image
+from sparse_ist_tf.checkpoints.loading import load_configured
 from sparse_ist_tf.encoder.cache import cache_key, cache_path
-from sparse_ist_tf.encoder.features import shared_features
 from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.files import replacing
-from sparse_ist_tf.inputs.datasets import image_errors
-from sparse_ist_tf.ist.head import build_model
+from sparse_ist_tf.ist.finetuning import Tuning
+from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.synchronous import synchronous_bytes
-from sparse_ist_tf.masks import num_visible, write_mask_preview
+from sparse_ist_tf.masks import MaskOptions, num_visible
 from sparse_ist_tf.reports.metrics import ScalarLog
-from sparse_ist_tf.reports.report import write_report
-from sparse_ist_tf.reports.run_directory import RunDirectory, writing
-from sparse_ist_tf.runs.finished import finished_accuracies
+from sparse_ist_tf.reports.run_directory import RunDirectory
+from sparse_ist_tf.runs.evaluation import Evaluation
+from sparse_ist_tf.runs.finishing import finish
 from sparse_ist_tf.runs.parts import (
-    CENTRALIZED,
-    accuracies,
+    features_of,
     head_spec,
     load_splits,
     make_trainer,
     mask_options,
     optimizer_config,
-    parameters_of,
     thin_link,
-    with_tuned_encoder,
+    trainer_options,
+    training_data,
 )
+from sparse_ist_tf.runs.progress import Progress
 from sparse_ist_tf.runs.schedules import rounds_between, steps_of_round, total_steps
 from sparse_ist_tf.workers.cluster import Cluster, lost_peers, make_strategy
 from sparse_ist_tf.workers.ledger import PURPOSES, Ledger, human_bytes
-from sparse_ist_tf.workers.link import Link
+from sparse_ist_tf.workers.link import Link, Shape
 
 _COLLECTIVE_TIMEOUT_S = 1800.0  # others wait while the chief evaluates; a dead peer shows sooner
-_LOW = 2**20  # a count of bytes travels as two numbers that float32 holds exactly
 
 
 class Run:
@@ -68,7 +64,6 @@ class Run:
         for ratio in (self.masks.ratio, *config.masks.test_ratios):
             _check_masks(dataclasses.replace(self.masks, ratio=ratio), self.encoder.num_patches)
         self.splits = self._load_splits()
-        self.ledger = Ledger()
         self.steps = total_steps(config, self.splits["train"].size)
         self.rounds = self._count_rounds()
         self.feature_keys = {
@@ -88,7 +83,7 @@ class Run:
         if self.config.dataset.name == "digits" or self.config.dataset.name.startswith("folder:"):
             return load_splits(self.config)
         splits = load_splits(self.config) if self.link.chief else None  # may have to prepare them
-        self.link.all_gather(np.ones((1, 1), np.float32))
+        self.link.wait_for_all()
         return splits or load_splits(self.config)
 
     def _count_rounds(self) -> int:
@@ -104,20 +99,8 @@ class Run:
         return step * self.config.batch_size // self.splits["train"].size
 
     def _features(self, part: str, epoch: int) -> np.ndarray:
-        config = self.config
-        return shared_features(
-            self.encoder,
-            self.splits[part],
-            self.masks,
-            self.link,
-            self.ledger,
-            dtype=config.encoder.dtype,
-            cache_dir=config.features.cache_dir,
-            batch_size=config.encoder.batch_size,
-            epoch=epoch,
-            progress=self.link.chief,
-            thin_link=self.thin_link,
-        )
+        split, progress = self.splits[part], self.link.chief
+        return features_of(self.config, self.encoder, split, self.link, epoch, progress)
 
     def _frozen_tokens(self) -> dict[str, FrozenTokens]:
         """Where blocks of the encoder train: what is below them."""
@@ -133,36 +116,43 @@ class Run:
     def _make_trainers(self, features: np.ndarray | None) -> None:
         config, train = self.config, self.splits["train"]
         spec = head_spec(config, self.encoder.feature_dim, train.num_classes)
-        data = (features, train.labels)
-        tuning = {"encoder": self.encoder, "tokens": self.tokens["train"]} if self.tokens else None
-        self.trainer = make_trainer(config, spec, self.link, *data, self.ledger, self.steps, tuning)
-        self.central = None  # the whole head that the chief trains beside, for comparison
-        baseline = config.centralized_baseline and config.ist.algorithm != "centralized"
-        if baseline and self.link.chief:
-            import tensorflow as tf
+        self.evaluation = Evaluation(config, spec, self.encoder, self.splits["test"])
+        tuning = None
+        if self.tokens:
+            blocks, factor = config.encoder.trainable_blocks, config.encoder.learning_rate_factor
+            tuning = Tuning(self.encoder, blocks, factor, self.tokens["train"])
 
+        def make(config, link):
+            options = trainer_options(config, self.steps)
+            data = training_data(config, options, features, train.labels)
+            return make_trainer(config, spec, link, options, data, tuning)
+
+        self.trainer = make(config, self.link)
+        self.baseline = None  # the whole head that the chief trains beside, for comparison
+        centralized = config.ist.algorithm == "centralized"
+        if config.centralized_baseline and not centralized and self.link.chief:
             alone = ConfigDict(config.to_dict())
             alone.ist.algorithm, alone.dataset.shards = "centralized", "all"
-            link = Link(tf.distribute.get_strategy(), 0, 1)
-            self.central = make_trainer(alone, spec, link, *data, Ledger(), self.steps)
+            self.baseline = make(alone, Link.alone())
 
-    def _find_checkpoint(self):
+    def _find_checkpoint(self) -> tuple[HeadState, Progress] | None:
         """The chief's checkpoint, and what all workers have to know of it."""
-        found = self.directory.checkpoint() if self.link.chief else None
-        head = np.zeros(3, np.float32)
+        stored = self.directory.checkpoint() if self.link.chief else None
+        found = stored and (HeadState.of_arrays(stored[0]), Progress.of_dict(stored[1]))
+        start = np.zeros(3, np.int64)
         if found:
             progress = found[1]
-            if progress["features"] != self.feature_keys:
+            if progress.features != self.feature_keys:
                 raise RequestError(
                     f"--workdir={self.directory.path}: its checkpoint was made of other features: "
                     "the images or the encoder's weights have changed; give another folder"
                 )
-            head[:] = progress["round"], progress["step"], len(progress["bytes_by_worker"])
-        head = self.link.broadcast(head, (3,)).astype(int)
-        self.start_round, self.start_step, self.start_workers = (int(n) for n in head)
+            start[:] = progress.round, progress.step, len(progress.ledgers)
+        start = self.link.broadcast(start, purpose="control").tolist()
+        self.start_round, self.start_step, self.start_workers = start
         return found
 
-    def _restore(self, found) -> None:
+    def _restore(self, found: tuple[HeadState, Progress] | None) -> None:
         chief, directory = self.link.chief, self.directory
         self.earlier = {"data_parallel": 0, "local_sgd": 0}
         if chief:
@@ -171,23 +161,18 @@ class Run:
         if not self.start_step:
             return
         state, progress = found or (None, None)
-        packed = _pack_counts(progress["bytes_by_worker"]) if found else None
-        packed = self.link.broadcast(packed, (self.start_workers, len(PURPOSES), 2))
-        before = _unpack_counts(packed)
-        if self.start_workers == self.link.num_workers:
-            before = before[self.link.worker]
-        else:
-            before = _mean_counts(before)
-        for purpose, count in before.items():
-            self.ledger.add(purpose, count)
+        counts = Shape((self.start_workers, len(PURPOSES)), np.int64)
+        if progress:
+            counts = np.stack([ledger.counts() for ledger in progress.ledgers])
+        before = [Ledger.of_counts(row) for row in self.link.broadcast(counts, purpose="control")]
+        same = self.start_workers == self.link.num_workers
+        self.link.go_on_from(before[self.link.worker] if same else Ledger.mean(before))
         self.trainer.restore(state, self.start_round, self.start_step)
-        if chief:
-            self.earlier = progress["synchronous_bytes"]
+        if progress:
+            self.earlier = progress.synchronous_bytes
             print(f"goes on from step {self.start_step:,} of {self.steps:,}", flush=True)
-        if self.central:
-            mark = f"{CENTRALIZED}/"
-            state = {k.removeprefix(mark): v for k, v in state.items() if k.startswith(mark)}
-            self.central.restore(state, self.start_round, self.start_step)
+        if self.baseline:
+            self.baseline.restore(state.baseline, self.start_round, self.start_step)
 
     def train(self) -> None:
         """All rounds that are left, with evaluations and checkpoints; the last is always both."""
@@ -207,20 +192,20 @@ class Run:
                 self._refresh_masks()
                 steps = steps_of_round(config, trainer.step, self.steps)
                 record = trainer.run_round(steps)
-                if self.central:
-                    self.central.run_round(steps)
+                if self.baseline:
+                    self.baseline.run_round(steps)
                 last = trainer.step >= self.steps
                 evaluates = last or trainer.round % every["eval"] == 0
                 saves = last or trainer.round % every["checkpoint"] == 0
                 if evaluates or saves:
-                    state, ledgers = trainer.gather(), self._gather_ledgers()
+                    state, ledgers = self._gather()
                     if evaluates and self.link.chief:
                         tested = f", test {self._evaluate(state, ledgers, record):.3f}"
                     if saves and self.link.chief:
                         self._save(state, ledgers)
                 bar.set_postfix_str(
                     f"loss {record['loss']:.3f}, accuracy {record['train_accuracy']:.3f}{tested}, "
-                    f"sent {human_bytes(self.ledger.training)}",
+                    f"sent {human_bytes(self.link.ledger.training)}",
                     refresh=False,
                 )
                 bar.update(1)
@@ -232,53 +217,43 @@ class Run:
         elif epoch != self.epoch:
             self.epoch = epoch
             features = self._features("train", epoch)
-            for trainer in filter(None, (self.trainer, self.central)):
+            for trainer in filter(None, (self.trainer, self.baseline)):
                 trainer.set_features(features)
 
-    def _gather_ledgers(self) -> list[dict[str, int]]:
-        """The bytes that each worker has sent, by purpose."""
-        mine = _pack_counts([self.ledger.as_dict()])[0]
-        return _unpack_counts(self.link.all_gather(mine))
+    def _gather(self) -> tuple[HeadState | None, list[Ledger]]:
+        """The state, on the chief, and the bytes that each worker has sent."""
+        state = self.trainer.gather()
+        if self.baseline:
+            state.baseline = self.baseline.gather()
+        counts = self.link.all_gather(self.link.ledger.counts(), purpose="control")
+        return state, [Ledger.of_counts(row) for row in counts]
 
-    def _accuracies(self, state) -> dict:
-        return accuracies(
-            self.config,
-            self.trainer.spec,
-            state,
-            self.trainer.round,
-            self.test_features,
-            self.splits["test"].labels,
-        )
-
-    def _evaluate(self, state, ledgers, record) -> float:
+    def _evaluate(self, state: HeadState, ledgers: list[Ledger], record: dict) -> float:
         if self.tokens:
             self.test_features = self.trainer.features_of(self.tokens["test"])
-        table = self._accuracies(self._with_central(parameters_of(state)))
-        mean = _mean_counts(ledgers)
+        table = self.evaluation.accuracies(state, self.trainer.round, self.test_features)
+        mean = Ledger.mean(ledgers)
         record = {
             **record,
             "test_accuracy": table["merged"],
             "centralized_accuracy": table["centralized"],
-            "bytes": mean,
-            "training_bytes": Ledger(mean).training,
+            "bytes": mean.as_dict(),
+            "training_bytes": mean.training,
         }
         self.directory.append_metrics(record)
         self.scalars.add(record)
         return table["merged"]
 
-    def _with_central(self, state) -> dict[str, np.ndarray]:
-        beside = self.central.gather() if self.central else {}
-        return {**state, **{f"{CENTRALIZED}/{name}": value for name, value in beside.items()}}
-
-    def _save(self, state, ledgers) -> None:
-        progress = {
-            "round": self.trainer.round,
-            "step": self.trainer.step,
-            "bytes_by_worker": ledgers,
-            "synchronous_bytes": self._synchronous_bytes(),
-            "features": self.feature_keys,
-        }
-        self.directory.save_checkpoint(self._with_central(state), progress)
+    def _save(self, state: HeadState, ledgers: list[Ledger]) -> None:
+        trainer = self.trainer
+        progress = Progress(
+            round=trainer.round,
+            step=trainer.step,
+            ledgers=ledgers,
+            synchronous_bytes=self._synchronous_bytes(),
+            features=self.feature_keys,
+        )
+        self.directory.save_checkpoint(state.arrays(), progress.as_dict())
 
     def _synchronous_bytes(self) -> dict[str, int]:
         """What the synchronous algorithms would have sent per worker so far."""
@@ -292,111 +267,13 @@ class Run:
         )
         return {name: self.earlier[name] + count for name, count in now.items()}
 
-    def finish(self) -> dict:
-        """head.keras, masks.png, the report and the results; on the chief alone."""
-        directory = self.directory
-        state, progress = directory.checkpoint()
-        if self.tokens:
-            self._keep_encoder()
-        table, metrics = self._accuracies(state), directory.metrics()
-        mean = _mean_counts(progress["bytes_by_worker"])
-        results = {
-            "algorithm": self.config.ist.algorithm,
-            "num_subnets": self.trainer.options.num_subnets,
-            "num_workers": self.link.num_workers,
-            "rounds": self.trainer.round,
-            "steps": self.trainer.step,
-            "test_size": self.splits["test"].size,
-            "accuracy": {k: v for k, v in table.items() if k != "centralized"},
-            "best_accuracy": max(record["test_accuracy"] for record in metrics),
-            "centralized_accuracy": table["centralized"],
-            "centralized_best_accuracy": None,
-            "bytes": mean,
-            "bytes_by_worker": progress["bytes_by_worker"],
-            "training_bytes": Ledger(mean).training,
-            "synchronous_bytes": progress["synchronous_bytes"],
-            "features": self.feature_keys,
-            **self._finished_accuracies(state),
-            "bytes_per_image": self._bytes_per_image(),
-        }
-        if table["centralized"] is not None:
-            best = max(record["centralized_accuracy"] for record in metrics)
-            results["centralized_best_accuracy"] = best
-        path = directory.path / "head.keras"
-        with writing(path), replacing(path) as temporary:
-            build_model(parameters_of(state)).save(temporary)
-        self._write_masks()
-        write_report(directory.path, directory.config(), results, metrics)
-        directory.save_results(results)
-        return results
 
-    def _keep_encoder(self) -> None:
-        """Writes the tuned encoder, and tests with what was written, as others will."""
-        path, encoder = self.directory.path / "encoder.safetensors", self.encoder
-        save_encoder(path, encoder.model, encoder.mean, encoder.std, dtype="float32")
-        self.encoder = load_configured(with_tuned_encoder(self.config, path.parent).encoder)
-        self.test_features = self._features("test", 0)
-
-    def _finished_accuracies(self, state) -> dict:
-        trainer, test = self.trainer, self.splits["test"]
-        return finished_accuracies(
-            self.config,
-            self.encoder,
-            test,
-            trainer.spec,
-            state,
-            trainer.round,
-            self.test_features,
-        )
-
-    def _bytes_per_image(self) -> dict:
-        encoder, masks, quality = self.encoder, self.masks, self.thin_link.quality
-        sizes = bytes_per_image(
-            self.splits["test"],
-            encoder.image_size,
-            encoder.patch_size,
-            lambda indices: masks.positions(indices, encoder.num_patches),
-            quality=quality,
-            feature_dim=encoder.feature_dim,
-            mask_seed=None if masks.kind == "shared" else masks.seed,
-            epoch=0 if masks.kind == "random" else None,
-        )
-        return {"quality": quality, **sizes}
-
-    def _write_masks(self) -> None:
-        test, encoder = self.splits["test"], self.encoder
-        count = min(12, test.size)
-        with image_errors():
-            rows = test.dataset(encoder.image_size, stop=count, batch_size=count)
-            batch = next(rows.as_numpy_iterator())
-        places = self.masks.positions(batch["index"], encoder.num_patches)
-        path = self.directory.path / "masks.png"
-        with writing(path):
-            write_mask_preview(path, batch["image"], places, encoder.patch_size)
-
-
-def _check_masks(masks, num_patches: int) -> None:
+def _check_masks(masks: MaskOptions, num_patches: int) -> None:
     try:
         num_visible(num_patches, masks.ratio)
         masks.positions(np.arange(1), num_patches)
     except ValueError as error:
         raise RequestError(f"masks.ratio: {error}") from None
-
-
-def _pack_counts(ledgers) -> np.ndarray:
-    counts = [[divmod(ledger.get(purpose, 0), _LOW) for purpose in PURPOSES] for ledger in ledgers]
-    return np.array(counts, np.float32)
-
-
-def _unpack_counts(packed: np.ndarray) -> list[dict[str, int]]:
-    high, low = packed.astype(np.int64)[..., 0], packed.astype(np.int64)[..., 1]
-    rows = (high * _LOW + low).tolist()
-    return [Ledger(dict(zip(PURPOSES, row, strict=True))).as_dict() for row in rows]
-
-
-def _mean_counts(ledgers) -> dict[str, int]:
-    mean = {p: round(np.mean([ledger.get(p, 0) for ledger in ledgers])) for p in PURPOSES}
-    return {purpose: count for purpose, count in mean.items() if count}
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path, cluster: Cluster) -> dict | None:
@@ -425,9 +302,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, cluster: Cluster
             strategy = make_strategy(cluster, config.cluster.peer_timeout_s)
             link = Link(strategy, cluster.worker, cluster.num_workers, _COLLECTIVE_TIMEOUT_S)
             link.check_order()
-            known = np.array([finished is not None], np.float32)
-            if link.broadcast(known, (1,))[0]:
+            known = np.array([finished is not None], np.int32)
+            if link.broadcast(known, purpose="control")[0]:
                 return finished
             run = Run(config, directory, link)
             run.train()
-        return run.finish() if chief else None
+        return finish(run) if chief else None

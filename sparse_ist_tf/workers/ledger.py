@@ -1,8 +1,14 @@
 """The count of bytes that crossed a link, by purpose."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
 
-PURPOSES = ("patches", "features", "weights", "moments", "gradients", "checkpoint")
+import numpy as np
+
+# control: what workers agree on before and beside their work, some bytes each.
+Purpose = Literal["features", "weights", "moments", "gradients", "checkpoint", "control"]
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+_TRAINING: tuple[Purpose, ...] = ("weights", "moments", "gradients")
 
 
 class Ledger:
@@ -38,6 +44,24 @@ class Ledger:
             raise ValueError(f"purpose={purpose!r}: must be one of {', '.join(PURPOSES)}")
         self._totals[purpose] += int(count)
 
+    def __add__(self, other: "Ledger") -> "Ledger":
+        """The bytes of both."""
+        return Ledger.of_counts(self.counts() + other.counts())
+
+    def counts(self) -> np.ndarray:
+        """int64[len(PURPOSES)], the bytes in the order of PURPOSES."""
+        return np.array([self._totals[purpose] for purpose in PURPOSES], np.int64)
+
+    @classmethod
+    def of_counts(cls, counts: np.ndarray) -> "Ledger":
+        """The inverse of counts()."""
+        return cls(dict(zip(PURPOSES, counts.tolist(), strict=True)))
+
+    @classmethod
+    def mean(cls, ledgers: "Sequence[Ledger]") -> "Ledger":
+        """The mean over workers, by purpose, in whole bytes."""
+        return cls.of_counts(np.mean([ledger.counts() for ledger in ledgers], axis=0).round())
+
     @property
     def total(self) -> int:
         """All bytes."""
@@ -46,7 +70,7 @@ class Ledger:
     @property
     def training(self) -> int:
         """Bytes that training itself sent: weights, moments and gradients."""
-        return sum(self._totals[purpose] for purpose in ("weights", "moments", "gradients"))
+        return sum(self._totals[purpose] for purpose in _TRAINING)
 
     def as_dict(self) -> dict[str, int]:
         """Bytes by purpose, without those that never occurred."""

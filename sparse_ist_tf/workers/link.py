@@ -1,165 +1,238 @@
-"""Collectives between workers."""
+"""Collectives between workers, each counted in the link's ledger by what it is for."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.tracing import traced
+from sparse_ist_tf.workers.ledger import PURPOSES, Ledger, Purpose
 
-_ALL_TO_ALL, _PAIR = 7_001, 7_100  # group keys, apart from those of tf.distribute
+_ALL, _PAIR = 7_001, 7_100  # group keys, apart from those of tf.distribute
+# What bytes are for; of several, by their shares in what is sent.
+Shares = Purpose | Mapping[Purpose, int]
+
+
+def ring_all_reduce_bytes(entries: int, num_workers: int) -> int:
+    """What a worker sends in a ring all-reduce of float32 entries: 2 * entries * (P - 1) / P * 4.
+
+    Source: "Bandwidth optimal all-reduce algorithms for clusters of workstations" (Patarasuk and
+    Yuan, 2009), section 3.
+
+    Args:
+        entries: of the vector.
+        num_workers: P.
+
+    Returns:
+        Bytes.
+
+    Example:
+        >>> from sparse_ist_tf.workers.link import ring_all_reduce_bytes
+        >>> ring_all_reduce_bytes(1000, 4)
+        6000
+    """
+    chunk = -(-entries // num_workers)
+    return 2 * chunk * (num_workers - 1) * 4
 
 
 class Link:
-    """Collectives between the workers of a strategy, counted in a ledger.
+    """Collectives between the workers of a strategy; what each sends is counted as it is sent.
 
-    A group's members are expected in the order of their task indices; `check_order` makes sure.
+    Arrays cross in the dtype that they have, integers as integers. A group's members are expected
+    in the order of their task indices; `check_order` makes sure.
 
     Args:
         strategy: a MultiWorkerMirroredStrategy.
         worker: this worker's index.
         num_workers: P; with 1 nothing is ever sent.
         timeout_s: seconds after which a collective fails.
+
+    Example:
+        >>> from sparse_ist_tf.workers.link import Link
+        >>> link = Link.alone()
+        >>> link.all_gather([[1.0]], purpose="features").shape, link.ledger.total
+        ((1, 1, 1), 0)
     """
 
-    def __init__(self, strategy, worker: int, num_workers: int, timeout_s: float = 120.0):
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        worker: int,
+        num_workers: int,
+        timeout_s: float = 120.0,
+    ):
         self.strategy, self.worker, self.num_workers = strategy, worker, num_workers
         self.timeout_s = timeout_s
         self.chief = worker == 0
-        self._key = 0
+        self._key, self._pair_keys = 0, {}
+        self._sent = Ledger()
+        with tf.init_scope():  # what collectives inside strategy.run send
+            self._sent_in_graphs = tf.Variable(np.zeros(len(PURPOSES), np.int64), trainable=False)
+        self._gather = traced(self._collect_rows, reduce_retracing=True)
+        self._send = traced(self._send_array, reduce_retracing=True)
+        self._receive = traced(self._receive_array, reduce_retracing=True)
+
+    @classmethod
+    def alone(cls) -> "Link":
+        """The link of a single worker, under the current strategy."""
+        return cls(tf.distribute.get_strategy(), 0, 1)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What this worker has sent so far."""
+        return self._sent + Ledger.of_counts(self._sent_in_graphs.numpy())
+
+    def go_on_from(self, ledger: Ledger) -> None:
+        """Counts what an earlier process sent, too."""
+        self._sent += ledger
 
     def next_key(self) -> tf.Tensor:
         """A new instance key; all workers count alike."""
         self._key += 1
         return tf.constant(self._key, tf.int32)
 
-    def all_to_all(self, chunks: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+    def all_to_all(self, chunks: tf.Tensor, key: tf.Tensor, purpose: Shares) -> tf.Tensor:
         """Row w of the result is what worker w had in this worker's row.
 
         Called inside strategy.run, by all workers.
 
         Args:
-            chunks: float32[P, ...], the same shape on all workers.
+            chunks: [P, ...], the same shape on all workers.
             key: from next_key.
+            purpose: what the bytes are for, or shares of several.
 
         Returns:
-            float32[P, ...].
+            [P, ...].
         """
         if self.num_workers == 1:
             return chunks
+        size = tf.size(chunks, tf.int64) // self.num_workers * (self.num_workers - 1)
+        self._count_in_graph(size * chunks.dtype.size, purpose)
         return tf.raw_ops.CollectiveAllToAllV2(
-            input=tf.identity(chunks),
-            group_size=self.num_workers,
-            group_key=_ALL_TO_ALL,
-            instance_key=key,
-            ordering_token=[],
-            communication_hint="ring",
-            timeout_seconds=self.timeout_s,
+            input=tf.identity(chunks), instance_key=key, **self._everyone()
         )
 
-    def all_reduce(self, vector: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+    def all_reduce(self, vector: tf.Tensor, key: tf.Tensor, purpose: Shares) -> tf.Tensor:
         """The sum of all workers' vectors; called inside strategy.run, by all workers.
 
         Args:
-            vector: float32[n].
+            vector: float32[n]; n is static.
             key: from next_key.
+            purpose: what the bytes are for, or how many entries are for what.
 
         Returns:
             float32[n].
         """
         if self.num_workers == 1:
             return vector
+        entries = {purpose: vector.shape[0]} if isinstance(purpose, str) else purpose
+        for what, count in entries.items():
+            self._count_in_graph(ring_all_reduce_bytes(count, self.num_workers), what)
         return tf.raw_ops.CollectiveReduceV2(
             input=tf.identity(vector),
-            group_size=self.num_workers,
-            group_key=_ALL_TO_ALL,
             instance_key=key,
-            ordering_token=[],
             merge_op="Add",
             final_op="Id",
-            communication_hint="ring",
-            timeout_seconds=self.timeout_s,
+            **self._everyone(),
         )
 
-    def all_gather(self, rows: np.ndarray) -> np.ndarray:
-        """The rows of all workers, in their order; called by all workers.
-
-        Args:
-            rows: float32[n, ...], the same shape on all workers.
-
-        Returns:
-            float32[P, n, ...].
-        """
-        if self.num_workers == 1:
-            return rows[None]
-
-        def gather(mine, key):
-            return tf.raw_ops.CollectiveGatherV2(
-                input=tf.identity(mine),
-                group_size=self.num_workers,
-                group_key=_ALL_TO_ALL,
-                instance_key=key,
-                ordering_token=[],
-                communication_hint="ring",
-                timeout_seconds=self.timeout_s,
-            )
-
-        args = (tf.constant(rows), self.next_key())
-        flat = self.strategy.run(traced(gather), args).numpy()
-        return flat.reshape(self.num_workers, *rows.shape)
-
-    def pass_on(self, value: np.ndarray | None, shape, source: int, target: int):
-        """Sends an array from one worker to another; called by these two alone.
-
-        Args:
-            value: float32 array at the source, ignored at the target.
-            shape: of the array.
-            source: the sender.
-            target: the receiver.
-
-        Returns:
-            The array, at both.
-        """
-        first = min(source, target)
-        common = {
-            "group_size": 2,
-            "group_key": _PAIR + first * self.num_workers + max(source, target),
-            "instance_key": self.next_pair_key(source, target),
+    def _everyone(self) -> dict:
+        return {
+            "group_size": self.num_workers,
+            "group_key": _ALL,
+            "ordering_token": [],
             "communication_hint": "ring",
             "timeout_seconds": self.timeout_s,
         }
 
-        def send():
-            data = tf.identity(tf.constant(value, tf.float32))
-            return tf.raw_ops.CollectiveBcastSendV2(input=data, **common)
+    def _count_in_graph(self, count: tf.Tensor | int, purpose: Shares) -> None:
+        shares = {purpose: 1} if isinstance(purpose, str) else purpose
+        whole = sum(shares.values())
+        parts = [count * shares.get(what, 0) // whole for what in PURPOSES]
+        self._sent_in_graphs.assign_add(tf.stack([tf.cast(part, tf.int64) for part in parts]))
 
-        def receive():
-            shape_tensor = tf.constant(shape, tf.int32)
-            return tf.raw_ops.CollectiveBcastRecvV2(T=tf.float32, shape=shape_tensor, **common)
+    def all_gather(self, rows: np.ndarray, *, purpose: Purpose) -> np.ndarray:
+        """The rows of all workers, in their order; called by all workers.
 
-        body = send if self.worker == source else receive
-        return self.strategy.run(traced(body)).numpy()
+        Args:
+            rows: [n, ...] of a number type, the same shape on all workers.
+            purpose: what the bytes are for.
 
-    def broadcast(self, value: np.ndarray | None, shape) -> np.ndarray:
+        Returns:
+            [P, n, ...].
+        """
+        rows = np.asarray(rows)
+        if self.num_workers == 1:
+            return rows[None]
+        self._sent.add(purpose, rows.nbytes * (self.num_workers - 1))
+        args = (tf.constant(rows), self.next_key())
+        flat = self.strategy.run(self._gather, args).numpy()
+        return flat.reshape(self.num_workers, *rows.shape)
+
+    def _collect_rows(self, mine, key):
+        return tf.raw_ops.CollectiveGatherV2(
+            input=tf.identity(mine), instance_key=key, **self._everyone()
+        )
+
+    def wait_for_all(self) -> None:
+        """Returns when all workers have called it."""
+        self.all_gather(np.ones((1, 1), np.int32), purpose="control")
+
+    def pass_on(self, array: "Parcel", source: int, target: int, *, purpose: Purpose) -> np.ndarray:
+        """Sends an array from one worker to another; called by these two alone.
+
+        Args:
+            array: at the source the array; at the target its shape and dtype.
+            source: the sender.
+            target: the receiver.
+            purpose: what the bytes are for.
+
+        Returns:
+            The array, at both.
+        """
+        pair = (source, target)
+        self._pair_keys[pair] = self._pair_keys.get(pair, 0) + 1
+        instance = tf.constant(2 * self._pair_keys[pair] + (source > target), tf.int32)
+        group = _PAIR + min(pair) * self.num_workers + max(pair)
+        keys = (tf.constant(group, tf.int32), instance)
+        if self.worker == source:
+            value = np.asarray(array)
+            self._sent.add(purpose, value.nbytes)
+            self.strategy.run(self._send, (tf.constant(value), *keys))
+            return value
+        shape = tf.constant(array.shape, tf.int32)
+        like = tf.zeros((0,), tf.as_dtype(array.dtype))
+        return self.strategy.run(self._receive, (shape, like, *keys)).numpy()
+
+    def _send_array(self, value, group, instance):
+        return tf.raw_ops.CollectiveBcastSendV2(
+            input=tf.identity(value), group_key=group, instance_key=instance, **self._pair()
+        )
+
+    def _receive_array(self, shape, like, group, instance):
+        return tf.raw_ops.CollectiveBcastRecvV2(
+            T=like.dtype, shape=shape, group_key=group, instance_key=instance, **self._pair()
+        )
+
+    def _pair(self) -> dict:
+        hint = {"communication_hint": "ring", "timeout_seconds": self.timeout_s}
+        return {"group_size": 2, **hint}
+
+    def broadcast(self, array: "Parcel", *, purpose: Purpose) -> np.ndarray:
         """Sends an array of the chief to all workers; called by all of them.
 
         Args:
-            value: float32 array on the chief; ignored elsewhere.
-            shape: of the array.
+            array: on the chief the array; elsewhere its shape and dtype.
+            purpose: what the bytes are for.
 
         Returns:
             The array, everywhere.
         """
         if not self.chief:
-            return self.pass_on(None, shape, 0, self.worker)
+            return self.pass_on(array, 0, self.worker, purpose=purpose)
         for worker in range(1, self.num_workers):
-            self.pass_on(value, shape, 0, worker)
-        return np.asarray(value, np.float32)
-
-    def next_pair_key(self, source: int, target: int) -> tf.Tensor:
-        """A new instance key of a pair, counted by these two alike."""
-        pairs = self.__dict__.setdefault("_pair_keys", {})
-        pair = (source, target)
-        pairs[pair] = pairs.get(pair, 0) + 1
-        return tf.constant(2 * pairs[pair] + (source > target), tf.int32)
+            self.pass_on(array, 0, worker, purpose=purpose)
+        return np.asarray(array)
 
     def check_order(self) -> None:
         """Makes sure that row w of an all-to-all belongs to worker w.
@@ -169,8 +242,23 @@ class Link:
         """
         if self.num_workers == 1:
             return
-        mine = tf.fill((self.num_workers, 1), float(self.worker))
-        got = self.strategy.run(traced(self.all_to_all), (mine, self.next_key()))
-        order = got.numpy().ravel().astype(int).tolist()
+        mine = tf.fill((self.num_workers, 1), self.worker)
+        run = traced(lambda chunks, key: self.all_to_all(chunks, key, "control"))
+        order = self.strategy.run(run, (mine, self.next_key())).numpy().ravel().tolist()
         if order != list(range(self.num_workers)):
             raise RuntimeError(f"the workers' collective has the order {order}")
+
+
+class Shape:
+    """What a receiver has to know of an array: its shape and dtype.
+
+    Args:
+        shape: of the array.
+        dtype: of the array, float32 where not given.
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: type | np.dtype = np.float32):
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+
+
+Parcel = np.ndarray | Shape

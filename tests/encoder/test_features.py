@@ -13,7 +13,6 @@ from sparse_ist_tf.encoder.features import encode_split, make_encode, shared_fea
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.masks.options import MaskOptions
-from sparse_ist_tf.workers.ledger import Ledger
 from sparse_ist_tf.workers.link import Link
 
 MASKS = MaskOptions("fixed", 0.5)
@@ -31,9 +30,9 @@ def test_split():
 
 
 def _shared(encoder, split, cache_dir, masks=MASKS, epoch=0, **more):
-    link = Link(tf.distribute.get_strategy(), 0, 1)
+    link = Link.alone()
     options = {"cache_dir": str(cache_dir), "epoch": epoch, "progress": False, **more}
-    return shared_features(encoder, split, masks, link, Ledger(), **options)
+    return shared_features(encoder, split, masks, link, **options)
 
 
 def test_hidden_pixels_change_nothing(encoder):

@@ -6,6 +6,7 @@ import pytest
 
 from sparse_ist_tf.ist.head import (
     HeadSpec,
+    Standard,
     build_model,
     extract,
     fold,
@@ -93,9 +94,9 @@ def test_initial_kernels_have_their_initializer_s_variance(initializer, variance
 def test_standardised_features_fold_into_the_first_layer():
     head, rng = init_parameters(SPEC, 0), np.random.default_rng(3)
     raw = rng.normal(4.0, 2.0, (32, 6)).astype(np.float32)
-    mean, deviation = raw.mean(axis=0), raw.std(axis=0)
-    folded = fold(head, {"features/mean": mean, "features/deviation": deviation})
-    want = logits(head, (raw - mean) / deviation)
+    mean, std = raw.mean(axis=0), raw.std(axis=0)
+    folded = fold(head, {"features": Standard(mean, std)})
+    want = logits(head, (raw - mean) / std)
     np.testing.assert_allclose(logits(folded, raw), want, rtol=1e-4, atol=1e-4)
 
 

@@ -14,10 +14,8 @@ from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.ist.batches import BatchStream
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, build_model, init_parameters, logits
 from sparse_ist_tf.ist.rounds import IstTrainer
-from sparse_ist_tf.ist.trainer import TrainerOptions
-from sparse_ist_tf.runs.parts import parameters_of
+from sparse_ist_tf.ist.trainer import TrainerOptions, TrainingData
 from sparse_ist_tf.workers.launch import run_local_workers
-from sparse_ist_tf.workers.ledger import Ledger
 from sparse_ist_tf.workers.link import Link
 
 SCRIPT = Path(__file__).parent / "worker_script.py"
@@ -97,9 +95,8 @@ def test_moments_are_two_thirds_of_the_bytes(runs):
 def _trainer(features, labels, num_subnets=1, **options):
     spec = HeadSpec(features.shape[1], (64, 48), 5)
     options = TrainerOptions(num_subnets=num_subnets, **options)
-    link = Link(tf.distribute.get_strategy(), 0, 1)
-    shards = [np.arange(len(labels))] * num_subnets
-    return IstTrainer(spec, options, link, features, labels, shards, Ledger())
+    data = TrainingData(features, labels, [np.arange(len(labels))] * num_subnets)
+    return IstTrainer(spec, options, Link.alone(), data)
 
 
 def test_one_subnet_is_centralised_training():
@@ -116,7 +113,7 @@ def test_one_subnet_is_centralised_training():
         with tf.GradientTape() as tape:
             loss = loss_of(labels[rows], model(features[rows]))
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
-    state = trainer.gather()
+    state = trainer.gather().head.values
     for part, variable in zip(trainer.spec.parameters(), model.trainable_variables, strict=True):
         np.testing.assert_allclose(state[part.name], np.asarray(variable), rtol=0, atol=1e-5)
 
@@ -128,10 +125,10 @@ def test_training_learns_and_biases_and_moments_follow():
     for _ in range(20):
         last = trainer.run_round()["loss"]
     assert last < 0.7 * first
-    state = trainer.gather()
+    head = trainer.gather().head
     for name in ("dense_0/bias", "dense_1/bias", "dense_2/bias"):
-        assert np.abs(state[name]).min() > 0, "every bias was trained and came back"
-        assert (state[f"{name}/moment_1"] > 0).all()
+        assert np.abs(head.values[name]).min() > 0, "every bias was trained and came back"
+        assert (head.moments[name][1] > 0).all()
 
 
 def test_a_loss_that_is_not_finite_is_named():
@@ -154,7 +151,7 @@ def _run(rounds, **options):
     trainer = _trainer(*script.data(), **options)
     for _ in range(rounds):
         trainer.run_round()
-    return trainer.gather()
+    return trainer.gather().arrays()
 
 
 def test_of_one_subnet_what_stays_in_the_slot_stays_with_the_neurons():
@@ -191,7 +188,7 @@ def test_a_dressed_head_learns_and_its_folded_form_knows_it():
     trainer = _trainer(features, labels, local_steps=10, standardize=True, normalization="batch")
     for _ in range(20):
         record = trainer.run_round()
-    head = parameters_of(trainer.gather())
+    head = trainer.gather().folded()
     assert head.keys() == init_parameters(spec, 0).keys()
     found = accuracy(logits(head, features), labels)
     assert found > 0.9

@@ -13,7 +13,6 @@ from sparse_ist_tf.ist.exchange import Exchange, make_plan
 from sparse_ist_tf.ist.head import HeadSpec, ParameterSpec
 from sparse_ist_tf.ist.partition import hosted_subnets, make_partition
 from sparse_ist_tf.ist.variables import Skew, SubnetPartitionedVariable
-from sparse_ist_tf.workers.ledger import Ledger
 from sparse_ist_tf.workers.link import Link
 
 KERNEL = ParameterSpec("kernel", (10, 7), (0, 1))
@@ -49,7 +48,7 @@ def test_homes_make_up_the_whole(num_workers):
 
 
 def _exchange(num_subnets, spec):
-    link = Link(tf.distribute.get_strategy(), 0, 1)
+    link = Link.alone()
     hosted = hosted_subnets(num_subnets, 1)
     partition = make_partition(0, 0, spec.hidden, num_subnets)
     variables = [
@@ -58,7 +57,7 @@ def _exchange(num_subnets, spec):
         )
         for part in spec.parameters()[:-1]
     ]
-    return Exchange(link, variables, hosted, spec.num_classes, 2, Ledger())
+    return Exchange(link, variables, hosted, spec.num_classes, 2)
 
 
 def _tensors(plan):
@@ -109,7 +108,7 @@ class _Together:
         self.worker, self.num_workers = worker, len(posts)
         self.posts, self.barrier = posts, barrier
 
-    def all_to_all(self, chunks, key):
+    def all_to_all(self, chunks, key, purpose):
         self.posts[self.worker] = chunks.numpy()
         self.barrier.wait(60)
         got = np.stack([post[self.worker] for post in self.posts])
@@ -141,7 +140,7 @@ def test_several_workers_dispatch_and_collect(num_subnets, num_workers):
             for part, skew in zip(parts, skews, strict=True)
         ]
         link = _Together(worker, posts, barrier)
-        exchange = Exchange(link, variables, hosted, spec.num_classes, columns, Ledger())
+        exchange = Exchange(link, variables, hosted, spec.num_classes, columns)
         exchange.set_homes(wholes)
         plan = _tensors(exchange.plan(partition))
         exchange.dispatch(plan, tf.constant(1))

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from sparse_ist_tf.ist.head import HeadSpec
 from sparse_ist_tf.ist.rounds import IstTrainer
-from sparse_ist_tf.ist.synchronous import SynchronousTrainer
-from sparse_ist_tf.ist.trainer import TrainerOptions
+from sparse_ist_tf.ist.state import HeadState
+from sparse_ist_tf.ist.synchronous import DataParallel, LocalSgd
+from sparse_ist_tf.ist.trainer import TrainerOptions, TrainingData
 from sparse_ist_tf.workers.cluster import Cluster, make_strategy, read_tf_config
-from sparse_ist_tf.workers.ledger import Ledger
 from sparse_ist_tf.workers.link import Link
 
 SPEC = HeadSpec(16, (64, 48), 5)
@@ -31,16 +31,16 @@ class CountingLink(Link):
 
     sent = 0
 
-    def all_to_all(self, chunks, key):
+    def all_to_all(self, chunks, key, purpose):
         def count(size):
             self.sent += 4 * int(size) * (self.num_workers - 1) // self.num_workers
             return np.int32(0)
 
         with tf.control_dependencies([tf.numpy_function(count, [tf.size(chunks)], tf.int32)]):
-            return super().all_to_all(tf.identity(chunks), key)
+            return super().all_to_all(tf.identity(chunks), key, purpose)
 
 
-def make(kind, link, ledger):
+def make(kind, link):
     """One of the trainers under test."""
     features, labels = data()
     changes = {
@@ -55,10 +55,9 @@ def make(kind, link, ledger):
     }
     kind = kind.removesuffix("-resumed")
     options = TrainerOptions(num_subnets=SUBNETS, local_steps=LOCAL_STEPS, **changes.get(kind, {}))
-    parts = (SPEC, options, link, features, labels, [np.arange(400)] * SUBNETS, ledger)
-    if kind in ("gradients", "states"):
-        return SynchronousTrainer(*parts, average=kind)
-    return IstTrainer(*parts)
+    data_ = TrainingData(features, labels, [np.arange(400)] * SUBNETS)
+    algorithm = {"gradients": DataParallel, "states": LocalSgd}.get(kind, IstTrainer)
+    return algorithm(SPEC, options, link, data_)
 
 
 def main(folder, kinds):
@@ -72,29 +71,28 @@ def main(folder, kinds):
     link.check_order()
     facts = {}
     for kind in kinds.split(","):
-        ledger = Ledger()
-        trainer = make(kind, link, ledger)
+        trainer = make(kind, link)
         if kind.endswith("-resumed"):
             with np.load(f"{folder}/../{kind.removesuffix('-resumed')}_half.npz") as half:
-                state = dict(half) if link.chief else None
+                state = HeadState.of_arrays(half) if link.chief else None
             trainer.restore(state, ROUNDS // 2, ROUNDS // 2 * LOCAL_STEPS)
-        before, counted = link.sent, ledger.training
+        before, counted = link.sent, link.ledger.training
         while trainer.round < ROUNDS:
             record = trainer.run_round()
             if kind in HALVES and trainer.round == ROUNDS // 2:
                 state = trainer.gather()
                 if link.chief:
-                    np.savez(f"{folder}/{kind}_half.npz", **state)
+                    np.savez(f"{folder}/{kind}_half.npz", **state.arrays())
         facts[kind] = {
             "loss": record["loss"],
             "sent": link.sent - before,
-            "ledger": ledger.training - counted,
+            "ledger": link.ledger.training - counted,
         }
         if isinstance(trainer, IstTrainer):
             facts[kind]["bound"] = ROUNDS * trainer.exchange.lower_bound_bytes()
         state = trainer.gather()
         if link.chief:
-            np.savez(f"{folder}/{kind}.npz", **state)
+            np.savez(f"{folder}/{kind}.npz", **state.arrays())
     with open(f"{folder}/facts_{cluster.worker}.json", "w", encoding="utf-8") as file:
         json.dump(facts, file)
 

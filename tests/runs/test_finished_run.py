@@ -13,7 +13,8 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.ist.head import accuracy, logits
 from sparse_ist_tf.masks import select_patches
 from sparse_ist_tf.reports.run_directory import RunDirectory
-from sparse_ist_tf.runs.finished_run import FinishedRun, Images, stratified
+from sparse_ist_tf.runs.finished_run import FinishedRun
+from sparse_ist_tf.runs.images import Images, stratified
 
 
 def test_calibration_rows_are_stratified_and_the_same_each_time():
@@ -70,7 +71,7 @@ def test_a_run_with_a_resnet_is_refused_in_one_line(run_path, tmp_path):
     config["encoder"]["weights"] = "resnet50:random"
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(RequestError, match="its encoder is a ResNet-50") as caught:
-        FinishedRun(copy)
+        FinishedRun.for_export(copy)
     assert str(copy) in str(caught.value)
 
 

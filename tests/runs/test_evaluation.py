@@ -1,5 +1,6 @@
 """A finished head under other masks: the same as encoding and testing by hand."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ from sparse_ist_tf.checkpoints.loading import load_configured
 from sparse_ist_tf.config import get_config
 from sparse_ist_tf.encoder.features import encode_split
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, init_parameters, logits
+from sparse_ist_tf.ist.state import HeadState, Weights
 from sparse_ist_tf.masks.options import MaskOptions
-from sparse_ist_tf.runs.finished import finished_accuracies
+from sparse_ist_tf.runs.evaluation import Evaluation
 from sparse_ist_tf.runs.parts import load_splits
 
 
@@ -23,12 +25,19 @@ def case(tmp_path_factory):
     encoder, test = load_configured(config.encoder), load_splits(config)["test"]
     spec = HeadSpec(encoder.feature_dim, (12, 12), 10)
     features = encode_split(encoder, test, MaskOptions("fixed", 0.5, seed=3), progress=False)
-    return config, encoder, test, spec, init_parameters(spec, 0), 7, features
+    state = HeadState(head=Weights(init_parameters(spec, 0)))
+    return Evaluation(config, spec, encoder, test), state, features
+
+
+def _finished(evaluation, state, features):
+    return evaluation.finished_accuracies(state, 7, features, progress=False)
 
 
 def test_accuracies_at_other_ratios_are_those_of_images_masked_so(case):
-    config, encoder, test, _, head, _, features = case
-    table = finished_accuracies(*case, progress=False)["accuracy_at"]
+    evaluation, state, features = case
+    config, encoder, test = evaluation.config, evaluation.encoder, evaluation.test
+    head = state.folded()
+    table = _finished(*case)["accuracy_at"]
     assert list(table) == ["0", "0.5", "0.9"]
     assert table["0.5"] == accuracy(logits(head, features), test.labels)
     masks = MaskOptions("fixed", 0.9, seed=3)
@@ -36,16 +45,18 @@ def test_accuracies_at_other_ratios_are_those_of_images_masked_so(case):
     assert table["0.9"] == accuracy(logits(head, features), test.labels)
     cache = Path(config.features.cache_dir)
     stamps = {path: path.stat().st_mtime_ns for path in cache.glob("*.features")}
-    assert finished_accuracies(*case, progress=False)["accuracy_at"] == table
+    assert _finished(*case)["accuracy_at"] == table
     assert len(stamps) == 3
     assert {path: path.stat().st_mtime_ns for path in cache.glob("*.features")} == stamps
 
 
 def test_only_heads_with_subnets_miss_any(case):
-    config = case[0].copy_and_resolve_references()
+    evaluation, state, features = case
+    config = evaluation.config.copy_and_resolve_references()
     config.masks.test_ratios = ()
-    found = finished_accuracies(config, *case[1:], progress=False)
+    evaluation = dataclasses.replace(evaluation, config=config)
+    found = _finished(evaluation, state, features)
     assert list(found["missing_workers"]) == ["1", "2", "3", "4"]
     assert found["accuracy_at"] == {}
     config.ist.algorithm = "local_sgd"
-    assert finished_accuracies(config, *case[1:], progress=False)["missing_workers"] is None
+    assert _finished(evaluation, state, features)["missing_workers"] is None

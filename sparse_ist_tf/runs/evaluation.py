@@ -1,0 +1,87 @@
+"""What a head is worth on the test images."""
+
+import dataclasses
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sparse_ist_tf.config import ist_options
+from sparse_ist_tf.encoder.bundle import Encoder
+from sparse_ist_tf.inputs.split import Split
+from sparse_ist_tf.ist.head import HeadSpec, accuracy, logits, table_of_accuracies
+from sparse_ist_tf.ist.missing import missing_workers
+from sparse_ist_tf.ist.state import HeadState
+from sparse_ist_tf.runs.parts import features_of, last_partition
+from sparse_ist_tf.workers.link import Link
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Measures states of one run.
+
+    Args:
+        config: valid.
+        spec: the head's shape.
+        encoder: of the run.
+        test: the test split.
+    """
+
+    config: ConfigDict
+    spec: HeadSpec
+    encoder: Encoder
+    test: Split
+
+    def accuracies(self, state: HeadState, rounds: int, features: np.ndarray) -> dict:
+        """Every accuracy of a state: merged head, subnets of its last round, ensembles, baseline.
+
+        Args:
+            state: gathered.
+            rounds: done.
+            features: float32[n, feature_dim] of the test split.
+
+        Returns:
+            As table_of_accuracies, and "centralized", None where there is no baseline.
+        """
+        labels, scale = self.test.labels, ist_options(self.config).scale_inputs
+        partition = last_partition(self.config, self.spec, rounds)
+        table = table_of_accuracies(state.folded(), self.spec, partition, features, labels, scale)
+        whole = state.baseline
+        table["centralized"] = accuracy(logits(whole.folded(), features), labels) if whole else None
+        return table
+
+    def finished_accuracies(
+        self, state: HeadState, rounds: int, features: np.ndarray, progress: bool = True
+    ) -> dict:
+        """Accuracies that are of interest once, at the end of a run.
+
+        Args:
+            state: gathered.
+            rounds: done.
+            features: float32[n, feature_dim] of the test split, masked as in training.
+            progress: show a bar where something has to be encoded.
+
+        Returns:
+            {"accuracy_at": {ratio as text: of the merged head at config.masks.test_ratios},
+            "missing_workers": as missing_workers, None for a head that has no subnets}.
+
+        Raises:
+            RunError: if an image can't be read.
+        """
+        head, labels = state.folded(), self.test.labels
+        table = {
+            f"{ratio:g}": accuracy(logits(head, self._features_at(ratio, progress)), labels)
+            for ratio in self.config.masks.test_ratios
+        }
+        partition, missing = last_partition(self.config, self.spec, rounds), None
+        if partition:
+            scale = ist_options(self.config).scale_inputs
+            missing = missing_workers(
+                head, self.spec, partition, features, labels, scale, seed=self.config.seed
+            )
+        return {"accuracy_at": table, "missing_workers": missing}
+
+    def _features_at(self, ratio: float, progress: bool) -> np.ndarray:
+        """By the chief alone: the other workers have gone when a run is at its end."""
+        config = ConfigDict(self.config.to_dict())
+        config.masks.ratio = ratio
+        return features_of(config, self.encoder, self.test, Link.alone(), progress=progress)
