@@ -10,6 +10,8 @@ run and each figure is the best of several repetitions: quote ratios, machines a
 import os
 import sys
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
@@ -19,11 +21,15 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.reports.report import format_table
 from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
 
+if TYPE_CHECKING:
+    from sparse_ist_tf.ist.rounds import IstTrainer
+    from sparse_ist_tf.workers.link import Link
+
 FLAGS = flags.FLAGS
 PARTS = ("encode", "train", "exchange", "export")
 
 
-def best_time(function, repetitions: int = 5) -> float:
+def best_time(function: Callable[[], object], repetitions: int = 5) -> float:
     """The shortest of several runs, after two to warm up.
 
     Args:
@@ -59,7 +65,7 @@ def matmul_peak(size: int = 2048) -> float:
     return 2 * size**3 / best_time(lambda: product().numpy())
 
 
-def _trainer(num_subnets: int, local_steps: int, link):
+def _trainer(num_subnets: int, local_steps: int, link: "Link") -> "IstTrainer":
     from sparse_ist_tf.ist.head import HeadSpec
     from sparse_ist_tf.ist.rounds import IstTrainer
     from sparse_ist_tf.ist.trainer import TrainerOptions, TrainingData
@@ -75,7 +81,7 @@ def _trainer(num_subnets: int, local_steps: int, link):
     )
 
 
-def step_and_exchange(trainer) -> tuple[float, float]:
+def step_and_exchange(trainer: "IstTrainer") -> tuple[float, float]:
     """Seconds of one local step of all hosted subnets, and of all else in a round together.
 
     From rounds of 20 and of 40 steps: the step is a twentieth of the difference, and the exchange,
@@ -93,7 +99,7 @@ def step_and_exchange(trainer) -> tuple[float, float]:
     return step, short - 20 * step
 
 
-def subnet_flops(trainer) -> float:
+def subnet_flops(trainer: "IstTrainer") -> float:
     """FLOP of the matrix products of one local step of all hosted subnets.
 
     A kernel takes part in three of them, but the features need no gradient.

@@ -65,7 +65,7 @@ def _evaluate_file(path: str) -> int:
     return 0
 
 
-def main(_) -> int:
+def main(_: list[str]) -> int:
     """Prints the table beside the one that train stored, or what an exported file does.
 
     Returns:

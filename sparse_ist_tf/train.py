@@ -15,11 +15,12 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from sparse_ist_tf import config as default_config
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.config import validate
+from sparse_ist_tf.registry import find_algorithm
 from sparse_ist_tf.reports.report import summary
 from sparse_ist_tf.reports.run_directory import FREE_KEYS, RunDirectory
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster
@@ -28,7 +29,7 @@ from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
 FLAGS = flags.FLAGS
 
 
-def default_workdir(config) -> str:
+def default_workdir(config: ConfigDict) -> str:
     """Where a run goes if --workdir doesn't say: named by its data set and configuration.
 
     Args:
@@ -50,7 +51,7 @@ def default_workdir(config) -> str:
     return f"runs/{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def default_num_workers(config) -> int:
+def default_num_workers(config: ConfigDict) -> int:
     """How many local workers --num_workers stands for where it isn't given.
 
     Args:
@@ -59,11 +60,11 @@ def default_num_workers(config) -> int:
     Returns:
         2, or 1 where a single worker has all to do.
     """
-    alone = config.ist.algorithm == "centralized" or config.ist.num_subnets == 1
+    alone = find_algorithm(config.ist.algorithm).single_worker or config.ist.num_subnets == 1
     return 1 if alone else 2
 
 
-def main(_) -> int:
+def main(_: list[str]) -> int:
     """Starts local workers, or is one.
 
     Returns:

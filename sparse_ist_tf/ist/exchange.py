@@ -22,9 +22,9 @@ class Plan:
         chunk: rows of the fullest pair, for which the buffer has room from every worker.
     """
 
-    serve: list[list[np.ndarray]]
-    hold: list[list[np.ndarray]]
-    chunk: int
+    serve: list[list[np.ndarray | tf.Tensor]]
+    hold: list[list[np.ndarray | tf.Tensor]]
+    chunk: int | tf.Tensor
 
 
 def make_plan(
@@ -117,7 +117,7 @@ class Exchange:
         skews = [variable.skew for variable in self.variables]
         return make_plan(skews, partition, self.hosted, self.link.worker)
 
-    def dispatch(self, plan, key: tf.Tensor) -> None:
+    def dispatch(self, plan: Plan, key: tf.Tensor) -> None:
         """Fills the blocks from the home shards; called inside strategy.run.
 
         Args:
@@ -136,7 +136,7 @@ class Exchange:
         blocks = [variable.blocks for variable in self.variables]
         self._unpack(got, blocks, plan.hold, [0] * len(self.hosted))
 
-    def collect(self, plan, shared: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+    def collect(self, plan: Plan, shared: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
         """Writes the blocks back to the home shards; called inside strategy.run.
 
         Args:

@@ -9,7 +9,7 @@ from sparse_ist_tf.encoder import fast
 from sparse_ist_tf.encoder.bundle import Encoder
 from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
-from sparse_ist_tf.ist.local import SlotOptimizer, cross_entropy, forward
+from sparse_ist_tf.ist.local import SlotOptimizer, SubnetState, cross_entropy, forward
 from sparse_ist_tf.ist.state import HeadState, Weights
 from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions, TrainingData
 from sparse_ist_tf.tracing import traced
@@ -49,9 +49,9 @@ class _Group:
     def update(self, step, rate, gradients) -> None:
         weights = [tf.identity(variable) for variable in self.variables.values()]
         slots = [[tf.identity(moment) for moment in some] for some in self.moments.values()]
-        rate = rate * self.rate_factor
-        weights, slots = self.optimizer.apply(step, rate, gradients, weights, slots)
-        for name, weight, moments in zip(self.variables, weights, slots, strict=True):
+        state, rate = SubnetState(weights, slots), rate * self.rate_factor
+        state = self.optimizer.apply(step, rate, gradients, state)
+        for name, weight, moments in zip(self.variables, *state, strict=True):
             for variable, value in zip(self._columns(name), [weight, *moments], strict=True):
                 variable.assign(value)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -10,6 +11,34 @@ import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.ist.head import EPSILON
+
+
+class SubnetState(NamedTuple):
+    """What a subnet trains.
+
+    Args:
+        weights: kernel, bias, kernel, bias, ...
+        slots: the moments of each weight, in its shape.
+    """
+
+    weights: list[tf.Tensor]
+    slots: list[list[tf.Tensor]]
+
+
+class Batches(NamedTuple):
+    """What a subnet trains on for some steps.
+
+    Args:
+        features: float32[n, feature_dim], all of them.
+        labels: int32[n].
+        rows: int32[steps, b], the examples of each step.
+        rates: float32[steps], the learning rates.
+    """
+
+    features: tf.Tensor
+    labels: tf.Tensor
+    rows: tf.Tensor
+    rates: tf.Tensor
 
 
 class SlotOptimizer:
@@ -62,19 +91,21 @@ class SlotOptimizer:
             raise RequestError(f"optimizer.name={name!r}: keeps unlike moments for its weights")
         self.num_slots = counts.pop()
 
-    def apply(self, step, rate, grads, weights, slots):
+    def apply(
+        self, step: tf.Tensor, rate: tf.Tensor, gradients: Sequence[tf.Tensor], state: SubnetState
+    ) -> SubnetState:
         """One update.
 
         Args:
             step: int32, updates before this one.
             rate: float32, the learning rate.
-            grads: a tensor per weight.
-            weights: a tensor per weight.
-            slots: slots[weight], num_slots tensors each.
+            gradients: a tensor per weight.
+            state: weights and moments, num_slots of each weight.
 
         Returns:
-            (weights, slots).
+            The next state.
         """
+        weights, slots = state
         flat = [None] * sum(len(places) for places in self.places)
         for places, moments in zip(self.places, slots, strict=True):
             for place, moment in zip(places, moments, strict=True):
@@ -87,13 +118,15 @@ class SlotOptimizer:
         )
         state = [*state, *zip(self.weights, weights, strict=True)]
         with keras.StatelessScope(state_mapping=state) as scope:
-            for weight, grad in zip(self.weights, optimizer._clip_gradients(grads), strict=True):
+            for weight, gradient in zip(
+                self.weights, optimizer._clip_gradients(gradients), strict=True
+            ):
                 if decay:
                     weight.assign(weight - weight * decay * rate)
-                optimizer.update_step(grad, weight, rate)
+                optimizer.update_step(gradient, weight, rate)
         now = scope.get_current_value
         slots = [[now(optimizer.variables[2 + i]) for i in places] for places in self.places]
-        return [now(weight) for weight in self.weights], slots
+        return SubnetState([now(weight) for weight in self.weights], slots)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +136,7 @@ class LossOptions:
     Args:
         scales: layer width over subnet width, for each hidden layer.
         label_smoothing: in [0, 1).
-        normalization: of hidden layers, "none" or "batch" (by a batch's mean and deviation, before
+        normalization: of hidden layers, "none" or "batch" (by a batch's mean and std, before
             the bias, which takes the place of its offset; a gain would do what the next kernel
             does).
         dropout: in [0, 1), of hidden neurons.
@@ -118,7 +151,10 @@ class LossOptions:
 
 
 def forward(
-    weights: Sequence[tf.Tensor], features: tf.Tensor, options: LossOptions, step=0
+    weights: Sequence[tf.Tensor],
+    features: tf.Tensor,
+    options: LossOptions,
+    step: tf.Tensor | int = 0,
 ) -> tf.Tensor:
     """The logits of a subnet while it trains.
 
@@ -180,7 +216,13 @@ def cross_entropy(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float =
     return tf.reduce_mean(losses)
 
 
-def loss_and_gradients(weights, features, labels, options: LossOptions, step=0):
+def loss_and_gradients(
+    weights: Sequence[tf.Tensor],
+    features: tf.Tensor,
+    labels: tf.Tensor,
+    options: LossOptions,
+    step: tf.Tensor | int = 0,
+) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
     """Cross-entropy of a batch.
 
     Args:
@@ -209,40 +251,38 @@ def make_local_steps(optimizer: SlotOptimizer, options: LossOptions) -> Callable
         options: of its loss.
 
     Returns:
-        f(weights, slots, features, labels, rows int32[steps, b], rates float32[steps],
-        first_step int32, updates int32) -> (weights, slots, losses float32[steps], right int32);
-        `first_step` counts steps of the run, `updates` those that the moments have seen.
+        f(state, batches, first_step int32, updates int32) -> (state, losses float32[steps], right
+        int32); `first_step` counts steps of the run, `updates` those that the moments have seen.
     """
     count = len(optimizer.weights)
 
-    def local_steps(weights, slots, features, labels, rows, rates, first_step, updates):
-        steps = tf.shape(rows)[0]
+    def local_steps(state, batches, first_step, updates):
+        steps = tf.shape(batches.rows)[0]
         losses = tf.TensorArray(tf.float32, size=steps, element_shape=())
-        state = tf.nest.flatten([weights, slots])
 
-        def body(i, losses, right, *state):
-            weights, slots = _unflatten(state, count, optimizer.num_slots)
-            batch = rows[i]
-            loss, hits, grads = loss_and_gradients(
-                weights,
-                tf.gather(features, batch),
-                tf.gather(labels, batch),
+        def body(i, losses, right, *flat):
+            state = _unflatten(flat, count, optimizer.num_slots)
+            batch = batches.rows[i]
+            loss, hits, gradients = loss_and_gradients(
+                state.weights,
+                tf.gather(batches.features, batch),
+                tf.gather(batches.labels, batch),
                 options,
                 first_step + i,
             )
-            weights, slots = optimizer.apply(updates + i, rates[i], grads, weights, slots)
-            return (i + 1, losses.write(i, loss), right + hits, *tf.nest.flatten([weights, slots]))
+            state = optimizer.apply(updates + i, batches.rates[i], gradients, state)
+            return (i + 1, losses.write(i, loss), right + hits, *tf.nest.flatten(list(state)))
 
+        flat = tf.nest.flatten(list(state))
         out = tf.while_loop(
-            lambda i, *_: i < steps, body, (0, losses, 0, *state), parallel_iterations=1
+            lambda i, *_: i < steps, body, (0, losses, 0, *flat), parallel_iterations=1
         )
-        weights, slots = _unflatten(out[3:], count, optimizer.num_slots)
-        return weights, slots, out[1].stack(), out[2]
+        return _unflatten(out[3:], count, optimizer.num_slots), out[1].stack(), out[2]
 
     return local_steps
 
 
-def _unflatten(flat, count: int, num_slots: int):
+def _unflatten(flat, count: int, num_slots: int) -> SubnetState:
     weights, rest = list(flat[:count]), list(flat[count:])
     slots = [rest[i * num_slots : (i + 1) * num_slots] for i in range(count)]
-    return weights, slots
+    return SubnetState(weights, slots)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from sparse_ist_tf.ist.exchange import Exchange, Plan
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
-from sparse_ist_tf.ist.local import SlotOptimizer, make_local_steps
+from sparse_ist_tf.ist.local import Batches, SlotOptimizer, SubnetState, make_local_steps
 from sparse_ist_tf.ist.partition import Partition, make_partition, subnet_sizes
 from sparse_ist_tf.ist.slots import SlotStore
 from sparse_ist_tf.ist.state import HeadState
@@ -167,9 +167,9 @@ class IstTrainer(Trainer):
         trained, copies, kept, stays = [], [], self.slots.read(), {}
         for k, subnet in enumerate(self.mine):
             state = self._unpack(k, subnet, kept[subnet])
-            columns, stays[subnet], losses, right = self._train_subnet(
-                subnet, state, features, labels, rows[k], rates, first_step
-            )
+            batches = Batches(features, labels, rows[k], rates)
+            made = self._train_subnet(subnet, state, batches, first_step)
+            columns, stays[subnet], losses, right = made
             trained.append([columns[i] for i in range(len(columns) - 1) if self.travels[i]])
             record = tf.stack([tf.reduce_mean(losses), tf.cast(right, tf.float32)])
             record = tf.pad(record[:, None], [[0, 0], [0, self.num_columns - 1]])
@@ -185,26 +185,23 @@ class IstTrainer(Trainer):
             self.shared.assign(mean)
         return everyone[:, -2:, 0]
 
-    def _train_subnet(self, subnet, state, features, labels, rows, rates, first_step):
+    def _train_subnet(self, subnet, state, batches, first_step):
         """A subnet's local steps: what travels and what stays, the losses and right answers."""
         resets = self.options.moments == "reset"
-        weights, slots = state
-        parts, start, losses, right = [], 0, [], 0
-        last = tf.shape(rows)[0]
+        states, start, losses, right = [state], 0, [], 0
+        last = tf.shape(batches.rows)[0]
         for stop in [last] if self.options.keep_last_step else [last - 1, last]:
             updates = tf.constant(start) if resets else first_step + start
-            data = (features, labels, rows[start:stop], rates[start:stop])
-            weights, slots, some, hits = self._local[subnet](
-                weights, slots, *data, first_step + start, updates
-            )
-            parts.append((weights, slots))
-            losses.append(some)
+            rows, rates = batches.rows[start:stop], batches.rates[start:stop]
+            some = batches._replace(rows=rows, rates=rates)
+            state, loss, hits = self._local[subnet](states[-1], some, first_step + start, updates)
+            states.append(state)
+            losses.append(loss)
             start, right = stop, right + hits
-        names = [part.name for part in self.spec.parameters()]
-        stays = dict(zip(names, weights, strict=True))
-        for name, moments in zip(names, slots, strict=True):
-            stays |= {f"{name}/moment_{i}": moment for i, moment in enumerate(moments)}
-        columns = [self._pack(w, s) for w, s in zip(*parts[0], strict=True)]
+        stays = {}
+        for part, weight, moments in zip(self.spec.parameters(), *states[-1], strict=True):
+            stays |= {(part.name, i): column for i, column in enumerate([weight, *moments])}
+        columns = [self._pack(w, s) for w, s in zip(*states[1], strict=True)]
         return columns, stays, tf.concat(losses, axis=0), right
 
     def _unpack(self, k, subnet, kept):
@@ -220,11 +217,12 @@ class IstTrainer(Trainer):
                 columns = self._columns(block, sum(sizes[:k]), sum(sizes[: k + 1]), shape)
             elif travels:
                 columns = self._columns(self.shared, 0, self.spec.num_classes, shape)
-            weights.append(columns[0] if travels else kept[part.name])
-            names = [f"{part.name}/moment_{i}" for i in range(self.num_slots)]
-            moments = columns[1:] or [kept.get(name, tf.zeros(shape)) for name in names]
-            slots.append(moments)
-        return weights, slots
+            weights.append(columns[0] if travels else kept[part.name, 0])
+            columns = columns[1:] or [
+                kept.get((part.name, 1 + i), tf.zeros(shape)) for i in range(self.num_slots)
+            ]
+            slots.append(columns)
+        return SubnetState(weights, slots)
 
     def _columns(self, block, first, behind, shape):
         block = tf.convert_to_tensor(block)

@@ -37,13 +37,15 @@ class SlotStore:
         moments: bool,
     ):
         self.link, self.hosted = link, hosted
-        self.names, parts = [], []
+        # What stays: names of parameters, and 0 for their weight or 1 and up for a moment.
+        self.names: list[tuple[str, int]] = []
+        parts = []
         for part in specs:
             stays = biases and len(part.shape) == 1
             count = num_slots * (moments or stays)
-            names = [part.name] * stays + [f"{part.name}/moment_{i}" for i in range(count)]
-            self.names += names
-            parts += [part] * len(names)
+            columns = [0] * stays + list(range(1, 1 + count))
+            self.names += [(part.name, column) for column in columns]
+            parts += [part] * len(columns)
         subnets = sorted(n for some in hosted for n in some)
         self.shapes = {n: [block_shape(part, n) for part in parts] for n in subnets}
         self.sizes = {n: sum(map(_size, shapes)) for n, shapes in self.shapes.items()}
@@ -53,8 +55,8 @@ class SlotStore:
         if self.names:
             self.variable = per_worker_variable((sum(self.sizes[n] for n in self.mine),), "slots")
 
-    def read(self) -> dict[int, dict[str, tf.Tensor]]:
-        """What each hosted subnet keeps, by name; called inside strategy.run."""
+    def read(self) -> dict[int, dict[tuple[str, int], tf.Tensor]]:
+        """What each hosted subnet keeps, as names has it; called inside strategy.run."""
         if not self.names:
             return {n: {} for n in self.mine}
         sizes = [size for n in self.mine for size in self._sizes(n)]
@@ -67,7 +69,7 @@ class SlotStore:
             for n in self.mine
         }
 
-    def write(self, values: Mapping[int, Mapping[str, tf.Tensor]]) -> None:
+    def write(self, values: Mapping[int, Mapping[tuple[str, int], tf.Tensor]]) -> None:
         """Keeps what the hosted subnets have made of it; called inside strategy.run."""
         if self.names:
             flat = [tf.reshape(values[n][name], (-1,)) for n in self.mine for name in self.names]
@@ -88,7 +90,7 @@ class SlotStore:
                 for n in subnets:
                     kept = out[n] = Weights()
                     for name, shape in zip(self.names, self.shapes[n], strict=True):
-                        kept.put(name, np.ascontiguousarray(next(parts).reshape(shape)))
+                        kept.set_column(*name, np.ascontiguousarray(next(parts).reshape(shape)))
         return out
 
     def restore(self, slots: Mapping[int, Weights] | None) -> None:
@@ -100,8 +102,8 @@ class SlotStore:
         for worker, subnets in enumerate(self.hosted if self.names else ()):
             flat = None
             if self.link.chief:
-                kept = [dict(slots[n].named()) for n in subnets]
-                flat = np.concatenate([some[name].ravel() for some in kept for name in self.names])
+                kept = [slots[n].column(*name) for n in subnets for name in self.names]
+                flat = np.concatenate([array.ravel() for array in kept])
             if worker and self.link.worker in (0, worker):
                 size = sum(self.sizes[n] for n in subnets)
                 parcel = Shape((size,)) if flat is None else flat

@@ -43,9 +43,18 @@ class Weights:
                 yield f"{name}/moment_{i}", moment
 
     def put(self, name: str, array: np.ndarray) -> None:
-        """Takes an array of a file; of a name's moments the first comes first."""
-        if match := _MOMENT.fullmatch(name):
-            self.moments.setdefault(match[1], []).append(array)
+        """Takes an array by the name that files have; of a name's moments the first comes first."""
+        match = _MOMENT.fullmatch(name)
+        self.set_column(*((match[1], 1 + int(match[2])) if match else (name, 0)), array)
+
+    def column(self, name: str, column: int) -> np.ndarray:
+        """A parameter, 0, or one of its moments, counted from 1."""
+        return self.moments[name][column - 1] if column else self.values[name]
+
+    def set_column(self, name: str, column: int, array: np.ndarray) -> None:
+        """Sets what column() gives; of a name's moments the first comes first."""
+        if column:
+            self.moments.setdefault(name, []).append(array)
         else:
             self.values[name] = array
 

@@ -6,7 +6,13 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
-from sparse_ist_tf.ist.local import SlotOptimizer, loss_and_gradients, make_local_steps
+from sparse_ist_tf.ist.local import (
+    Batches,
+    SlotOptimizer,
+    SubnetState,
+    loss_and_gradients,
+    make_local_steps,
+)
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions, TrainingData
 from sparse_ist_tf.ist.variables import per_worker_variable
@@ -61,14 +67,14 @@ class Replicas(Trainer):
 
     @abc.abstractmethod
     def replica(
-        self, k: int, state: tuple[list, list], batches: tuple, first_step: tf.Tensor
+        self, k: int, state: SubnetState, batches: Batches, first_step: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """What one hosted replica makes, in a graph.
 
         Args:
             k: its place among the hosted ones.
-            state: (weights, moments), in the parameters' shapes.
-            batches: (features, labels, rows int32[hosted, steps, b], rates float32[steps]).
+            state: of the replicas, equal at first.
+            batches: its own.
             first_step: steps done.
 
         Returns:
@@ -76,13 +82,13 @@ class Replicas(Trainer):
         """
 
     def updated(
-        self, mean: tf.Tensor, state: tuple[list, list], rate: tf.Tensor, first_step: tf.Tensor
+        self, mean: tf.Tensor, state: SubnetState, rate: tf.Tensor, first_step: tf.Tensor
     ) -> tf.Tensor:
         """The next state from the mean over all replicas: float32[columns, entries]."""
         return mean
 
     def _synchronise(self, rows, rates, first_step) -> np.ndarray:
-        batches = (self.features, self.labels, rows, rates)
+        batches = Batches(self.features, self.labels, rows, rates)
         args = (batches, tf.constant(first_step), self.link.next_key())
         return self.link.strategy.run(self._traced, args=args).numpy()
 
@@ -93,21 +99,22 @@ class Replicas(Trainer):
         losses, right = [tf.zeros(())] * count, [tf.zeros(())] * count
         total = 0.0
         for k, replica in enumerate(self.mine):
-            made, losses[replica], hits = self.replica(k, state, batches, first_step)
+            mine = batches._replace(rows=batches.rows[k])
+            made, losses[replica], hits = self.replica(k, state, mine, first_step)
             total += made
             right[replica] = tf.cast(hits, tf.float32)
         report = tf.reshape(tf.stack([losses, right]), (-1,))
         flat = tf.concat([tf.reshape(total, (-1,)) / count, report], axis=0)
         flat = self.link.all_reduce(flat, key, self._purpose(entries + 2 * count))
         mean = tf.reshape(flat[: -2 * count], (-1, entries))
-        self.state.assign(self.updated(mean, state, batches[3][0], first_step))
+        self.state.assign(self.updated(mean, state, batches.rates[0], first_step))
         return tf.reshape(flat[-2 * count :], (2, count))
 
     @abc.abstractmethod
     def _purpose(self, entries: int) -> dict[Purpose, int]:
         """How many of the numbers that are averaged are for what; losses are sent beside."""
 
-    def _split(self, columns):
+    def _split(self, columns: tf.Tensor) -> SubnetState:
         """Weights and moments, in the parameters' shapes, from [columns, entries]."""
         sizes = [int(np.prod(shape)) for shape in self.shapes]
         parts = tf.split(columns, sizes, axis=1)
@@ -115,10 +122,11 @@ class Replicas(Trainer):
             [tf.reshape(row, shape) for row in tf.unstack(part)]
             for part, shape in zip(parts, self.shapes, strict=True)
         ]
-        return [rows[0] for rows in shaped], [rows[1:] for rows in shaped]
+        return SubnetState([rows[0] for rows in shaped], [rows[1:] for rows in shaped])
 
-    def _join(self, columns):
-        """[columns, entries] from lists of tensors."""
+    def _join(self, state: SubnetState) -> tf.Tensor:
+        """The inverse of _split."""
+        columns = [state.weights, *zip(*state.slots, strict=True)]
         return tf.stack([tf.concat([tf.reshape(t, (-1,)) for t in c], axis=0) for c in columns])
 
     def gather_weights(self) -> HeadState | None:
@@ -126,8 +134,8 @@ class Replicas(Trainer):
         if not self.link.chief:
             return None
         state = HeadState()
-        weights, slots = self._split(tf.constant(self.state.numpy()))
-        for part, weight, moments in zip(self.spec.parameters(), weights, slots, strict=True):
+        kept = self._split(tf.constant(self.state.numpy()))
+        for part, weight, moments in zip(self.spec.parameters(), *kept, strict=True):
             state.head.set_columns(part.name, [tensor.numpy() for tensor in (weight, *moments)])
         return state
 
@@ -160,19 +168,21 @@ class DataParallel(Replicas):
         ]
         return np.mean(reports, axis=0)[0], np.sum(reports, axis=0)[1]
 
-    def replica(self, k, state, batches, first_step) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def replica(
+        self, k: int, state: SubnetState, batches: Batches, first_step: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The gradients of one batch; as Replicas.replica."""
-        features, labels, rows, _ = batches
-        batch = tf.gather(features, rows[k, 0]), tf.gather(labels, rows[k, 0])
-        options = self._losses[self.mine[k]]
-        loss, hits, gradients = loss_and_gradients(state[0], *batch, options, first_step)
-        return self._join([gradients]), loss, hits
+        rows, options = batches.rows[0], self._losses[self.mine[k]]
+        batch = tf.gather(batches.features, rows), tf.gather(batches.labels, rows)
+        loss, hits, gradients = loss_and_gradients(state.weights, *batch, options, first_step)
+        return self._join(SubnetState(gradients, [])), loss, hits
 
-    def updated(self, mean, state, rate, first_step) -> tf.Tensor:
+    def updated(
+        self, mean: tf.Tensor, state: SubnetState, rate: tf.Tensor, first_step: tf.Tensor
+    ) -> tf.Tensor:
         """A step of the optimizer; as Replicas.updated."""
-        gradients, _ = self._split(mean)
-        weights, moments = self.optimizer.apply(first_step, rate, gradients, *state)
-        return self._join([weights, *zip(*moments, strict=True)])
+        gradients = self._split(mean).weights
+        return self._join(self.optimizer.apply(first_step, rate, gradients, state))
 
     def _purpose(self, entries):
         return {"gradients": entries}
@@ -209,13 +219,12 @@ class LocalSgd(Replicas):
         losses, right = self._synchronise(*self._batches(steps), self.step)
         return losses, right
 
-    def replica(self, k, state, batches, first_step) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def replica(
+        self, k: int, state: SubnetState, batches: Batches, first_step: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Some steps of one replica by itself; as Replicas.replica."""
-        features, labels, rows, rates = batches
-        data = (features, labels, rows[k], rates)
-        weights, moments, losses, hits = self._steps[k](*state, *data, first_step, first_step)
-        columns = self._join([weights, *zip(*moments, strict=True)])
-        return columns, tf.reduce_mean(losses), hits
+        state, losses, hits = self._steps[k](state, batches, first_step, first_step)
+        return self._join(state), tf.reduce_mean(losses), hits
 
     def _purpose(self, entries):
         return {"weights": entries, "moments": self.num_slots * self.spec.num_parameters}

@@ -133,7 +133,13 @@ class SubnetPartitionedVariable:
 
     Between rounds there is the home shard; `Exchange.dispatch` fills the blocks of the hosted
     subnets and `Exchange.collect` writes them back. Entries that no subnet held stay untouched.
-    Made under a strategy's scope, with a value of its own on every worker.
+    Both are the exchange's, since all parameters of a head cross in one buffer, one all-to-all
+    each way; a variable by itself would need a collective of its own.
+
+    In terms of tf.distribute it is two SyncOnRead variables (synchronization ON_READ, aggregation
+    NONE): every worker's component has its own value, and unlike a mirrored variable's its own
+    shape. They are created under the strategy's scope, so that all workers create alike, and read
+    and assigned by component inside strategy.run; tf.distribute itself never reduces them.
 
     Args:
         spec: the parameter.

@@ -1,8 +1,11 @@
 """How long a run trains, and what changes on the way: rounds, evaluations, learning rate."""
 
 import math
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
+
+from sparse_ist_tf.registry import find_algorithm
 
 
 def total_steps(config: ConfigDict, num_examples: int) -> int:
@@ -32,10 +35,10 @@ def total_steps(config: ConfigDict, num_examples: int) -> int:
     return max(1, math.ceil(steps / _sharing(config) - 1e-9))
 
 
-def _sharing(config) -> int:
+def _sharing(config: ConfigDict) -> int:
     """Among how many the steps of a run are shared."""
-    shares = config.share_total and config.ist.algorithm != "centralized"
-    return config.ist.num_subnets if shares else 1
+    several = "ist.num_subnets" in find_algorithm(config.ist.algorithm).keys
+    return config.ist.num_subnets if config.share_total and several else 1
 
 
 def steps_of_round(config: ConfigDict, step: int, steps: int) -> int:
@@ -85,7 +88,7 @@ def rounds_between(config: ConfigDict, what: str, num_examples: int) -> int:
     return max(1, round(steps / config.ist.local_steps))
 
 
-def learning_rate_schedule(config: ConfigDict, steps: int):
+def learning_rate_schedule(config: ConfigDict, steps: int) -> Callable[[int], float]:
     """The learning rate as a function of the step.
 
     Args:

@@ -7,7 +7,13 @@ import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.ist.head import fold, hidden_statistics, logits
-from sparse_ist_tf.ist.local import LossOptions, SlotOptimizer, forward, loss_and_gradients
+from sparse_ist_tf.ist.local import (
+    LossOptions,
+    SlotOptimizer,
+    SubnetState,
+    forward,
+    loss_and_gradients,
+)
 
 SHAPES = [(5, 4), (4,), (4, 3), (3,)]
 OPTIMIZERS = {
@@ -35,7 +41,8 @@ def test_updates_equal_keras(name):
     for step in range(3):
         grads = [tf.constant(rng.normal(size=shape).astype(np.float32)) for shape in SHAPES]
         optimizer.apply(grads, variables)
-        weights, slots = ours.apply(tf.constant(step), tf.constant(0.01), grads, weights, slots)
+        state = SubnetState(weights, slots)
+        weights, slots = ours.apply(tf.constant(step), tf.constant(0.01), grads, state)
     for got, want in zip(weights, variables, strict=True):
         np.testing.assert_allclose(got.numpy(), np.asarray(want), rtol=1e-5, atol=1e-6)
 
