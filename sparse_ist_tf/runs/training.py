@@ -28,9 +28,9 @@ from sparse_ist_tf.runs.parts import (
     make_trainer,
     mask_options,
     optimizer_config,
-    transport,
     trainer_options,
     training_data,
+    transport,
 )
 from sparse_ist_tf.runs.progress import Progress
 from sparse_ist_tf.runs.schedules import rounds_between, steps_of_round, total_steps
