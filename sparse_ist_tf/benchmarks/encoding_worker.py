@@ -127,9 +127,9 @@ def _case(grid, pixels, ratio, batch_size):
     """(positions int32[b, v], patches float32[b, v, pixels]) of random masks and pixels."""
     from sparse_ist_tf.masks.drawing import fixed_positions
 
-    places = np.asarray(fixed_positions(0, np.arange(batch_size), grid * grid, ratio), np.int32)
+    positions = np.asarray(fixed_positions(0, np.arange(batch_size), grid * grid, ratio), np.int32)
     rng = np.random.default_rng(0)
-    return places, rng.standard_normal((*places.shape, pixels), np.float32)
+    return positions, rng.standard_normal((*positions.shape, pixels), np.float32)
 
 
 def _ours(dtype, preset, batch_size):
@@ -149,14 +149,14 @@ def _ours(dtype, preset, batch_size):
     product = tf.function(tf.linalg.matmul)
 
     def make(ratio):
-        places, patches = _case(grid, 3 * model.patch_size**2, ratio, batch_size)
-        inputs = {"patches": tf.constant(patches), "positions": tf.constant(places)}
+        positions, patches = _case(grid, 3 * model.patch_size**2, ratio, batch_size)
+        inputs = {"patches": tf.constant(patches), "positions": tf.constant(positions)}
         any_number = {
             "patches": tf.TensorSpec((None, None, patches.shape[-1])),
             "positions": tf.TensorSpec((None, None), tf.int32),
         }
         encode = traced(frozen_features(model), input_signature=[any_number])
-        return lambda: tf.cast(encode(inputs), tf.float32).numpy(), places.shape[1]
+        return lambda: tf.cast(encode(inputs), tf.float32).numpy(), positions.shape[1]
 
     return make, lambda: product(matrix, matrix)[0, 0].numpy()
 
@@ -211,25 +211,25 @@ def _timm(dtype, preset, batch_size):
     class Keep(torch.nn.Module):
         """The visible patches of each image, behind CLS."""
 
-        def __init__(self, places):
+        def __init__(self, positions):
             super().__init__()
-            rows = torch.from_numpy(places).long()
+            rows = torch.from_numpy(positions).long()
             self.index = torch.cat([torch.zeros_like(rows[:, :1]), rows + 1], dim=1)[..., None]
 
         def forward(self, x):
             return x.gather(1, self.index.expand(-1, -1, x.shape[-1]))
 
     def make(ratio):
-        places, _ = _case(grid, 1, ratio, batch_size)
+        positions, _ = _case(grid, 1, ratio, batch_size)
         shape = (batch_size, 3, sizes["image_size"], sizes["image_size"])
         images = torch.randn(shape)
-        model.patch_drop = Keep(places) if ratio else torch.nn.Identity()
+        model.patch_drop = Keep(positions) if ratio else torch.nn.Identity()
 
         def encode():
             with torch.inference_mode():
                 return model(images.to(kind)).float().numpy()
 
-        return encode, places.shape[1]
+        return encode, positions.shape[1]
 
     def product():
         with torch.inference_mode():

@@ -189,20 +189,20 @@ def write_patches(header: Header, content: bytes, seed: MaskSeed | None = None) 
     Raises:
         ValueError: if positions are not ascending patches of the grid, or not what seed draws.
     """
-    places, (rows, columns) = np.asarray(header.positions), header.grid
+    positions, (rows, columns) = np.asarray(header.positions), header.grid
     patches = rows * columns
-    ascending = np.all(np.diff(places) > 0)
-    if not len(places) or not ascending or places[0] < 0 or places[-1] >= patches:
+    ascending = np.all(np.diff(positions) > 0)
+    if not len(positions) or not ascending or positions[0] < 0 or positions[-1] >= patches:
         raise ValueError(f"positions: must be one or more, ascending, in [0, {patches})")
     if seed is None:
         form, visible = BITMAP, np.zeros(patches, bool)
-        visible[places] = True
+        visible[positions] = True
         mask = np.packbits(visible, bitorder="little").tobytes()
     else:
-        if not np.array_equal(places, seed.positions(patches, len(places))):
+        if not np.array_equal(positions, seed.positions(patches, len(positions))):
             raise ValueError(f"positions: are not those that {seed} draws")
         form = FIXED if seed.epoch is None else RANDOM
-        numbers = [seed.seed % 2**64, seed.index, len(places)]
+        numbers = [seed.seed % 2**64, seed.index, len(positions)]
         mask = b"".join(map(varint, numbers if form == FIXED else [*numbers, seed.epoch]))
     numbers = [header.quality, header.patch_size, rows, columns]
     return seal(header.content + 16 * form, *map(varint, numbers), mask, content)
@@ -234,19 +234,21 @@ def read_patches(message: bytes) -> tuple[Header, bytes]:
         )
     if form == BITMAP:
         bits = np.frombuffer(reader.take((patches + 7) // 8), np.uint8)
-        places = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
+        positions = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
     else:
         seed, index, visible = (reader.varint() for _ in range(3))
         epoch = reader.varint() if form == RANDOM else None
         if not 1 <= visible <= patches or index >= 2**63 or (epoch or 0) >= 2**62:
             raise RunError(f"a message is damaged: {visible} of {patches} patches, image {index}")
-        places = MaskSeed(seed, index, epoch).positions(patches, visible)
-    if not len(places) or places[-1] >= patches:
+        positions = MaskSeed(seed, index, epoch).positions(patches, visible)
+    if not len(positions) or positions[-1] >= patches:
         raise RunError(f"a message is damaged: its bitmap doesn't fit {patches} patches")
-    expected = len(places) * size**2 * 3
+    expected = len(positions) * size**2 * 3
     if len(reader.data) != expected if content == RAW else not reader.data:
-        raise RunError(f"a message is damaged: {len(places)} patches in {len(reader.data)} bytes")
-    header = Header(content, quality, size, (rows, columns), places.astype(np.int32))
+        raise RunError(
+            f"a message is damaged: {len(positions)} patches in {len(reader.data)} bytes"
+        )
+    header = Header(content, quality, size, (rows, columns), positions.astype(np.int32))
     return header, reader.data
 
 

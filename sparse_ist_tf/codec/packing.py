@@ -26,7 +26,7 @@ from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.masks.patches import grid_of, reorder, select_patches
 
 __all__ = [
-    "CODECS",
+    "CONTENTS",
     "MaskSeed",
     "count_bytes",
     "pack_feature",
@@ -37,7 +37,7 @@ __all__ = [
     "unpack_patches",
 ]
 
-CODECS = ("jpeg", "raw")
+CONTENTS = ("jpeg", "raw")
 
 
 def pack_patches(
@@ -46,7 +46,7 @@ def pack_patches(
     patch_size: int,
     *,
     quality: int = 75,
-    codec: str = "jpeg",
+    content: str = "jpeg",
     seed: int | None = None,
     index=None,
     epoch=None,
@@ -61,7 +61,7 @@ def pack_patches(
         positions: integers [v], the visible patches, ascending; array or tensor.
         patch_size: side of a patch in pixels; best a multiple of 8, or else a block is filled up.
         quality: of the JPEG, 1 to 100.
-        codec: "jpeg" or "raw".
+        content: "jpeg" or "raw": pixels as they are.
         seed: of a fixed or random mask; positions must be what it draws.
         index: the image's place in its split; may be a tensor.
         epoch: of a random mask; may be a tensor. None for a fixed one.
@@ -86,8 +86,8 @@ def pack_patches(
         >>> patches.shape, np.array_equal(positions, visible)
         ((32, 192), True)
     """
-    if codec not in CODECS:
-        raise ValueError(f"codec={codec!r}: must be one of {', '.join(CODECS)}")
+    if content not in CONTENTS:
+        raise ValueError(f"content={content!r}: must be one of {', '.join(CONTENTS)}")
     if not 1 <= quality <= 100:
         raise ValueError(f"quality={quality}: must be in [1, 100]")
     if (seed is None) != (index is None) or (seed is None and epoch is not None):
@@ -98,18 +98,17 @@ def pack_patches(
         raise ValueError(f"image of {image.dtype} {tuple(image.shape)}: must be uint8 [h, w, 3]")
     grid = grid_of(image, patch_size)
 
-    def write(content, positions, index, epoch):
-        if codec == "jpeg":
+    def write(data, positions, index, epoch):
+        if content == "jpeg":
             height, width = _mosaic_shape(len(positions), patch_size)
-            content = strip_jpeg(content, quality, height, width)
+            data = strip_jpeg(data, quality, height, width)
         else:
-            content = content.tobytes()
+            data = data.tobytes()
         at = None
         if seed is not None:
             at = MaskSeed(seed, int(index), None if int(epoch) < 0 else int(epoch))
-        level = quality if codec == "jpeg" else 0
-        kind = JPEG if codec == "jpeg" else RAW
-        return write_patches(Header(kind, level, patch_size, grid, positions), content, at)
+        kind, level = (JPEG, quality) if content == "jpeg" else (RAW, 0)
+        return write_patches(Header(kind, level, patch_size, grid, positions), data, at)
 
     in_graph = tf.is_tensor(image) or tf.is_tensor(positions)
     index, epoch = -1 if index is None else index, -1 if epoch is None else epoch
@@ -121,7 +120,7 @@ def pack_patches(
     else:
         positions = tf.convert_to_tensor(positions)
     patches = select_patches(image[None], positions[None], patch_size)[0]
-    if codec == "jpeg":
+    if content == "jpeg":
         patches = _encode(tf.convert_to_tensor(patches), patch_size, quality)
         patches = patches if in_graph else patches.numpy()
     if not in_graph:
@@ -148,40 +147,40 @@ def unpack_patches(message):
         >>> import numpy as np
         >>> from sparse_ist_tf.codec.packing import pack_patches, unpack_patches
         >>> image = np.arange(16 * 16 * 3, dtype="uint8").reshape(16, 16, 3)
-        >>> patches, positions = unpack_patches(pack_patches(image, [1, 2], 8, codec="raw"))
+        >>> patches, positions = unpack_patches(pack_patches(image, [1, 2], 8, content="raw"))
         >>> positions.tolist(), patches[0, :4].tolist()
         ([1, 2], [24, 25, 26, 27])
     """
 
     def read(message):
         header, content = read_patches(message)
-        places, size = header.positions, header.patch_size
+        positions, size = header.positions, header.patch_size
         if header.content == RAW:
             pixels = np.frombuffer(content, np.uint8)
-            return b"", pixels.reshape(len(places), -1), places, np.int32(size)
-        height, width = _mosaic_shape(len(places), size)
+            return b"", pixels.reshape(len(positions), -1), positions, np.int32(size)
+        height, width = _mosaic_shape(len(positions), size)
         whole = restore_jpeg(content, header.quality, height, width)
-        return whole, np.zeros((0, 0), np.uint8), places, np.int32(size)
+        return whole, np.zeros((0, 0), np.uint8), positions, np.int32(size)
 
     if not tf.is_tensor(message):
-        whole, pixels, places, size = read(message)
+        whole, pixels, positions, size = read(message)
         if whole:
             try:
-                pixels = _decode(whole, len(places), int(size)).numpy()
+                pixels = _decode(whole, len(positions), int(size)).numpy()
             except tf.errors.OpError as error:
                 raise RunError("a message is damaged: its picture can't be decoded") from error
-        return pixels, places
+        return pixels, positions
     types = [tf.string, tf.uint8, tf.int32, tf.int32]
-    whole, pixels, places, size = tf.numpy_function(read, [message], types)
-    places, size = tf.ensure_shape(places, (None,)), tf.ensure_shape(size, ())
+    whole, pixels, positions, size = tf.numpy_function(read, [message], types)
+    positions, size = tf.ensure_shape(positions, (None,)), tf.ensure_shape(size, ())
     pixels, whole = tf.ensure_shape(pixels, (None, None)), tf.ensure_shape(whole, ())
     is_jpeg = tf.strings.length(whole) > 0
-    pixels = tf.cond(is_jpeg, lambda: _decode(whole, tf.shape(places)[0], size), lambda: pixels)
-    return pixels, places
+    pixels = tf.cond(is_jpeg, lambda: _decode(whole, tf.shape(positions)[0], size), lambda: pixels)
+    return pixels, positions
 
 
 def sent_patches(patches: tf.Tensor, patch_size: int, *, quality: int = 75) -> tf.Tensor:
-    """What unpack_patches makes of pack_patches' message in codec "jpeg", without the message.
+    """What unpack_patches makes of pack_patches' message of content "jpeg", without the message.
 
     The same pixels, bit for bit, in a graph that needs no Python: several times as fast.
 
@@ -242,7 +241,7 @@ def count_bytes(
     jpeg = {"quality": quality}
     messages = {
         "image_jpeg": tf.io.encode_jpeg(image, quality=quality, chroma_downsampling=True),
-        "patches_raw": pack_patches(image, positions, patch_size, codec="raw", **mask),
+        "patches_raw": pack_patches(image, positions, patch_size, content="raw", **mask),
         "patches_jpeg": pack_patches(image, positions, patch_size, **jpeg, **mask),
         "patches_jpeg_bitmap": pack_patches(image, positions, patch_size, **jpeg),
     }

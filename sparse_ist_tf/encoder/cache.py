@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparse_ist_tf.codec.thin_link import ThinLink
+from sparse_ist_tf.codec.transport import Transport
 from sparse_ist_tf.errors import warn
 from sparse_ist_tf.files import replacing
 from sparse_ist_tf.inputs.split import Split
@@ -16,7 +16,7 @@ from sparse_ist_tf.masks.drawing import num_visible
 from sparse_ist_tf.masks.options import MaskOptions
 
 _FORMAT = 2  # raise it when encoding changes what it returns by more than round-off
-NO_LINK = ThinLink()
+NO_TRANSPORT = Transport()
 
 
 def cache_key(
@@ -24,11 +24,11 @@ def cache_key(
     split: Split,
     masks: MaskOptions,
     dtype: str = "float32",
-    thin_link: ThinLink = NO_LINK,
+    transport: Transport = NO_TRANSPORT,
 ) -> str:
     """What features depend on, as a digest: the name of their cache file.
 
-    The cache holds features as the encoder makes them; what thin_link.features makes of
+    The cache holds features as the encoder makes them; what transport.features makes of
     them is made anew, so that all number formats share a file.
 
     Args:
@@ -36,7 +36,7 @@ def cache_key(
         split: the images.
         masks: what is visible of them.
         dtype: that the encoder computes in.
-        thin_link: that the images cross before.
+        transport: that the images cross before.
 
     Returns:
         64 hexadecimal digits.
@@ -50,8 +50,8 @@ def cache_key(
         "preprocessing": [list(encoder.mean), list(encoder.std), encoder.image_size],
         "dtype": dtype,
     }
-    if thin_link.images_key:
-        parts["link"] = thin_link.images_key
+    if transport.images_key:
+        parts["link"] = transport.images_key
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -131,12 +131,12 @@ def flops(model: ViT, num_visible: int) -> float:
     return 2.0 * (blocks + num_visible * 3 * model.patch_size**2 * width)
 
 
-def _embed(model, patches, places):
+def _embed(model, patches, positions):
     """[b, t, width]: CLS, the extra tokens, and the visible patches with their positions."""
     batch, visible, pixels = ops.shape(patches)
     x = model.embed(ops.reshape(ops.convert_to_tensor(patches), (-1, pixels)))
     x = ops.reshape(x, (batch, visible, model.width))
-    x = x + ops.cast(ops.take(model.position_table, places, axis=0), x.dtype)
+    x = x + ops.cast(ops.take(model.position_table, positions, axis=0), x.dtype)
     prefix = [
         ops.broadcast_to(ops.cast(token, x.dtype), (batch, *token.shape[1:]))
         for token in (model.cls_token, model.extra)

@@ -7,9 +7,15 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from sparse_ist_tf.codec.thin_link import ThinLink
+from sparse_ist_tf.codec.transport import Transport
 from sparse_ist_tf.encoder import fast
-from sparse_ist_tf.encoder.cache import NO_LINK, cache_key, cache_path, load_features, save_features
+from sparse_ist_tf.encoder.cache import (
+    NO_TRANSPORT,
+    cache_key,
+    cache_path,
+    load_features,
+    save_features,
+)
 from sparse_ist_tf.errors import RunError, warn
 from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.masks import select_patches
@@ -45,13 +51,13 @@ def make_encode(encoder, frozen: bool = True):
         tf.TensorSpec((None, None), tf.int32),
     )
 
-    def encode(images, places):
-        patches = select_patches(images, places, encoder.patch_size)
+    def encode(images, positions):
+        patches = select_patches(images, positions, encoder.patch_size)
         shape = tf.shape(patches)
         pixels = tf.reshape(patches, (shape[0], shape[1], -1, 3))
         pixels = (tf.cast(pixels, tf.float32) / 255.0 - mean) / std
         patches = tf.reshape(pixels, (shape[0], shape[1], 3 * encoder.patch_size**2))
-        inputs = {"patches": patches, "positions": places}
+        inputs = {"patches": patches, "positions": positions}
         return tf.cast(features(inputs), tf.float32)
 
     return traced(encode, input_signature=any_number)
@@ -67,7 +73,7 @@ def encode_split(
     epoch: int = 0,
     batch_size: int = 64,
     progress: bool = True,
-    thin_link: ThinLink = NO_LINK,
+    transport: Transport = NO_TRANSPORT,
 ) -> np.ndarray:
     """Encodes a part of a split.
 
@@ -83,7 +89,7 @@ def encode_split(
         epoch: for random masks.
         batch_size: images at a time.
         progress: show a bar with images/s.
-        thin_link: that the images cross before.
+        transport: that the images cross before.
 
     Returns:
         float32[stop - start, feature_dim].
@@ -104,7 +110,7 @@ def encode_split(
     stop = split.size if stop is None else stop
     encode = make_encode(encoder)
     out = np.empty((stop - start, encoder.feature_dim), np.float32)
-    rows = thin_link.sent_images(
+    rows = transport.sent_images(
         split.dataset(encoder.image_size, start=start, stop=stop),
         lambda indices: masks.positions(indices, encoder.num_patches, epoch),
         encoder.patch_size,
@@ -119,13 +125,13 @@ def encode_split(
     )
     with bar, image_errors():
         for batch in rows.as_numpy_iterator():
-            images, places, indices = batch["image"], batch["positions"], batch["index"]
+            images, positions, indices = batch["image"], batch["positions"], batch["index"]
             count = len(indices)
             pad = [(0, batch_size - count)]
             images = np.pad(images, pad + [(0, 0)] * 3)
-            places = np.pad(places, [*pad, (0, 0)])
+            positions = np.pad(positions, [*pad, (0, 0)])
             at = int(indices[0]) - start
-            out[at : at + count] = encode(images, places).numpy()[:count]
+            out[at : at + count] = encode(images, positions).numpy()[:count]
             bar.update(count)
     return out
 
@@ -141,7 +147,7 @@ def shared_features(
     batch_size: int = 64,
     epoch: int = 0,
     progress: bool = True,
-    thin_link: ThinLink = NO_LINK,
+    transport: Transport = NO_TRANSPORT,
 ) -> np.ndarray:
     """The features of a whole split on every worker: from the cache, or encoded in shares.
 
@@ -158,16 +164,16 @@ def shared_features(
         batch_size: images at a time.
         epoch: for random masks.
         progress: show a bar.
-        thin_link: that the images, or their features, cross before they are used.
+        transport: that the images, or their features, cross before they are used.
 
     Returns:
         float32[split.size, feature_dim].
 
     Raises:
-        RunError: if an image can't be read, or a feature is not finite or can't cross thin_link.
+        RunError: if an image can't be read, or a feature is not finite or can't cross transport.
     """
     keep = masks.kind != "random"
-    key = cache_key(encoder, split, masks, dtype, thin_link)
+    key = cache_key(encoder, split, masks, dtype, transport)
     path = cache_path(cache_dir, key)
     features = load_features(path, key) if keep else None
     mine = np.array([[features is not None]], np.float32)
@@ -175,12 +181,12 @@ def shared_features(
         if progress:
             count = f"{split.name}: {split.size:,} features"
             print(f"{count} from the cache", file=sys.stderr, flush=True)
-        return thin_link.sent_features(features)
-    options = {"epoch": epoch, "batch_size": batch_size, "thin_link": thin_link}
+        return transport.sent_features(features)
+    options = {"epoch": epoch, "batch_size": batch_size, "transport": transport}
     features = _encode_shares(encoder, split, masks, link, progress=progress, **options)
     if keep:
         _keep(path, key, features, link)
-    return thin_link.sent_features(features)
+    return transport.sent_features(features)
 
 
 def _encode_shares(encoder, split, masks, link, *, batch_size, **options) -> np.ndarray:

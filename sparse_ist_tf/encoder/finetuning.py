@@ -44,8 +44,8 @@ def trained_variables(encoder: Encoder, trainable_blocks: int) -> dict[str, kera
             f"blocks of {encoder.name}"
         )
     first = model.depth - trainable_blocks
-    places = ("norm/", *(f"block_{i}/" for i in range(first, model.depth)))
-    return {k: v for k, v in stored_variables(model).items() if k.startswith(places)}
+    trained = ("norm/", *(f"block_{i}/" for i in range(first, model.depth)))
+    return {k: v for k, v in stored_variables(model).items() if k.startswith(trained)}
 
 
 class FrozenTokens:
@@ -87,16 +87,16 @@ class FrozenTokens:
         return self._compute(np.asarray(rows)) if self._kept is None else self._kept[rows]
 
     def _compute(self, rows):
-        places = self.masks.positions(rows, self.num_patches, self.epoch)
-        return self._lower(self.images[rows], places).numpy()
+        positions = self.masks.positions(rows, self.num_patches, self.epoch)
+        return self._lower(self.images[rows], positions).numpy()
 
 
 def _make_lower(encoder, first_block):
     mean, std = (tf.constant(value, tf.float32) for value in (encoder.mean, encoder.std))
 
-    def lower(images, places):
+    def lower(images, positions):
         images = (tf.cast(images, tf.float32) / 255.0 - mean) / std
-        inputs = {"patches": select_patches(images, places, encoder.patch_size)}
-        return fast.lower_tokens(encoder.model, inputs | {"positions": places}, first_block)
+        inputs = {"patches": select_patches(images, positions, encoder.patch_size)}
+        return fast.lower_tokens(encoder.model, inputs | {"positions": positions}, first_block)
 
     return traced(lower, reduce_retracing=True)

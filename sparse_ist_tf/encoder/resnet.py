@@ -72,10 +72,10 @@ class PaintedResNet(keras.layers.Layer):
         Returns:
             [b, 2048].
         """
-        patches, places = inputs["patches"], inputs["positions"]
+        patches, positions = inputs["patches"], inputs["positions"]
         batch, visible, pixels = ops.shape(patches)
         rows = ops.repeat(ops.arange(batch), visible)
-        where = ops.stack([rows, ops.reshape(ops.cast(places, rows.dtype), (-1,))], axis=1)
+        where = ops.stack([rows, ops.reshape(ops.cast(positions, rows.dtype), (-1,))], axis=1)
         flat = ops.reshape(patches, (-1, pixels))
         whole = ops.scatter(where, flat, (batch, self.num_patches, pixels))
         side = self.image_size // PATCH_SIZE
@@ -160,8 +160,8 @@ def _draw(network, seed):
     rng = Stream.RESNET_WEIGHTS.rng(seed)
     for variable in network.variables:
         if variable.path.endswith("/kernel"):
-            deviation = np.sqrt(2 / np.prod(variable.shape[:-1]))
-            variable.assign(rng.standard_normal(variable.shape, np.float32) * deviation)
+            std = np.sqrt(2 / np.prod(variable.shape[:-1]))
+            variable.assign(rng.standard_normal(variable.shape, np.float32) * std)
         elif variable.path.endswith("_3_bn/gamma"):
             variable.assign(np.full(variable.shape, 0.25, np.float32))
 

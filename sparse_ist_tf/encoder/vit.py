@@ -307,10 +307,10 @@ class ViT(keras.Model):
 
     def raw_tokens(self, inputs):
         """All tokens after the last block; arguments and result as those of `tokens`."""
-        patches, places = inputs["patches"], inputs["positions"]
+        patches, positions = inputs["patches"], inputs["positions"]
         table = inputs.get("table", self.position_table)
         x = self.embed(patches)
-        x = x + ops.cast(ops.take(table, places, axis=0), x.dtype)
+        x = x + ops.cast(ops.take(table, positions, axis=0), x.dtype)
         batch = ops.shape(x)[0]
         prefix = [
             ops.broadcast_to(ops.cast(token, x.dtype), (batch, *token.shape[1:]))

@@ -1,1 +1,1 @@
-"""Images, masks and what crosses a thin link: the first room."""
+"""Data sets as random-access sources of decoded images."""

@@ -55,10 +55,10 @@ def preview(args) -> None:
     chosen = np.linspace(0, split.size - 1, count).astype(np.int64)  # so that all classes show
     rows = [next(iter(split.dataset(args.image_size, start=i, stop=i + 1))) for i in chosen]
     images = np.stack([row["image"].numpy() for row in rows])
-    places = positions(
+    visible = positions(
         args.kind, args.seed, chosen, num_patches, args.ratio, args.epoch, args.pattern
     )
-    write_mask_preview(args.output, images, places, args.patch_size)
+    write_mask_preview(args.output, images, visible, args.patch_size)
     print(f"{args.output}: {count} images of {split.name}, {args.kind} masks at {args.ratio:g}")
 
 

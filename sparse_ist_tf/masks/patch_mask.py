@@ -90,7 +90,7 @@ class PatchMask(keras.layers.Layer):
             epoch = tf.random.uniform((), maxval=2**62, dtype=tf.int64, seed=self.seed % 2**31)
         if indices is None:
             indices = tf.range(batch, dtype=tf.int64)
-        places = positions(
+        visible = positions(
             self.kind,
             self.seed,
             tf.convert_to_tensor(indices),
@@ -100,7 +100,7 @@ class PatchMask(keras.layers.Layer):
             self.pattern,
             grid,
         )
-        return visible_from_positions(places, num_patches)
+        return visible_from_positions(visible, num_patches)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -173,7 +173,7 @@ class FinishedRun:
             images = np.stack([example["image"] for example in part])
             places = np.stack([example["positions"] for example in part])
             features = self._encode(images, places).numpy()
-            features = self.images.thin_link.sent_features(features)
+            features = self.images.transport.sent_features(features)
             for example, feature in zip(part, features, strict=True):
                 example["feature"] = feature
         return examples

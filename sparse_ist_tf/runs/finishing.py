@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparse_ist_tf.checkpoints.loading import load_configured, save_encoder
-from sparse_ist_tf.codec.thin_link import bytes_per_image
+from sparse_ist_tf.codec.transport import bytes_per_image
 from sparse_ist_tf.files import replacing
 from sparse_ist_tf.inputs.datasets import image_errors
 from sparse_ist_tf.ist.head import build_model
@@ -82,7 +82,7 @@ def _as_written(run: "Run"):
 
 
 def _bytes_per_image(run: "Run") -> dict:
-    encoder, masks, quality = run.encoder, run.masks, run.thin_link.quality
+    encoder, masks, quality = run.encoder, run.masks, run.transport.quality
     sizes = bytes_per_image(
         run.splits["test"],
         encoder.image_size,

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from sparse_ist_tf.encoder.bundle import Encoder
 from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.masks import select_patches
-from sparse_ist_tf.runs.parts import features_of, load_splits, mask_options, thin_link
+from sparse_ist_tf.runs.parts import features_of, load_splits, mask_options, transport
 from sparse_ist_tf.streams import Stream
 from sparse_ist_tf.workers.link import Link
 
@@ -26,7 +26,7 @@ class Images:
 
     def __init__(self, config: ConfigDict, encoder: Encoder):
         self.config, self.encoder = config, encoder
-        self.masks, self.thin_link = mask_options(config), thin_link(config)
+        self.masks, self.transport = mask_options(config), transport(config)
         self.splits: dict[str, Split] = load_splits(config)
         self._kept: dict[str, list[dict]] = {}
 
@@ -74,7 +74,7 @@ class Images:
 
     def _sent(self, rows: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
         encoder = self.encoder
-        batches = self.thin_link.sent_images(
+        batches = self.transport.sent_images(
             rows,
             lambda indices: self.masks.positions(indices, encoder.num_patches),
             encoder.patch_size,

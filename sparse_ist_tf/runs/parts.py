@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
-from sparse_ist_tf.codec.thin_link import ThinLink
+from sparse_ist_tf.codec.transport import Transport
 from sparse_ist_tf.config import hidden_widths, ist_options
 from sparse_ist_tf.encoder.bundle import Encoder
 from sparse_ist_tf.encoder.features import shared_features
@@ -73,7 +73,7 @@ def mask_options(config: ConfigDict) -> MaskOptions:
     return MaskOptions(masks.kind, masks.ratio, masks.pattern, config.seed)
 
 
-def thin_link(config: ConfigDict) -> ThinLink:
+def transport(config: ConfigDict) -> Transport:
     """The link of a configuration that images or features cross.
 
     Args:
@@ -83,7 +83,7 @@ def thin_link(config: ConfigDict) -> ThinLink:
         What it does to them.
     """
     transport = config.transport
-    return ThinLink(transport.codec, int(transport.quality), transport.features)
+    return Transport(transport.codec, int(transport.quality), transport.features)
 
 
 def features_of(
@@ -120,7 +120,7 @@ def features_of(
         batch_size=config.encoder.batch_size,
         epoch=epoch,
         progress=progress,
-        thin_link=thin_link(config),
+        transport=transport(config),
     )
 
 

@@ -28,9 +28,9 @@ from sparse_ist_tf.runs.parts import (
     make_trainer,
     mask_options,
     optimizer_config,
-    thin_link,
     trainer_options,
     training_data,
+    transport,
 )
 from sparse_ist_tf.runs.progress import Progress
 from sparse_ist_tf.runs.schedules import rounds_between, steps_of_round, total_steps
@@ -60,14 +60,14 @@ class Run:
         self.encoder = load_configured(config.encoder)
         if config.encoder.trainable_blocks:
             trained_variables(self.encoder, config.encoder.trainable_blocks)  # raises, as above
-        self.masks, self.thin_link = mask_options(config), thin_link(config)
+        self.masks, self.transport = mask_options(config), transport(config)
         for ratio in (self.masks.ratio, *config.masks.test_ratios):
             _check_masks(dataclasses.replace(self.masks, ratio=ratio), self.encoder.num_patches)
         self.splits = self._load_splits()
         self.steps = total_steps(config, self.splits["train"].size)
         self.rounds = self._count_rounds()
         self.feature_keys = {
-            part: cache_key(self.encoder, split, self.masks, config.encoder.dtype, self.thin_link)
+            part: cache_key(self.encoder, split, self.masks, config.encoder.dtype, self.transport)
             for part, split in self.splits.items()
         }
         found = self._find_checkpoint()

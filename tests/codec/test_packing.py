@@ -50,11 +50,11 @@ def psnr(first, second):
     columns=st.integers(1, 5),
     ratio=st.floats(0, 0.9),
     form=st.sampled_from(["bitmap", "fixed", "random"]),
-    codec=st.sampled_from(["jpeg", "raw"]),
+    content=st.sampled_from(["jpeg", "raw"]),
     seed=st.integers(-(2**63), 2**64 - 1),
     index=st.integers(0, 2**62),
 )
-def test_round_trip(size, rows, columns, ratio, form, codec, seed, index):
+def test_round_trip(size, rows, columns, ratio, form, content, seed, index):
     patches = rows * columns
     ratio = min(ratio, 1 - 1 / patches)
     image = picture(rows * size, columns * size)
@@ -65,14 +65,14 @@ def test_round_trip(size, rows, columns, ratio, form, codec, seed, index):
     mask = {} if form == "bitmap" else {"seed": seed, "index": index}
     if form == "random":
         mask["epoch"] = 3
-    message = pack_patches(image, places, size, codec=codec, quality=95, **mask)
+    message = pack_patches(image, places, size, content=content, quality=95, **mask)
     pixels, positions = unpack_patches(message)
     assert positions.dtype == np.int32
     np.testing.assert_array_equal(positions, places)
     expected = select_patches(image[None], places[None], size)[0]
     assert pixels.dtype == np.uint8
     assert pixels.shape == expected.shape
-    if codec == "raw":
+    if content == "raw":
         np.testing.assert_array_equal(pixels, expected)
     else:
         assert psnr(pixels, expected) > 28
@@ -152,7 +152,7 @@ def test_raw_works_in_a_pipeline():
     image = picture(32, 32)
 
     def through(_):
-        message = pack_patches(tf.constant(image), tf.constant([1, 5]), 8, codec="raw")
+        message = pack_patches(tf.constant(image), tf.constant([1, 5]), 8, content="raw")
         return unpack_patches(message)
 
     [(pixels, positions)] = tf.data.Dataset.range(1).map(through).as_numpy_iterator()
@@ -238,10 +238,10 @@ def test_the_format_is_what_the_documentation_says():
     image = np.arange(2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 3)
     body = bytes.fromhex("5350 01 01 00 01 02 02 06 030405 060708")
     expected = body + zlib.crc32(body).to_bytes(4, "little")
-    assert pack_patches(image, [1, 2], 1, codec="raw") == expected
+    assert pack_patches(image, [1, 2], 1, content="raw") == expected
     seed = MaskSeed(300, 5, epoch=1)
     places = seed.positions(4, 2)
-    message = pack_patches(image, places, 1, codec="raw", seed=300, index=5, epoch=1)
+    message = pack_patches(image, places, 1, content="raw", seed=300, index=5, epoch=1)
     assert message.startswith(bytes.fromhex("5350 01 21 00 01 02 02 ac02 05 02 01"))
     np.testing.assert_array_equal(places, random_positions(300, [5], 1, 4, 0.5)[0])
 
@@ -262,7 +262,7 @@ def test_the_format_is_what_the_documentation_says():
         ({"seed": 0, "index": -1}, "index=-1"),
         ({"quality": 0}, "quality=0"),
         ({"quality": 101}, "quality=101"),
-        ({"codec": "webp"}, "codec='webp': must be one of jpeg, raw"),
+        ({"content": "webp"}, "content='webp': must be one of jpeg, raw"),
         ({"patch_size": 7}, "patch_size=7"),
         ({"image": np.zeros((32, 32, 3), "float32")}, "image of float32"),
         ({"image": np.zeros((1, 32, 32, 3), "uint8")}, r"image of uint8 \(1, 32, 32, 3\)"),

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from sparse_ist_tf.checkpoints.loading import load_encoder
-from sparse_ist_tf.codec.thin_link import ThinLink
+from sparse_ist_tf.codec.transport import Transport
 from sparse_ist_tf.encoder.cache import cache_key, cache_path, load_features, save_features
 from sparse_ist_tf.encoder.features import encode_split, make_encode, shared_features
 from sparse_ist_tf.errors import RunError
@@ -171,7 +171,7 @@ def test_features_are_of_what_the_receiver_decodes(encoder, test_split, kind):
     options = {"stop": 9, "batch_size": 7, "epoch": 2, "progress": False}
 
     def encoded(*link):
-        return encode_split(encoder, test_split, masks, thin_link=ThinLink(*link), **options)
+        return encode_split(encoder, test_split, masks, transport=Transport(*link), **options)
 
     sent = encoded("patches", 20)
     [images] = [b["image"].numpy() for b in test_split.dataset(64, stop=9, batch_size=9)]
@@ -195,25 +195,25 @@ def test_numbers_of_features_share_a_cache(encoder, test_split, tmp_path, monkey
 
     plain = _shared(encoder, test_split, tmp_path)
     monkeypatch.setattr("sparse_ist_tf.encoder.features.encode_split", None)
-    small = _shared(encoder, test_split, tmp_path, thin_link=ThinLink(features="int8"))
+    small = _shared(encoder, test_split, tmp_path, transport=Transport(features="int8"))
     again = [unpack_feature(pack_feature(feature, "int8")) for feature in plain]
     assert np.array_equal(small, again)
     assert not np.array_equal(small, plain)
 
 
 def test_a_codec_has_a_cache_of_its_own(encoder, test_split, tmp_path):
-    link = ThinLink("patches", 20)
-    first = _shared(encoder, test_split, tmp_path, thin_link=link)
+    link = Transport("patches", 20)
+    first = _shared(encoder, test_split, tmp_path, transport=link)
     plain = _shared(encoder, test_split, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
-    assert np.array_equal(_shared(encoder, test_split, tmp_path, thin_link=link), first)
+    assert np.array_equal(_shared(encoder, test_split, tmp_path, transport=link), first)
     assert not np.array_equal(first, plain)
-    raw = cache_key(encoder, test_split, MASKS, thin_link=ThinLink("raw"))
+    raw = cache_key(encoder, test_split, MASKS, transport=Transport("raw"))
     assert raw == cache_key(encoder, test_split, MASKS)
-    assert cache_key(encoder, test_split, MASKS, thin_link=ThinLink("jpeg", 20)) not in {
+    assert cache_key(encoder, test_split, MASKS, transport=Transport("jpeg", 20)) not in {
         raw,
-        cache_key(encoder, test_split, MASKS, thin_link=link),
-        cache_key(encoder, test_split, MASKS, thin_link=ThinLink("jpeg", 21)),
+        cache_key(encoder, test_split, MASKS, transport=link),
+        cache_key(encoder, test_split, MASKS, transport=Transport("jpeg", 21)),
     }
 
 

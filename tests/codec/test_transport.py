@@ -11,7 +11,7 @@ from sparse_ist_tf.codec.packing import (
     unpack_feature,
     unpack_patches,
 )
-from sparse_ist_tf.codec.thin_link import ThinLink, bytes_per_image, with_positions
+from sparse_ist_tf.codec.transport import Transport, bytes_per_image, with_positions
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.split import ArraySource, Split
@@ -40,7 +40,7 @@ def received(photos, link, batch_size=8, **some):
 
 
 def test_patches_are_those_of_the_message(photos):
-    images, places, indices = received(photos, ThinLink("patches", 40))
+    images, places, indices = received(photos, Transport("patches", 40))
     assert indices.tolist() == list(range(21))
     np.testing.assert_array_equal(places, draw(indices))
     patches = select_patches(images, places, 8)
@@ -51,11 +51,11 @@ def test_patches_are_those_of_the_message(photos):
 
 
 def test_whole_images_are_those_of_a_jpeg(photos):
-    images, _, _ = received(photos, ThinLink("jpeg", 40))
+    images, _, _ = received(photos, Transport("jpeg", 40))
     for image, original in zip(images, photos.source.images, strict=True):
         data = tf.io.encode_jpeg(original, quality=40)
         np.testing.assert_array_equal(image, tf.io.decode_jpeg(data, dct_method="INTEGER_ACCURATE"))
-    finer, _, _ = received(photos, ThinLink("jpeg", 95))
+    finer, _, _ = received(photos, Transport("jpeg", 95))
 
     def error(images):
         return np.abs(images.astype(float) - photos.source.images).mean()
@@ -65,7 +65,7 @@ def test_whole_images_are_those_of_a_jpeg(photos):
 
 @pytest.mark.parametrize("codec", ["raw", "patches"])
 def test_hidden_pixels_never_arrive(photos, codec):
-    images, places, _ = received(photos, ThinLink(codec, 100))
+    images, places, _ = received(photos, Transport(codec, 100))
     hidden = np.array([np.setdiff1d(np.arange(16), row) for row in places])
     assert not select_patches(images, hidden, 8).any()
     visible = select_patches(photos.source.images, places, 8)
@@ -74,14 +74,14 @@ def test_hidden_pixels_never_arrive(photos, codec):
 
 
 def test_no_codec_leaves_images_alone(photos):
-    images, places, _ = received(photos, ThinLink())
+    images, places, _ = received(photos, Transport())
     np.testing.assert_array_equal(images, photos.source.images)
     np.testing.assert_array_equal(places, draw(np.arange(21)))
 
 
 @pytest.mark.parametrize("codec", ["none", "jpeg", "patches", "raw"])
 def test_batches_and_shares_change_nothing(photos, codec):
-    link = ThinLink(codec, 50)
+    link = Transport(codec, 50)
     whole = received(photos, link)
     part = received(photos, link, batch_size=5, start=3, stop=20)
     for all_of_them, some in zip(whole, part, strict=True):
@@ -92,7 +92,7 @@ def test_batches_and_shares_change_nothing(photos, codec):
 def test_features_are_those_of_the_messages(dtype):
     features = np.random.default_rng(1).normal(size=(40, 12)).astype(np.float32)
     features[3], features[4] = 0, 1e-45
-    found = ThinLink(features=dtype).sent_features(features)
+    found = Transport(features=dtype).sent_features(features)
     assert found.dtype == np.float32
     expected = [unpack_feature(pack_feature(feature, dtype)) for feature in features]
     np.testing.assert_array_equal(found, expected)
@@ -101,13 +101,13 @@ def test_features_are_those_of_the_messages(dtype):
 
 def test_features_too_large_for_their_numbers_are_named():
     with pytest.raises(RunError, match=r"transport.features='float16': feature up to 100000"):
-        ThinLink(features="float16").sent_features(np.full((2, 3), 1e5, np.float32))
+        Transport(features="float16").sent_features(np.full((2, 3), 1e5, np.float32))
 
 
 def test_only_codecs_that_change_pixels_have_a_key():
-    assert ThinLink("none", 3).images_key is None
-    assert ThinLink("raw", 3).images_key is None
-    keys = {ThinLink(c, q).images_key for c in ("jpeg", "patches") for q in (3, 4)}
+    assert Transport("none", 3).images_key is None
+    assert Transport("raw", 3).images_key is None
+    keys = {Transport(c, q).images_key for c in ("jpeg", "patches") for q in (3, 4)}
     assert len(keys - {None}) == 4
 
 

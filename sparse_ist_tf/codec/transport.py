@@ -1,4 +1,4 @@
-"""Images and features as they are behind a thin link, and what crossing it costs.
+"""Images and features as they are behind a transport, and what it costs.
 
 The codec runs on single images in a tf.data pipeline, as many at a time as there are cores, while
 the encoder works on those before.
@@ -23,11 +23,11 @@ _PARALLEL = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
 
 
 @dataclasses.dataclass(frozen=True)
-class ThinLink:
-    """How images, or their features, cross a link.
+class Transport:
+    """How images, or their features, cross to where they are used.
 
     Args:
-        codec: "none": images don't cross it, or as they are; "jpeg": each as a JPEG, whole,
+        codec: "none": images cross as they are, or not at all; "jpeg": each as a JPEG, whole,
             masked by the receiver; "patches": the visible patches as pack_patches packs them;
             "raw": the visible patches' pixels.
         quality: of the JPEGs, 1 to 100.
@@ -66,10 +66,10 @@ class ThinLink:
         Example:
             >>> from sparse_ist_tf.inputs import datasets
             >>> from sparse_ist_tf.masks import fixed_positions
-            >>> from sparse_ist_tf.codec.thin_link import ThinLink
+            >>> from sparse_ist_tf.codec.transport import Transport
             >>> rows = datasets.load("digits")["test"].dataset(64)
             >>> draw = lambda indices: fixed_positions(0, indices, 64, 0.5)
-            >>> batch = next(iter(ThinLink("patches").sent_images(rows, draw, 8, batch_size=32)))
+            >>> batch = next(iter(Transport("patches").sent_images(rows, draw, 8, batch_size=32)))
             >>> batch["image"].shape, batch["positions"].shape
             (TensorShape([32, 64, 64, 3]), TensorShape([32, 32]))
         """
@@ -99,17 +99,17 @@ class ThinLink:
         except ValueError as error:
             raise RunError(f"transport.features={self.features!r}: {error}") from None
 
-    def _image(self, image, places, patch_size):
+    def _image(self, image, positions, patch_size):
         if self.codec == "jpeg":
             data = tf.io.encode_jpeg(image, quality=self.quality, chroma_downsampling=True)
             decoded = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
             return tf.ensure_shape(decoded, image.shape)
-        patches = tf.gather(patchify(image[None], patch_size)[0], places)
+        patches = tf.gather(patchify(image[None], patch_size)[0], positions)
         if self.codec == "patches":
             patches = sent_patches(patches, patch_size, quality=self.quality)
         grid = grid_of(image, patch_size)
         shape = (grid[0] * grid[1], patches.shape[1])
-        black = tf.scatter_nd(places[:, None], tf.cast(patches, tf.int32), shape)
+        black = tf.scatter_nd(positions[:, None], tf.cast(patches, tf.int32), shape)
         return unpatchify(tf.cast(black, tf.uint8)[None], patch_size, grid)[0]
 
 
@@ -129,8 +129,8 @@ def with_positions(
     visible = draw(np.arange(1)).shape[1]
 
     def mask(batch):
-        places = tf.numpy_function(draw, [batch["index"]], tf.int32)
-        return {**batch, "positions": tf.ensure_shape(places, (None, visible))}
+        positions = tf.numpy_function(draw, [batch["index"]], tf.int32)
+        return {**batch, "positions": tf.ensure_shape(positions, (None, visible))}
 
     return batches.map(as_written(mask), **_PARALLEL)
 
@@ -175,9 +175,9 @@ def bytes_per_image(
     def sizes(row):
         index = None if mask_seed is None else row["index"]
         mask = {"seed": mask_seed, "index": index, "epoch": epoch}
-        image, places = row["image"], row["positions"]
+        image, positions = row["image"], row["positions"]
         return count_bytes(
-            image, places, patch_size, quality=quality, feature_dim=feature_dim, **mask
+            image, positions, patch_size, quality=quality, feature_dim=feature_dim, **mask
         )
 
     with image_errors():
