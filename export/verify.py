@@ -22,7 +22,7 @@ class Result:
     Args:
         name: of the file.
         kind: of the artefact, as graphs.KINDS.
-        numbers: as convert.NUMBERS.
+        quantize: as convert.QUANTIZATIONS.
         size: bytes of the file.
         operators: how many of each.
         peak: most bytes of tensors that are alive at once, weights apart: the least arena.
@@ -47,7 +47,7 @@ class Result:
 
     name: str
     kind: str
-    numbers: str
+    quantize: str
     size: int
     operators: dict[str, int] = dataclasses.field(default_factory=dict)
     peak: int = 0
@@ -87,6 +87,7 @@ class Result:
     def from_dict(cls, values: Mapping) -> "Result":
         """What as_dict() was of."""
         values = {key: value for key, value in values.items() if key != "good"}
+        values.setdefault("quantize", values.pop("numbers", None))  # its name in version 0.1.0
         if values["mapping"]:
             values["mapping"] = edge_tpu.Mapping(**values["mapping"])
         return cls(**values)
@@ -138,7 +139,7 @@ def verify(
     content: bytes,
     name: str,
     kind: str,
-    numbers: str,
+    quantize: str,
     target: Target,
     *,
     examples: Callable[[], Iterable[Mapping[str, np.ndarray]]],
@@ -155,7 +156,7 @@ def verify(
         content: of the .tflite file.
         name: of the file.
         kind: of the artefact.
-        numbers: that it was made in.
+        quantize: as convert.QUANTIZATIONS.
         target: a row of TARGETS.
         examples: makes an iterator of the test examples, by input name.
         reference: float32[n, classes], logits of the Keras model.
@@ -175,9 +176,9 @@ def verify(
     from tqdm import tqdm
 
     runtime = LiteRT(content, name)
-    result = Result(name, kind, numbers, len(content), peak=peak_bytes(content))
+    result = Result(name, kind, quantize, len(content), peak=peak_bytes(content))
     result.operators = dict(Counter(op.name for op in flatbuffer.operators(content, name)))
-    result.problems += check(content, target, numbers, kind)
+    result.problems += check(content, target, quantize, kind)
     bar = tqdm(
         examples(),
         total=len(labels),
@@ -348,8 +349,8 @@ def evaluate_tflite(path: str | Path, config=None, *, threads: int = 1, delegate
     kind = run["artefact"]["kind"]
     if kind == "classifier":
         same = images.masks.kind == "shared"
-        places = images.masks.positions([0], encoder.num_patches)[0].tolist()
-        if not same or places != run["mask"]["positions"]:
+        positions = images.masks.positions([0], encoder.num_patches)[0].tolist()
+        if not same or positions != run["mask"]["positions"]:
             raise RequestError(f"{path.name}: holds another mask than the config's")
     if labels and tuple(labels) != tuple(split.class_names):
         raise RequestError(f"{path.name}: has other labels than {split.name}")

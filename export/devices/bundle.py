@@ -113,7 +113,7 @@ def _settings(
     lines += ["", f"inline constexpr int kVisibleCount = {mask['visible']};"]
     if "positions" in mask:
         lines += [
-            "// Row-major places of the patches that are read; the others need not be sensed.",
+            "// Row-major positions of the patches that are read; the others need not be sensed.",
             f"inline constexpr uint16_t kVisiblePatches[{mask['visible']}] = {{",
             _numbers(mask["positions"], "{}", 16),
             "};",

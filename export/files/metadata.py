@@ -194,7 +194,7 @@ def _input(name: str, shape: tuple[int, ...]) -> dict:
         return table | {"content": content}
     size = {"width": shape[2], "height": shape[1]}
     image = ("ImageProperties", {"color_space": _RGB, "default_size": size})
-    # Raw bytes go in: the encoder's mean and deviation are part of its first matrix.
+    # Raw bytes go in: the encoder's mean and std are part of its first matrix.
     options = ("NormalizationOptions", {"mean": [0.0], "std": [1.0]})
     return table | {
         "content": {"content_properties_type": _IMAGE, "content_properties": image},

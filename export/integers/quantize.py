@@ -103,7 +103,7 @@ class Scheme:
     known: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
 
-def quantize(
+def to_integers(
     content: bytes,
     ranges: Mapping[int, tuple[float, float]],
     scheme: Scheme,

@@ -114,6 +114,9 @@ def test_a_result_survives_json():
     again = Result.from_dict(json.loads(json.dumps(result.as_dict())))
     assert again.mapping.sentence() == result.mapping.sentence()
     assert again.as_dict()["notes"] == ["x"]
+    stored = result.as_dict()
+    stored["numbers"] = stored.pop("quantize")  # as version 0.1.0 wrote it
+    assert Result.from_dict(json.loads(json.dumps(stored))).quantize == "int8"
 
 
 def test_the_table_says_what_failed():
