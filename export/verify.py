@@ -10,7 +10,9 @@ import numpy as np
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.devices import edge_tpu
 from sparse_ist_tf.export.devices.targets import Target, check, problem, unmapped
-from sparse_ist_tf.export.files import flatbuffer, metadata, micro
+from sparse_ist_tf.export.files import metadata, micro
+from sparse_ist_tf.export.files.flatbuffer import read_file
+from sparse_ist_tf.export.files.operators import operators, peak_bytes
 from sparse_ist_tf.export.files.runtimes import LiteRT
 from sparse_ist_tf.reports.report import format_table
 
@@ -93,48 +95,6 @@ class Result:
         return cls(**values)
 
 
-def peak_bytes(content: bytes) -> int:
-    """Most bytes of computed tensors that are alive at once: a lower bound of any arena.
-
-    What is computed of constants alone, such as float16 weights as float32, counts as a weight.
-
-    Args:
-        content: a .tflite file.
-
-    Returns:
-        Bytes.
-
-    Raises:
-        RequestError: if it is no .tflite file.
-    """
-    model = flatbuffer.parse(content)
-    graph = model.subgraphs[0]
-    fixed = {i for i, t in enumerate(graph.tensors) if flatbuffer.constant(model, t) is not None}
-    for operator in graph.operators:
-        if all(int(i) in fixed for i in operator.inputs if i >= 0):
-            fixed |= {int(i) for i in operator.outputs}
-    size = {}
-    for index, tensor in enumerate(graph.tensors):
-        if index not in fixed:
-            item = np.dtype(flatbuffer.dtype_of(tensor)).itemsize
-            size[index] = item * int(np.prod(flatbuffer.shape_of(tensor)))
-    last = {int(i): len(graph.operators) for i in graph.outputs}
-    born = {int(i): 0 for i in graph.inputs}
-    for step, operator in enumerate(graph.operators):
-        for i in operator.outputs:
-            born.setdefault(int(i), step)
-            last.setdefault(int(i), step)
-        for i in operator.inputs:
-            if int(i) in size:
-                last[int(i)] = max(step, last.get(int(i), step))
-    steps = np.zeros(len(graph.operators) + 2)
-    for index, start in born.items():
-        if index in size:
-            steps[start] += size[index]
-            steps[last.get(index, start) + 1] -= size[index]
-    return int(np.cumsum(steps).max())
-
-
 def verify(
     content: bytes,
     name: str,
@@ -177,7 +137,7 @@ def verify(
 
     runtime = LiteRT(content, name)
     result = Result(name, kind, quantize, len(content), peak=peak_bytes(content))
-    result.operators = dict(Counter(op.name for op in flatbuffer.operators(content, name)))
+    result.operators = dict(Counter(op.name for op in operators(content, name)))
     result.problems += check(content, target, quantize, kind)
     bar = tqdm(
         examples(),
@@ -370,23 +330,3 @@ def evaluate_tflite(path: str | Path, config=None, *, threads: int = 1, delegate
         out["expected"] = run["measured"]["accuracy"]
     out["latency_ms"] = runtime.latency(first)
     return out
-
-
-def read_file(path: str | Path) -> bytes:
-    """A .tflite file's bytes.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        RequestError: if there is none, or it is damaged.
-    """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise RequestError(f"{path}: {error.strerror}") from None
-    flatbuffer.parse(content, str(path))
-    return content

@@ -42,8 +42,8 @@ class Classifier:
     def __init__(self, path: str | Path, *, threads: int = 1, delegate: str = ""):
         with quiet():
             from sparse_ist_tf.export.files import metadata
+            from sparse_ist_tf.export.files.flatbuffer import read_file
             from sparse_ist_tf.export.files.runtimes import LiteRT
-            from sparse_ist_tf.export.verify import read_file
         if threads < 1:
             raise RequestError(f"threads={threads}: must be at least 1")
         name = Path(path).name

@@ -14,7 +14,7 @@ from pathlib import Path
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.devices.edge_tpu import RULES as EDGE_TPU_RULES
 from sparse_ist_tf.export.devices.edge_tpu import Rule
-from sparse_ist_tf.export.files import flatbuffer
+from sparse_ist_tf.export.files.operators import Op, operators
 from sparse_ist_tf.export.graphs.convert import QUANTIZATIONS, Interface
 
 # Every builtin operator that TFLite Micro's MicroMutableOpResolver can register, and how.
@@ -275,18 +275,18 @@ def unmapped(content: bytes, target: Target) -> list[Unmapped]:
         RequestError: if it is no .tflite file.
     """
     counts: dict[tuple[str, str], int] = {}
-    for op in flatbuffer.operators(content):
+    for op in operators(content):
         reason = problem(op, target)
         if reason:
             counts[op.name, reason] = counts.get((op.name, reason), 0) + 1
     return [Unmapped(name, count, reason) for (name, reason), count in counts.items()]
 
 
-def problem(op: flatbuffer.Op, target: Target) -> str:
+def problem(op: Op, target: Target) -> str:
     """Why a target doesn't take an operator; empty where it does.
 
     Args:
-        op: of flatbuffer.operators.
+        op: of files.operators.
         target: a row of TARGETS.
 
     Returns:
@@ -333,7 +333,7 @@ def check(content: bytes, target: Target, quantize: str, kind: str) -> list[str]
     out = []
     if not target.partial or kind == "head":
         out += [f"{u.operator} x{u.count} {u.reason}" for u in unmapped(content, target)]
-    names = [op.name for op in flatbuffer.operators(content)]
+    names = [op.name for op in operators(content)]
     if not target.islands and {"QUANTIZE", "DEQUANTIZE"} & set(names):
         out.append("has QUANTIZE or DEQUANTIZE, which this target does without")
     is_float = quantize in ("float32", "float16")

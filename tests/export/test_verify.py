@@ -8,43 +8,15 @@ import pytest
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.devices.edge_tpu import Mapping
 from sparse_ist_tf.export.devices.targets import TARGETS
+from sparse_ist_tf.export.files.flatbuffer import read_file
 from sparse_ist_tf.export.files.runtimes import LiteRT
-from sparse_ist_tf.export.graphs.convert import convert
-from sparse_ist_tf.export.graphs.forms import Network
 from sparse_ist_tf.export.verify import (
     Result,
     evaluate_tflite,
-    peak_bytes,
-    read_file,
     table,
     verify,
 )
 from tests.fixtures.finished_run import make_images
-
-
-def test_the_peak_of_a_chain_is_its_largest_pair(head_layers, head_file):
-    """Two neighbours live at once; weights don't count, unpacked float16 ones neither."""
-    assert peak_bytes(head_file) == 4 * max(8 + 6, 6 + 5, 5 + 3)
-    assert peak_bytes(convert(Network("head", head_layers), "float16")) == 4 * (8 + 6)
-
-
-def test_the_peak_counts_what_waits_for_a_residual():
-    import tensorflow as tf
-
-    from sparse_ist_tf.export.files import flatbuffer
-
-    def call(feature):
-        a = tf.sin(feature)  # waits while b and c are made
-        b = tf.concat([a, a, a], axis=1)
-        c = tf.reduce_max(b, axis=1, keepdims=True)
-        return {"logits": a * c}
-
-    function = tf.function(call, input_signature=[tf.TensorSpec([1, 10], name="feature")])
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [function.get_concrete_function()], function
-    )
-    content = flatbuffer.name_signature(converter.convert(), ["feature"], "logits")
-    assert peak_bytes(content) == 4 * (10 + 30 + 1)
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def test_forms_and_kinds_agree(small_classifier, classifier_file, quantize):
 
 
 def test_the_cost_falls_with_the_visible_patches(small_classifier):
-    from sparse_ist_tf.export.files.flatbuffer import operators
+    from sparse_ist_tf.export.files.operators import operators
 
     _, network, _ = small_classifier
     macs = []

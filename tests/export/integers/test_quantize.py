@@ -7,6 +7,7 @@ import pytest
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.export.files import flatbuffer
+from sparse_ist_tf.export.files.operators import operators
 from sparse_ist_tf.export.files.runtimes import LiteRT, ports
 from sparse_ist_tf.export.graphs.convert import Interface, convert
 from sparse_ist_tf.export.graphs.folding import Affine
@@ -72,7 +73,7 @@ def test_a_per_tensor_scheme_has_one_scale_a_matrix(head_layers, head_samples):
 @pytest.mark.parametrize("form", ["matmul", "conv"])
 def test_a_whole_integer_classifier_has_no_float_and_no_conversions(classifier_file, form):
     content = classifier_file("int8", form, whole_integer=True)
-    for op in flatbuffer.operators(content):
+    for op in operators(content):
         assert op.name not in ("QUANTIZE", "DEQUANTIZE")
         types = {dtype for _, dtype, _ in op.inputs} | {dtype for _, dtype in op.outputs}
         assert types <= {"int8", "int32"}
@@ -86,7 +87,7 @@ def test_an_image_goes_in_as_bytes_and_logits_come_out_as_floats(classifier_file
     content = classifier_file(quantize)
     inputs, output = ports(content)
     assert (inputs[0].dtype, output.dtype) == ("uint8", "float32")
-    names = [op.name for op in flatbuffer.operators(content)]
+    names = [op.name for op in operators(content)]
     # Bytes are picked first and converted once; the logits once at the end.
     assert names[-1] == "DEQUANTIZE"
     assert names.count("QUANTIZE") == 1
