@@ -48,7 +48,7 @@ def main(_) -> int:
     options = Options(
         artefacts=tuple(FLAGS.artefacts),
         subnets=_subnets(FLAGS.subnets),
-        numbers=target.numbers if FLAGS.quantize == ["all"] else tuple(FLAGS.quantize),
+        quantize=target.quantize if FLAGS.quantize == ["all"] else tuple(FLAGS.quantize),
         calibration=FLAGS.calibration,
         bound=FLAGS.bound,
         micro_images=FLAGS.micro_images,

@@ -7,7 +7,7 @@ from sparse_ist_tf.export.verify import Result
 
 _TAKES = {
     "head": "`feature`: the encoder's feature of an image.",
-    "encoder": "`patches`: the visible patches' pixels; `positions`: their row-major places.",
+    "encoder": "`patches`: the visible patches' pixels; `positions`: their row-major indices.",
     "classifier": "`image`: an RGB image's pixels; hidden patches are never read.",
     "classifier_patches": "`patches` and `positions`, as the encoder.",
 }
@@ -31,12 +31,12 @@ def model_card(run, target: Target, results: Sequence[Result], lines: Sequence[s
         "int8, a pixel's byte less 128" if target.interface.whole_integer else "uint8, as they are"
     )
     rows = [
-        "| file | numbers | bytes | accuracy | in float | same answers | ms, one thread |",
+        "| file | quantize | bytes | accuracy | in float | same answers | ms, one thread |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for r in good:
         rows.append(
-            f"| `{r.name}` | {r.numbers} | {r.size:,} | {100 * r.accuracy:.2f} % | "
+            f"| `{r.name}` | {r.quantize} | {r.size:,} | {100 * r.accuracy:.2f} % | "
             f"{100 * r.float_accuracy:.2f} % | {100 * r.agreement:.1f} % | "
             f"{r.latency['1 thread'][0]:.3f} |"
         )
@@ -69,7 +69,7 @@ def model_card(run, target: Target, results: Sequence[Result], lines: Sequence[s
         "",
         *kinds,
         "",
-        f"Pixels are {pixels}; the encoder's mean {list(encoder.mean)} and deviation "
+        f"Pixels are {pixels}; the encoder's mean {list(encoder.mean)} and std "
         f"{list(encoder.std)} are part of the files. Outputs are logits in the order of "
         "`labels.txt`, or a feature.",
         "",

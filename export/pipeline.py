@@ -76,8 +76,8 @@ class Exporter:
         with tempfile.TemporaryDirectory(prefix=".export.", dir=self.output.parent) as folder:
             self._stage = Path(folder)
             for job in self.jobs:
-                for numbers in self.options.numbers or self.target.numbers[:1]:
-                    self._make(job, numbers)
+                for quantize in self.options.quantize or self.target.quantize[:1]:
+                    self._make(job, quantize)
             self._ensembles()
             if self.target.interpreter == "micro":
                 self._advise()
@@ -133,7 +133,7 @@ class Exporter:
         runtime = LiteRT(content)
         return np.array([runtime.run(example) for example in self.run.images.examples("train")])
 
-    def network(self, job: Job, numbers: str = "int8") -> Network:
+    def network(self, job: Job, quantize: str = "int8") -> Network:
         """What a job computes."""
         tuned = self.options.compression.any
         if job.kind == "head":
@@ -142,7 +142,7 @@ class Exporter:
         if job.kind == "classifier":
             positions = self.run.shared_positions()
         if job.kind != "encoder":
-            layers = layers_of(self.parameters(job.subnet, behind_int8=numbers == "int8"))
+            layers = layers_of(self.parameters(job.subnet, behind_int8=quantize == "int8"))
         return Network(job.kind, layers, self.folded, positions, tuned)
 
     def calibration(self):
@@ -159,14 +159,14 @@ class Exporter:
         for feature in self.run.test_features:
             yield {"feature": feature}
 
-    def _make(self, job: Job, numbers: str) -> None:
+    def _make(self, job: Job, quantize: str) -> None:
         bound = self.options.bound
         if bound < 0:
-            bound = BOUNDS[numbers][job.kind != "head"]
-        network = self.network(job, numbers)
-        content = convert(network, numbers, self.target.interface, self.calibration)
-        name = f"{self.run.prefix}_{job.name}_{numbers}.tflite"
-        about = self._metadata(job, numbers, name, {})
+            bound = BOUNDS[quantize][job.kind != "head"]
+        network = self.network(job, quantize)
+        content = convert(network, quantize, self.target.interface, self.calibration)
+        name = f"{self.run.prefix}_{job.name}_{quantize}.tflite"
+        about = self._metadata(job, quantize, name, {})
         # Against the run's own head: what compression costs counts.
         reference = logits(self.run.head(job.subnet), self.run.test_features)
         to_logits = (lambda out: out) if job.kind != "encoder" else self._head_of
@@ -174,7 +174,7 @@ class Exporter:
             metadata.attach(content, about),
             name,
             job.kind,
-            numbers,
+            quantize,
             self.target,
             examples=lambda: self._test_examples(job),
             reference=reference,
@@ -185,8 +185,8 @@ class Exporter:
             progress=self.options.progress,
         )
         lost_accuracy = result.drop > bound
-        allowed = "int16x8" in self.target.numbers and "int16x8" not in self.options.numbers
-        if lost_accuracy and numbers == "int8" and allowed:
+        allowed = "int16x8" in self.target.quantize and "int16x8" not in self.options.quantize
+        if lost_accuracy and quantize == "int8" and allowed:
             self.report(
                 f"{name} loses {result.drop:.2f} points, more than {bound}: int16x8 instead"
             )
@@ -197,11 +197,11 @@ class Exporter:
             return
         self.results.append(result)
         if not result.good:
-            if lost_accuracy and numbers == "int8" and not self.options.compression.qat:
+            if lost_accuracy and quantize == "int8" and not self.options.compression.qat:
                 result.notes.append("--qat may win it back")
             return
         measured = {"accuracy": result.accuracy, "float_accuracy": result.float_accuracy}
-        about = self._metadata(job, numbers, name, measured)
+        about = self._metadata(job, quantize, name, measured)
         final = metadata.attach(content, about)
         result.size = len(final)
         (self._stage / name).write_bytes(final)
@@ -213,7 +213,7 @@ class Exporter:
     def _head_of(self, features):
         return logits(self.run.head(), features)
 
-    def _metadata(self, job: Job, numbers: str, name: str, measured: dict) -> metadata.Metadata:
+    def _metadata(self, job: Job, quantize: str, name: str, measured: dict) -> metadata.Metadata:
         run = self.run
         mask = {"kind": run.config.masks.kind, "ratio": run.config.masks.ratio}
         mask |= {"seed": run.config.seed, "visible": run.num_visible}
@@ -224,7 +224,7 @@ class Exporter:
             "format": "sparse_ist_tf.export/1",
             "artefact": {"name": job.name, "kind": job.kind, "subnet": job.subnet},
             "target": self.target.name,
-            "numbers": numbers,
+            "numbers": quantize,
             "mask": mask,
             "encoder": {
                 "name": run.encoder.name,

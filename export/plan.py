@@ -5,7 +5,7 @@ import dataclasses
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export import compress
 from sparse_ist_tf.export.devices.targets import Target
-from sparse_ist_tf.export.graphs.convert import NUMBERS
+from sparse_ist_tf.export.graphs.convert import QUANTIZATIONS
 from sparse_ist_tf.runs.finished_run import FinishedRun
 
 ARTEFACTS = ("subnet", "head", "encoder", "classifier", "classifier_patches")
@@ -26,7 +26,7 @@ class Options:
     Args:
         artefacts: of ARTEFACTS; those that the run's masks and the target call for where empty.
         subnets: which; all where empty.
-        numbers: of convert.NUMBERS; the target's first where empty.
+        quantize: of convert.QUANTIZATIONS; the target's first where empty.
         calibration: training images that set the ranges of integers.
         bound: points of accuracy that may be lost; BOUNDS where below 0.
         compression: of heads and subnets.
@@ -36,7 +36,7 @@ class Options:
 
     artefacts: tuple[str, ...] = ()
     subnets: tuple[int, ...] = ()
-    numbers: tuple[str, ...] = ()
+    quantize: tuple[str, ...] = ()
     calibration: int = 256
     bound: float = -1.0
     compression: compress.Compression = compress.Compression()  # noqa: RUF009
@@ -73,12 +73,12 @@ def plan(run: FinishedRun, target: Target, options: Options) -> list[Job]:
     Raises:
         RequestError: if something asked for can't be made of this run or for this target.
     """
-    for numbers in options.numbers:
-        if numbers not in NUMBERS:
-            raise RequestError(f"quantize={numbers!r}: must be one of {', '.join(NUMBERS)}")
-        if numbers not in target.numbers:
-            allowed = ", ".join(target.numbers)
-            raise RequestError(f"quantize={numbers!r}: target {target.name} takes {allowed}")
+    for quantize in options.quantize:
+        if quantize not in QUANTIZATIONS:
+            raise RequestError(f"quantize={quantize!r}: must be one of {', '.join(QUANTIZATIONS)}")
+        if quantize not in target.quantize:
+            allowed = ", ".join(target.quantize)
+            raise RequestError(f"quantize={quantize!r}: target {target.name} takes {allowed}")
     for name in ("calibration", "micro_images"):
         if getattr(options, name) < 1:
             raise RequestError(f"{name}={getattr(options, name)}: must be at least 1 image")

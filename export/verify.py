@@ -10,7 +10,9 @@ import numpy as np
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.devices import edge_tpu
 from sparse_ist_tf.export.devices.targets import Target, check, problem, unmapped
-from sparse_ist_tf.export.files import flatbuffer, metadata, micro
+from sparse_ist_tf.export.files import metadata, micro
+from sparse_ist_tf.export.files.flatbuffer import read_file
+from sparse_ist_tf.export.files.operators import operators, peak_bytes
 from sparse_ist_tf.export.files.runtimes import LiteRT
 from sparse_ist_tf.reports.report import format_table
 
@@ -22,7 +24,7 @@ class Result:
     Args:
         name: of the file.
         kind: of the artefact, as graphs.KINDS.
-        numbers: as convert.NUMBERS.
+        quantize: as convert.QUANTIZATIONS.
         size: bytes of the file.
         operators: how many of each.
         peak: most bytes of tensors that are alive at once, weights apart: the least arena.
@@ -47,7 +49,7 @@ class Result:
 
     name: str
     kind: str
-    numbers: str
+    quantize: str
     size: int
     operators: dict[str, int] = dataclasses.field(default_factory=dict)
     peak: int = 0
@@ -87,58 +89,17 @@ class Result:
     def from_dict(cls, values: Mapping) -> "Result":
         """What as_dict() was of."""
         values = {key: value for key, value in values.items() if key != "good"}
+        values.setdefault("quantize", values.pop("numbers", None))  # its name in version 0.1.0
         if values["mapping"]:
             values["mapping"] = edge_tpu.Mapping(**values["mapping"])
         return cls(**values)
-
-
-def peak_bytes(content: bytes) -> int:
-    """Most bytes of computed tensors that are alive at once: a lower bound of any arena.
-
-    What is computed of constants alone, such as float16 weights as float32, counts as a weight.
-
-    Args:
-        content: a .tflite file.
-
-    Returns:
-        Bytes.
-
-    Raises:
-        RequestError: if it is no .tflite file.
-    """
-    model = flatbuffer.parse(content)
-    graph = model.subgraphs[0]
-    fixed = {i for i, t in enumerate(graph.tensors) if flatbuffer.constant(model, t) is not None}
-    for operator in graph.operators:
-        if all(int(i) in fixed for i in operator.inputs if i >= 0):
-            fixed |= {int(i) for i in operator.outputs}
-    size = {}
-    for index, tensor in enumerate(graph.tensors):
-        if index not in fixed:
-            item = np.dtype(flatbuffer.dtype_of(tensor)).itemsize
-            size[index] = item * int(np.prod(flatbuffer.shape_of(tensor)))
-    last = {int(i): len(graph.operators) for i in graph.outputs}
-    born = {int(i): 0 for i in graph.inputs}
-    for step, operator in enumerate(graph.operators):
-        for i in operator.outputs:
-            born.setdefault(int(i), step)
-            last.setdefault(int(i), step)
-        for i in operator.inputs:
-            if int(i) in size:
-                last[int(i)] = max(step, last.get(int(i), step))
-    steps = np.zeros(len(graph.operators) + 2)
-    for index, start in born.items():
-        if index in size:
-            steps[start] += size[index]
-            steps[last.get(index, start) + 1] -= size[index]
-    return int(np.cumsum(steps).max())
 
 
 def verify(
     content: bytes,
     name: str,
     kind: str,
-    numbers: str,
+    quantize: str,
     target: Target,
     *,
     examples: Callable[[], Iterable[Mapping[str, np.ndarray]]],
@@ -155,7 +116,7 @@ def verify(
         content: of the .tflite file.
         name: of the file.
         kind: of the artefact.
-        numbers: that it was made in.
+        quantize: as convert.QUANTIZATIONS.
         target: a row of TARGETS.
         examples: makes an iterator of the test examples, by input name.
         reference: float32[n, classes], logits of the Keras model.
@@ -175,9 +136,9 @@ def verify(
     from tqdm import tqdm
 
     runtime = LiteRT(content, name)
-    result = Result(name, kind, numbers, len(content), peak=peak_bytes(content))
-    result.operators = dict(Counter(op.name for op in flatbuffer.operators(content, name)))
-    result.problems += check(content, target, numbers, kind)
+    result = Result(name, kind, quantize, len(content), peak=peak_bytes(content))
+    result.operators = dict(Counter(op.name for op in operators(content, name)))
+    result.problems += check(content, target, quantize, kind)
     bar = tqdm(
         examples(),
         total=len(labels),
@@ -348,8 +309,8 @@ def evaluate_tflite(path: str | Path, config=None, *, threads: int = 1, delegate
     kind = run["artefact"]["kind"]
     if kind == "classifier":
         same = images.masks.kind == "shared"
-        places = images.masks.positions([0], encoder.num_patches)[0].tolist()
-        if not same or places != run["mask"]["positions"]:
+        positions = images.masks.positions([0], encoder.num_patches)[0].tolist()
+        if not same or positions != run["mask"]["positions"]:
             raise RequestError(f"{path.name}: holds another mask than the config's")
     if labels and tuple(labels) != tuple(split.class_names):
         raise RequestError(f"{path.name}: has other labels than {split.name}")
@@ -369,23 +330,3 @@ def evaluate_tflite(path: str | Path, config=None, *, threads: int = 1, delegate
         out["expected"] = run["measured"]["accuracy"]
     out["latency_ms"] = runtime.latency(first)
     return out
-
-
-def read_file(path: str | Path) -> bytes:
-    """A .tflite file's bytes.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        RequestError: if there is none, or it is damaged.
-    """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise RequestError(f"{path}: {error.strerror}") from None
-    flatbuffer.parse(content, str(path))
-    return content

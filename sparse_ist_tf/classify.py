@@ -42,8 +42,8 @@ class Classifier:
     def __init__(self, path: str | Path, *, threads: int = 1, delegate: str = ""):
         with quiet():
             from sparse_ist_tf.export.files import metadata
+            from sparse_ist_tf.export.files.flatbuffer import read_file
             from sparse_ist_tf.export.files.runtimes import LiteRT
-            from sparse_ist_tf.export.verify import read_file
         if threads < 1:
             raise RequestError(f"threads={threads}: must be at least 1")
         name = Path(path).name
@@ -73,7 +73,7 @@ class Classifier:
         Raises:
             RequestError: if the image has another size or type.
         """
-        from sparse_ist_tf.masks import positions, select_patches
+        from sparse_ist_tf import masks
 
         image, side = np.asarray(image), self.image_size
         if image.shape != (side, side, 3) or image.dtype != np.uint8:
@@ -84,11 +84,11 @@ class Classifier:
         if self.run["artefact"]["kind"] == "classifier_patches":
             mask = self.run["mask"]
             patches = (side // self._patch_size) ** 2
-            places = positions(
+            positions = masks.positions(
                 mask["kind"], mask["seed"], [index], patches, mask["ratio"], 0, mask["pattern"]
             )
-            seen = select_patches(image[None], places, self._patch_size)
-            example = {"patches": seen[0], "positions": places[0]}
+            seen = masks.select_patches(image[None], positions, self._patch_size)
+            example = {"patches": seen[0], "positions": positions[0]}
         logits = self._runtime.run(example)
         grown = np.exp(logits - logits.max())
         return grown / grown.sum()

@@ -16,7 +16,8 @@ from sparse_ist_tf.export.files.runtimes import LiteRT
 from sparse_ist_tf.export.graphs.convert import convert
 from sparse_ist_tf.export.graphs.forms import Network, layers_of
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
-from sparse_ist_tf.masks import positions, select_patches
+from sparse_ist_tf.masks import positions as draw
+from sparse_ist_tf.masks import select_patches
 
 LABELS = ("owl", "crane, grey", "größer")
 
@@ -72,8 +73,11 @@ def test_a_file_for_patches_draws_the_masks_of_its_run(files):
     classifier = Classifier(files["classifier_patches"])
     runtime = LiteRT(files["classifier_patches"].read_bytes())
     for index in (0, 5):
-        places = positions("fixed", 7, [index], 16, 0.5)
-        example = {"patches": select_patches(image[None], places, 4)[0], "positions": places[0]}
+        positions = draw("fixed", 7, [index], 16, 0.5)
+        example = {
+            "patches": select_patches(image[None], positions, 4)[0],
+            "positions": positions[0],
+        }
         logits = runtime.run(example)
         found = classifier.probabilities(image, index)
         np.testing.assert_allclose(found, np.exp(logits) / np.exp(logits).sum(), rtol=1e-5)

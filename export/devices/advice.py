@@ -54,14 +54,14 @@ def measure(exporter, network: Network, vit, ratio: float) -> tuple[int, int]:
     Returns:
         (bytes of the file, bytes of arena).
     """
-    places = shared_positions(exporter.run.config.seed, vit.num_patches, ratio)
-    network = dataclasses.replace(network, vit=vit, positions=tuple(int(p) for p in places))
+    positions = shared_positions(exporter.run.config.seed, vit.num_patches, ratio)
+    network = dataclasses.replace(network, vit=vit, positions=tuple(map(int, positions)))
 
     def samples():
         for _, sample in zip(range(_SAMPLES), exporter.calibration(), strict=False):
             image = sample["image"]
-            patches = select_patches(image, places[None], vit.patch_size)
-            yield {"image": image, "patches": patches, "positions": places[None]}
+            patches = select_patches(image, positions[None], vit.patch_size)
+            yield {"image": image, "patches": patches, "positions": positions[None]}
 
     content = convert(network, "int8", exporter.target.interface, samples)
     example = {name: np.asarray(value)[0] for name, value in next(iter(samples())).items()}

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from sparse_ist_tf.export.devices.targets import MICRO_OPERATORS
-from sparse_ist_tf.export.files import flatbuffer, metadata
+from sparse_ist_tf.export.files import metadata
+from sparse_ist_tf.export.files.operators import operators
 from sparse_ist_tf.export.files.runtimes import Port, ports
 
 _C_TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t", "float32": "float"}
@@ -43,12 +44,12 @@ def write_bundle(
     labels, run = metadata.read(content, name)
     bare = metadata.strip(content)
     inputs, output = ports(bare, name)
-    operators = sorted({op.name for op in flatbuffer.operators(bare)})
+    names = sorted({op.name for op in operators(bare)})
     files = {
         "model_data.h": _model_header(),
         "model_data.cc": _model_source(bare),
         "model_settings.h": _settings(name, inputs, output, labels, run, arena),
-        "op_resolver.h": _resolver(operators),
+        "op_resolver.h": _resolver(names),
         "test_input.h": _test_input(inputs, example, expected),
         "main.cc": _MAIN,
         "Makefile": _MAKEFILE,
@@ -113,7 +114,7 @@ def _settings(
     lines += ["", f"inline constexpr int kVisibleCount = {mask['visible']};"]
     if "positions" in mask:
         lines += [
-            "// Row-major places of the patches that are read; the others need not be sensed.",
+            "// Row-major positions of the patches that are read; the others need not be sensed.",
             f"inline constexpr uint16_t kVisiblePatches[{mask['visible']}] = {{",
             _numbers(mask["positions"], "{}", 16),
             "};",

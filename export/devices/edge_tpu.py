@@ -16,7 +16,7 @@ import numpy as np
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.export.files import flatbuffer
-from sparse_ist_tf.export.files.flatbuffer import Op
+from sparse_ist_tf.export.files.operators import Op, operators
 
 # An operator's condition: the reason why it isn't met, or an empty string.
 Rule = Callable[[Op], str]
@@ -179,21 +179,20 @@ def mapping(content: bytes, problem: Callable[[Op], str]) -> Mapping:
     Raises:
         RunError: if the compiler fails.
     """
-    model = flatbuffer.parse(content)
-    operators = flatbuffer.operators(content)
+    ops = operators(content)
     left: set[int] = set()
     mapped = []
-    for op, node in zip(operators, model.subgraphs[0].operators, strict=True):
-        taken = not problem(op) and not left & {int(i) for i in node.inputs}
+    for op, node in zip(ops, flatbuffer.parse(content).subgraphs[0].operators, strict=True):
+        taken = not problem(op) and left.isdisjoint(node.inputs)
         if not taken:
-            left |= {int(i) for i in node.outputs}
+            left.update(node.outputs)
         mapped.append(taken)
-    work = sum(op.work for op, taken in zip(operators, mapped, strict=True) if taken)
-    share = work / max(1, sum(op.work for op in operators))
+    work = sum(op.work for op, taken in zip(ops, mapped, strict=True) if taken)
+    share = work / max(1, sum(op.work for op in ops))
     by_table = Mapping(sum(mapped), len(mapped), share, "table")
     if shutil.which(COMPILER) is None:
         return by_table
-    return _by_compiler(content, operators, by_table)
+    return _by_compiler(content, ops, by_table)
 
 
 def parse_log(log: str) -> dict[str, dict[str, int]]:
@@ -214,7 +213,7 @@ def parse_log(log: str) -> dict[str, dict[str, int]]:
     return out
 
 
-def _by_compiler(content: bytes, operators: list[Op], by_table: Mapping) -> Mapping:
+def _by_compiler(content: bytes, ops: list[Op], by_table: Mapping) -> Mapping:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
         path.write_bytes(content)
@@ -226,7 +225,7 @@ def _by_compiler(content: bytes, operators: list[Op], by_table: Mapping) -> Mapp
         raise RunError(f"{COMPILER} failed: {lines[-1] if lines else done.returncode}")
     count, work, total = 0, 0.0, 0.0
     for name, statuses in found.items():
-        here = [op.work for op in operators if op.name == name]
+        here = [op.work for op in ops if op.name == name]
         mapped = sum(n for status, n in statuses.items() if status == "Mapped to Edge TPU")
         count += mapped
         # The log doesn't say which ones: an operator's kind counts by its share.

@@ -14,8 +14,8 @@ from pathlib import Path
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.devices.edge_tpu import RULES as EDGE_TPU_RULES
 from sparse_ist_tf.export.devices.edge_tpu import Rule
-from sparse_ist_tf.export.files import flatbuffer
-from sparse_ist_tf.export.graphs.convert import NUMBERS, Interface
+from sparse_ist_tf.export.files.operators import Op, operators
+from sparse_ist_tf.export.graphs.convert import QUANTIZATIONS, Interface
 
 # Every builtin operator that TFLite Micro's MicroMutableOpResolver can register, and how.
 # Source: tensorflow/lite/micro/micro_mutable_op_resolver.h of tensorflow/tflite-micro.
@@ -125,7 +125,8 @@ class Target:
 
     Args:
         name: as `--target` takes it.
-        numbers: what files may be made of, the default first; see convert.NUMBERS.
+        quantize: the kinds of arithmetic that files may have, the default first; of
+            convert.QUANTIZATIONS.
         interface: how networks are written, and what their files take and give.
         operators: the operators allowed, each with the condition it must meet; None for every
             builtin one.
@@ -143,7 +144,7 @@ class Target:
     """
 
     name: str
-    numbers: tuple[str, ...]
+    quantize: tuple[str, ...]
     interface: Interface = Interface()  # noqa: RUF009
     operators: Mapping[str, Rule | None] | None = None
     partial: bool = False
@@ -163,13 +164,13 @@ _INTEGERS = frozenset({"int8", "int32"})
 TARGETS: dict[str, Target] = {
     "phone": Target(
         name="phone",
-        numbers=("int8", "float32", "float16", "dynamic", "int16x8"),
+        quantize=("int8", "float32", "float16", "dynamic", "int16x8"),
         gpu=True,
         xnnpack=True,
     ),
     "coral": Target(
         name="coral",
-        numbers=("int8",),
+        quantize=("int8",),
         interface=Interface(form="conv", whole_integer=True),
         operators=EDGE_TPU_RULES,
         partial=True,
@@ -179,7 +180,7 @@ TARGETS: dict[str, Target] = {
     ),
     "micro": Target(
         name="micro",
-        numbers=("int8",),
+        quantize=("int8",),
         interface=Interface(whole_integer=True),
         operators=dict.fromkeys(MICRO_OPERATORS),
         dtypes=_INTEGERS,
@@ -210,13 +211,14 @@ def add_rows(path: str | Path) -> None:
     """Adds the rows of a JSON file to TARGETS.
 
     Args:
-        path: of {name: {"like": an existing row, and what differs: "numbers", "operators" (names),
-            "max_rank", "inner_rank", "gpu", "xnnpack", "flash", "sram"}}.
+        path: of {name: {"like": an existing row, and what differs: "quantize", "operators" (names),
+            "max_rank", "inner_rank", "gpu", "xnnpack", "flash", "sram"}}; "numbers", the name of
+            "quantize" in version 0.1.0, is read too.
 
     Raises:
         RequestError: if the file can't be read, or holds something else.
     """
-    allowed = ["numbers", "operators", "max_rank", "inner_rank", "gpu", "xnnpack", "flash", "sram"]
+    allowed = ["quantize", "operators", "max_rank", "inner_rank", "gpu", "xnnpack", "flash", "sram"]
     try:
         table = json.loads(Path(path).read_text(encoding="utf-8"))
         rows = dict(table).items()
@@ -226,17 +228,18 @@ def add_rows(path: str | Path) -> None:
         if not isinstance(row, dict):
             raise RequestError(f'{path}: {name}: must be a row such as {{"like": "micro"}}')
         like = find_target(row.get("like", ""))
-        changes = {key: value for key, value in row.items() if key != "like"}
+        names = {"numbers": "quantize"}
+        changes = {names.get(key, key): value for key, value in row.items() if key != "like"}
         for key, value in changes.items():
             if key not in allowed:
                 raise RequestError(f"{path}: {name}.{key}: must be one of {', '.join(allowed)}")
-            kind = type(getattr(like, key)) if key not in ("numbers", "operators") else list
+            kind = type(getattr(like, key)) if key not in ("quantize", "operators") else list
             if type(value) is not kind:
                 raise RequestError(f"{path}: {name}.{key}={value!r}: must be a {kind.__name__}")
-            if key == "numbers" and not (value and set(value) <= set(NUMBERS)):
-                raise RequestError(f"{path}: {name}.numbers={value}: must be of {NUMBERS}")
-        if "numbers" in changes:
-            changes["numbers"] = tuple(changes["numbers"])
+            if key == "quantize" and not (value and set(value) <= set(QUANTIZATIONS)):
+                raise RequestError(f"{path}: {name}.quantize={value}: must be of {QUANTIZATIONS}")
+        if "quantize" in changes:
+            changes["quantize"] = tuple(changes["quantize"])
         if "operators" in changes:
             rules = like.operators or {}
             changes["operators"] = {op: rules.get(op) for op in changes["operators"]}
@@ -272,18 +275,18 @@ def unmapped(content: bytes, target: Target) -> list[Unmapped]:
         RequestError: if it is no .tflite file.
     """
     counts: dict[tuple[str, str], int] = {}
-    for op in flatbuffer.operators(content):
+    for op in operators(content):
         reason = problem(op, target)
         if reason:
             counts[op.name, reason] = counts.get((op.name, reason), 0) + 1
     return [Unmapped(name, count, reason) for (name, reason), count in counts.items()]
 
 
-def problem(op: flatbuffer.Op, target: Target) -> str:
+def problem(op: Op, target: Target) -> str:
     """Why a target doesn't take an operator; empty where it does.
 
     Args:
-        op: of flatbuffer.operators.
+        op: of files.operators.
         target: a row of TARGETS.
 
     Returns:
@@ -312,13 +315,13 @@ def problem(op: flatbuffer.Op, target: Target) -> str:
     return ""
 
 
-def check(content: bytes, target: Target, numbers: str, kind: str) -> list[str]:
+def check(content: bytes, target: Target, quantize: str, kind: str) -> list[str]:
     """The conditions of a target that a file misses; budgets of memory apart.
 
     Args:
         content: a .tflite file.
         target: a row of TARGETS.
-        numbers: that it was made in.
+        quantize: as convert.QUANTIZATIONS.
         kind: of the artefact, as graphs.KINDS.
 
     Returns:
@@ -330,10 +333,10 @@ def check(content: bytes, target: Target, numbers: str, kind: str) -> list[str]:
     out = []
     if not target.partial or kind == "head":
         out += [f"{u.operator} x{u.count} {u.reason}" for u in unmapped(content, target)]
-    names = [op.name for op in flatbuffer.operators(content)]
+    names = [op.name for op in operators(content)]
     if not target.islands and {"QUANTIZE", "DEQUANTIZE"} & set(names):
         out.append("has QUANTIZE or DEQUANTIZE, which this target does without")
-    is_float = numbers in ("float32", "float16")
+    is_float = quantize in ("float32", "float16")
     if target.gpu and is_float:
         out += _gpu_problems(content)
     if target.xnnpack and is_float:

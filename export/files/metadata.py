@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 
 import flatbuffers
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.files import flatbuffer
-from sparse_ist_tf.export.files.litert import schema
 
 IDENTIFIER = b"M001"
 ENTRY = "TFLITE_METADATA"
@@ -96,9 +96,9 @@ def attach(content: bytes, metadata: Metadata) -> bytes:
     graph = model.subgraphs[0]
     definition = model.signatureDefs[0]
     by_index = {entry.tensorIndex: flatbuffer.text(entry.name) for entry in definition.inputs}
-    names = [by_index[int(i)] for i in graph.inputs]
+    names = [by_index[i] for i in graph.inputs]
     inputs = [
-        _input(name, flatbuffer.shape_of(graph.tensors[int(i)]))
+        _input(name, flatbuffer.shape_of(graph.tensors[i]))
         for name, i in zip(names, graph.inputs, strict=True)
     ]
     output = {
@@ -194,7 +194,7 @@ def _input(name: str, shape: tuple[int, ...]) -> dict:
         return table | {"content": content}
     size = {"width": shape[2], "height": shape[1]}
     image = ("ImageProperties", {"color_space": _RGB, "default_size": size})
-    # Raw bytes go in: the encoder's mean and deviation are part of its first matrix.
+    # Raw bytes go in: the encoder's mean and std are part of its first matrix.
     options = ("NormalizationOptions", {"mean": [0.0], "std": [1.0]})
     return table | {
         "content": {"content_properties_type": _IMAGE, "content_properties": image},

@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
+from ai_edge_litert.interpreter import Interpreter, OpResolverType, load_delegate
 
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.export.files import flatbuffer
-from sparse_ist_tf.export.files.litert import Interpreter, OpResolverType, load_delegate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +116,7 @@ class LiteRT:
 
     Example:
         >>> import numpy as np
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType, load_delegate
         >>> from sparse_ist_tf.export.graphs.convert import convert
         >>> from sparse_ist_tf.export.graphs.forms import Network, layers_of
         >>> from sparse_ist_tf.export.files.runtimes import LiteRT

@@ -1,4 +1,4 @@
-"""From a network to the bytes of a .tflite file, in the numbers and with the inputs wanted."""
+"""From a network to the bytes of a .tflite file, in the arithmetic and with the inputs wanted."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -9,11 +9,11 @@ import tensorflow as tf
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.files import flatbuffer
 from sparse_ist_tf.export.graphs.forms import FORMS, Network, make_function
-from sparse_ist_tf.export.integers.quantize import Scheme, quantize
+from sparse_ist_tf.export.integers.quantize import Scheme, to_integers
 from sparse_ist_tf.export.integers.ranges import calibrate
 from sparse_ist_tf.export.integers.rounding import measure_inputs
 
-NUMBERS = ("float32", "float16", "dynamic", "int8", "int16x8")
+QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
 INTEGERS = ("int8", "int16x8")
 PIXELS = ("image", "patches")
 
@@ -45,7 +45,7 @@ class Interface:
 
 def convert(
     network: Network,
-    numbers: str,
+    quantize: str,
     interface: Interface = Interface(),
     samples: Samples | None = None,
 ) -> bytes:
@@ -53,7 +53,7 @@ def convert(
 
     Args:
         network: what to compute.
-        numbers: one of NUMBERS; "dynamic" has int8 weights and float32 activations.
+        quantize: one of QUANTIZATIONS; "dynamic" has int8 weights and float32 activations.
         interface: form and types.
         samples: for int8 and int16x8 only: makes an iterator of real inputs of batch 1 by name:
             "image" and "patches" uint8, "positions" int32, "feature" float32.
@@ -62,7 +62,7 @@ def convert(
         The content of a .tflite file with one signature, "serving_default".
 
     Raises:
-        RequestError: if the numbers aren't known or don't go with the interface.
+        RequestError: if the quantization isn't known or doesn't go with the interface.
         RunError: if the network has an operator that can't be quantized.
 
     Example:
@@ -73,26 +73,26 @@ def convert(
         >>> convert(Network("head", head), "float32")[4:8]
         b'TFL3'
     """
-    if numbers not in NUMBERS:
-        raise RequestError(f"quantize={numbers!r}: must be one of {', '.join(NUMBERS)}")
-    if interface.whole_integer and numbers != "int8":
-        raise RequestError(f"quantize={numbers!r}: this target takes int8 alone")
-    if numbers not in INTEGERS:
+    if quantize not in QUANTIZATIONS:
+        raise RequestError(f"quantize={quantize!r}: must be one of {', '.join(QUANTIZATIONS)}")
+    if interface.whole_integer and quantize != "int8":
+        raise RequestError(f"quantize={quantize!r}: this target takes int8 alone")
+    if quantize not in INTEGERS:
         function = make_function(network, interface.form, "uint8")
-        return flatbuffer.inputs_first(_to_tflite(network, function, numbers))
+        return flatbuffer.inputs_first(_to_tflite(network, function, quantize))
     if samples is None:
-        raise RequestError(f"quantize={numbers!r}: needs calibration samples")
+        raise RequestError(f"quantize={quantize!r}: needs calibration samples")
     if network.vit is not None:
         network = dataclasses.replace(network, vit=network.vit.for_integers())
     content = _to_tflite(network, make_function(network, interface.form), "float32")
-    bits = 8 if numbers == "int8" else 16
+    bits = 8 if quantize == "int8" else 16
 
     def centred():
         return map(_centre(network, interface), samples())
 
     ranges = calibrate(content, centred, bits)
     inputs = measure_inputs(content, centred, leave=len(network.layers) * network.tuned)
-    return quantize(content, ranges, _scheme(network, interface, bits), inputs)
+    return to_integers(content, ranges, _scheme(network, interface, bits), inputs)
 
 
 def one_hot(positions: np.ndarray, num_patches: int) -> np.ndarray:
@@ -108,13 +108,13 @@ def one_hot(positions: np.ndarray, num_patches: int) -> np.ndarray:
     return np.eye(num_patches, dtype=np.float32)[positions]
 
 
-def _to_tflite(network: Network, function, numbers: str) -> bytes:
+def _to_tflite(network: Network, function, quantize: str) -> bytes:
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [function.get_concrete_function()], function
     )
-    if numbers in ("float16", "dynamic"):
+    if quantize in ("float16", "dynamic"):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if numbers == "float16":
+    if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
     content = bytes(converter.convert())
     return flatbuffer.name_signature(content, network.input_names, network.output_name)

@@ -97,7 +97,7 @@ class FoldedViT:
 
     Args:
         embed: of a patch's pixels, in [0, 255] less pixel_offset.
-        table: float64[num_patches, width], what is added at each place.
+        table: float64[num_patches, width], what is added at each position.
         prefix: float64[p, width], the rows of the tokens before the patches: CLS, if any, first.
         prefix_normed: float64[p, width], the same after the first block's norm.
         blocks: the transformer blocks.

@@ -29,7 +29,7 @@ class Network:
             "classifier_patches" (visible patches and positions to logits).
         layers: the MLP, ReLU between; empty for an encoder.
         vit: None for a head.
-        positions: for a classifier the visible places; for the other two only their number counts.
+        positions: for a classifier the visible patches; for the other two only their number counts.
         tuned: the layers were trained for the integers nearest to them, or for few values.
 
     Example:
@@ -152,8 +152,8 @@ class _Rows:
         grid = size // patch
         # A row of the reshaped image is one line of one patch.
         lines = [
-            (place // grid * patch + line) * grid + place % grid
-            for place in self.network.positions
+            (position // grid * patch + line) * grid + position % grid
+            for position in self.network.positions
             for line in range(patch)
         ]
         x = tf.gather(tf.reshape(image, [size * grid, patch * 3]), np.array(lines, np.int32))
@@ -298,12 +298,12 @@ class _Maps(_Rows):
     def table_rows(self, positions):
         if positions is None:
             grid = self.vit.image_size // self.vit.patch_size
-            places = [
+            order = [
                 (row + i) * grid + column
                 for column, row, length in _runs(self.network.positions, grid)
                 for i in range(length)
             ]
-            return _constant(self.vit.table[places][None, None])
+            return _constant(self.vit.table[order][None, None])
         x = tf.reshape(positions, [1, 1, -1, self.vit.num_patches])
         return self.dense(x, Affine(self.vit.table, np.zeros(self.vit.width)))
 
@@ -365,9 +365,9 @@ class _Maps(_Rows):
 
 
 def _runs(positions: Sequence[int], grid: int) -> list[tuple[int, int, int]]:
-    """Visible places as (column, first row, length) of runs down the columns: one slice each."""
+    """Visible patches as (column, first row, length) of runs down the columns: one slice each."""
     runs: list[tuple[int, int, int]] = []
-    for column, row in sorted((place % grid, place // grid) for place in positions):
+    for column, row in sorted((p % grid, p // grid) for p in positions):
         if runs and runs[-1][0] == column and runs[-1][1] + runs[-1][2] == row:
             runs[-1] = (column, runs[-1][1], runs[-1][2] + 1)
         else:

@@ -13,10 +13,10 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.export.files import flatbuffer
-from sparse_ist_tf.export.files.litert import schema
 from sparse_ist_tf.export.integers.ranges import input_indices
 from sparse_ist_tf.export.integers.rounding import Inputs, round_weights
 
@@ -103,7 +103,7 @@ class Scheme:
     known: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
 
-def quantize(
+def to_integers(
     content: bytes,
     ranges: Mapping[int, tuple[float, float]],
     scheme: Scheme,
@@ -164,8 +164,13 @@ class _Rewriter:
 
     def _activations(self, operator):
         """Inputs and outputs of an operator that are floats and no constants."""
-        every = [int(i) for i in (*operator.inputs, *operator.outputs) if i >= 0]
+        every = [i for i in (*operator.inputs, *operator.outputs) if i >= 0]
         return [i for i in every if self.is_float[i] and self.values[i] is None]
+
+    def _constants(self, operator):
+        """(place among an operator's inputs, tensor) of those that are floats and constants."""
+        every = [(place, i) for place, i in enumerate(operator.inputs) if i >= 0]
+        return [(p, i) for p, i in every if self.is_float[i] and self.values[i] is not None]
 
     def _choose_scales(self, operators) -> dict[int, Scale]:
         parent: dict[int, int] = {}
@@ -190,11 +195,9 @@ class _Rewriter:
                 for index in touched[1:]:
                     parent[root(index)] = root(touched[0])
                 # A constant among the inputs, such as a table, brings its own range.
-                constants = [int(i) for i in operator.inputs if i >= 0 and self.is_float[int(i)]]
-                constants = [i for i in constants if self.values[i] is not None]
-                sources += [(touched[0], (name, index)) for index in constants]
+                sources += [(touched[0], (name, i)) for _, i in self._constants(operator)]
             else:
-                sources += [(int(index), (name, int(index))) for index in operator.outputs]
+                sources += [(index, (name, index)) for index in operator.outputs]
         groups: dict[int, list[tuple[str, int]]] = {}
         for index, source in sources:
             groups.setdefault(root(index), []).append(source)
@@ -226,11 +229,9 @@ class _Rewriter:
 
     def _rewrite_constants(self, name, operator, measured: Inputs | None):
         """Constants get integers of their own for each operator that uses them."""
-        places = [(p, int(i)) for p, i in enumerate(operator.inputs) if i >= 0]
-        places = [(p, i) for p, i in places if self.is_float[i] and self.values[i] is not None]
         inputs = list(operator.inputs)
         weights, shift = None, 0.0
-        for place, index in places:
+        for place, index in self._constants(operator):
             value = self.values[index].astype(np.float64)
             if name in WEIGHTED and place == 1:
                 weights = self._weight_scales(value)
@@ -238,7 +239,7 @@ class _Rewriter:
                 inputs[place] = self._new_constant(index, integers, weights)
             elif name in WEIGHTED and place == 2:
                 value = value + shift
-                steps = self.scales[int(operator.inputs[0])].scale * weights
+                steps = self.scales[operator.inputs[0]].scale * weights
                 kind = np.int32 if self.scheme.bits == 8 else np.int64
                 top = float(np.iinfo(np.int32).max)  # int64 adds room, not range
                 integers = np.clip(np.round(value / steps), -top, top).astype(kind)
@@ -253,7 +254,7 @@ class _Rewriter:
 
     def _constant_scale(self, name, operator, value):
         if name in MOVES:
-            return self.scales[int(operator.outputs[0])]
+            return self.scales[operator.outputs[0]]
         return self._scale(float(value.min()), float(value.max()))
 
     def _weight_scales(self, value) -> np.ndarray:
@@ -332,16 +333,16 @@ class _Rewriter:
         moved = {index}
         for operator in list(self.graph.operators):
             name = flatbuffer.op_name(self.model, operator)
-            if name in MOVES and int(operator.inputs[0]) in moved:
-                moved |= {int(i) for i in operator.outputs}
+            if name in MOVES and operator.inputs[0] in moved:
+                moved.update(operator.outputs)
         for tensor in sorted(moved):
-            users = [op for op in self.graph.operators if tensor in [int(i) for i in op.inputs]]
+            users = [op for op in self.graph.operators if tensor in op.inputs]
             users = [op for op in users if flatbuffer.op_name(self.model, op) not in MOVES]
             if users:
                 inside = self._like(tensor, "_int", self.kind, scale)
                 for op in users:
-                    op.inputs = [inside if int(i) == tensor else int(i) for i in op.inputs]
-                before = min(list(self.graph.operators).index(op) for op in users)
+                    op.inputs = [inside if i == tensor else i for i in op.inputs]
+                before = min(self.graph.operators.index(op) for op in users)
                 if self.scheme.bits == 8:
                     self._convert(before, tensor, inside)
                 else:
@@ -353,14 +354,14 @@ class _Rewriter:
             self._set(self.graph.tensors[tensor], schema.TensorType.UINT8, *scales)
 
     def _rename_input(self, old: int, new: int):
-        self.graph.inputs = [new if int(i) == old else int(i) for i in self.graph.inputs]
+        self.graph.inputs = [new if i == old else i for i in self.graph.inputs]
         for definition in self.model.signatureDefs:
             for entry in definition.inputs:
                 if entry.tensorIndex == old:
                     entry.tensorIndex = new
 
     def _close_output(self):
-        index = int(self.graph.outputs[0])
+        index = self.graph.outputs[0]
         outside = self._like(index, "_float", schema.TensorType.FLOAT32, None)
         self._convert(len(self.graph.operators), index, outside)
         self.graph.outputs = [outside]

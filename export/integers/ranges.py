@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.export.files import flatbuffer
-from sparse_ist_tf.export.files.litert import Interpreter, OpResolverType, schema
 
 _BINS = 2048
 _SEEN = 4096  # numbers of a tensor that a sample adds to its histogram
@@ -33,7 +34,7 @@ def calibrate(content: bytes, samples: Callable[[], Iterable[Mapping[str, np.nda
     """
     model = flatbuffer.parse(content)
     graph, result = model.subgraphs[0], model.signatureDefs[0].outputs[0]
-    computed = {int(index) for op in graph.operators for index in op.outputs}
+    computed = {index for op in graph.operators for index in op.outputs}
     computed |= set(input_indices(content).values())
     is_float = [tensor.type == schema.TensorType.FLOAT32 for tensor in graph.tensors]
     watched = [index for index in sorted(computed) if is_float[index]]
@@ -115,6 +116,8 @@ def best_range(counts: np.ndarray, low: float, high: float, levels: int = 255):
 
     Example:
         >>> import numpy as np
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
         >>> from sparse_ist_tf.export.integers.ranges import best_range
         >>> best_range(np.ones(2048), -1.0, 1.0)
         (-1.0, 1.0)

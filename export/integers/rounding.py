@@ -68,7 +68,7 @@ def _products(content: bytes) -> list[tuple[int, int, bool]]:
     for place, operator in enumerate(graph.operators):
         if flatbuffer.op_name(model, operator) not in ("FULLY_CONNECTED", "CONV_2D"):
             continue
-        source, weights, *bias = (int(i) for i in operator.inputs)
+        source, weights, *bias = operator.inputs
         values = flatbuffer.constant(model, graph.tensors[weights])
         width = flatbuffer.shape_of(graph.tensors[source])[-1]
         if values is not None and values.size == len(values) * width:

@@ -21,7 +21,7 @@ from sparse_ist_tf.reports.report import format_table
 CLASSES = 10
 _NEEDED = ("litert_torch", "ai_edge_quantizer", "timm")
 _TURNS = 7
-_NUMBERS = ("float32", "int8")
+_QUANTIZATIONS = ("float32", "int8")
 
 
 def compare(preset: str = "vit_micro", ratios: Sequence[float] = (0.0, 0.5, 0.75)) -> list[dict]:
@@ -36,7 +36,7 @@ def compare(preset: str = "vit_micro", ratios: Sequence[float] = (0.0, 0.5, 0.75
         ratios: hidden shares of the patches, 0 among them.
 
     Returns:
-        A dictionary for each file: name, numbers, ratio, ms (the least of seven medians), bytes,
+        A dictionary for each file: name, quantize, ratio, ms (the least of seven medians), bytes,
         and for ours in int8 where TFLite Micro is installed arena, in bytes.
 
     Raises:
@@ -50,12 +50,12 @@ def compare(preset: str = "vit_micro", ratios: Sequence[float] = (0.0, 0.5, 0.75
     if preset not in PRESETS:
         raise RequestError(f"encoder preset {preset!r}: there is none such")
     rows, runs = [], []
-    for (numbers, ratio), (content, example, arena) in _ours(preset, ratios).items():
-        row = {"name": f"ours, {preset}", "numbers": numbers, "ratio": ratio}
+    for (quantize, ratio), (content, example, arena) in _ours(preset, ratios).items():
+        row = {"name": f"ours, {preset}", "quantize": quantize, "ratio": ratio}
         rows.append(row | {"bytes": len(content), "arena": arena})
         runs.append((LiteRT(content), example))
-    for numbers, content in _theirs(preset).items():
-        row = {"name": "timm by litert-torch", "numbers": numbers, "ratio": 0.0}
+    for quantize, content in _theirs(preset).items():
+        row = {"name": "timm by litert-torch", "quantize": quantize, "ratio": 0.0}
         rows.append(row | {"bytes": len(content), "arena": None})
         runtime = LiteRT(content)
         pixels = np.zeros(runtime.inputs[0].shape, np.float32)
@@ -70,16 +70,16 @@ def compare(preset: str = "vit_micro", ratios: Sequence[float] = (0.0, 0.5, 0.75
 
 
 def _print(preset: str, rows: Sequence[Mapping], with_arena: bool) -> None:
-    whole = {(row["name"], row["numbers"]): row["ms"] for row in rows if not row["ratio"]}
-    timm = {row["numbers"]: row["ms"] for row in rows if row["name"].startswith("timm")}
-    table = [("file", "numbers", "hidden", "bytes", "ms", "x whole", "x timm", "arena")]
+    whole = {(row["name"], row["quantize"]): row["ms"] for row in rows if not row["ratio"]}
+    timm = {row["quantize"]: row["ms"] for row in rows if row["name"].startswith("timm")}
+    table = [("file", "quantize", "hidden", "bytes", "ms", "x whole", "x timm", "arena")]
     for row in rows:
-        at = whole.get((row["name"], row["numbers"]))
-        theirs = timm.get(row["numbers"])
+        at = whole.get((row["name"], row["quantize"]))
+        theirs = timm.get(row["quantize"])
         table.append(
             (
                 row["name"],
-                row["numbers"],
+                row["quantize"],
                 f"{100 * row['ratio']:g} %",
                 f"{row['bytes']:,}",
                 f"{row['ms']:.3f}",
@@ -98,7 +98,7 @@ def _print(preset: str, rows: Sequence[Mapping], with_arena: bool) -> None:
 
 
 def _ours(preset: str, ratios: Sequence[float]) -> dict:
-    """(numbers, ratio) to (content, example, arena or None)."""
+    """(quantize, ratio) to (content, example, arena or None)."""
     from sparse_ist_tf.checkpoints.loading import load_encoder
     from sparse_ist_tf.config import get_config
     from sparse_ist_tf.export.files import micro
@@ -114,32 +114,32 @@ def _ours(preset: str, ratios: Sequence[float]) -> dict:
     kernel = np.random.default_rng(0).standard_normal((vit.width, CLASSES)) / vit.width**0.5
     head = (Affine(kernel, np.zeros(CLASSES)),)
     out = {}
-    for numbers in _NUMBERS:
+    for quantize in _QUANTIZATIONS:
         for ratio in ratios:
-            places = shared_positions(0, vit.num_patches, ratio)
-            network = Network("classifier", head, vit, tuple(int(place) for place in places))
+            positions = shared_positions(0, vit.num_patches, ratio)
+            network = Network("classifier", head, vit, tuple(map(int, positions)))
             samples = lambda: ({"image": image[None]} for image in images)  # noqa: E731
             arena = None
-            if numbers == "int8" and micro.available():
-                whole = convert(network, numbers, Interface(whole_integer=True), samples)
+            if quantize == "int8" and micro.available():
+                whole = convert(network, quantize, Interface(whole_integer=True), samples)
                 arena = micro.needed_arena(whole, {"image": images[0]})
-            content = convert(network, numbers, samples=samples)
-            out[numbers, ratio] = content, {"image": images[0]}, arena
+            content = convert(network, quantize, samples=samples)
+            out[quantize, ratio] = content, {"image": images[0]}, arena
     return out
 
 
 def _theirs(preset: str) -> dict[str, bytes]:
-    """Files of timm's model by numbers; none where what makes them isn't installed."""
+    """Files of timm's model by quantization; none where what makes them isn't installed."""
     if any(importlib.util.find_spec(name) is None for name in _NEEDED):
         return {}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", __name__, preset, folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        paths = {numbers: Path(folder, f"{numbers}.tflite") for numbers in _NUMBERS}
+        paths = {quantize: Path(folder, f"{quantize}.tflite") for quantize in _QUANTIZATIONS}
         if done.returncode or not all(path.exists() for path in paths.values()):
             lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
             raise RunError(f"litert-torch failed: {lines[-1][:300]}")
-        return {numbers: path.read_bytes() for numbers, path in paths.items()}
+        return {quantize: path.read_bytes() for quantize, path in paths.items()}
 
 
 def _main(argv: Sequence[str]) -> None:
@@ -154,12 +154,12 @@ def _main(argv: Sequence[str]) -> None:
     size = model.patch_embed.img_size
     path = str(Path(folder, "float32.tflite"))
     litert_torch.convert(model, (torch.zeros(1, 3, *size),)).export(path)
-    quantize = quantizer.Quantizer(path, recipe.static_wi8_ai8())
+    quantizing = quantizer.Quantizer(path, recipe.static_wi8_ai8())
     # Noise does for ranges that only the time depends on, which is that of any.
     rng = np.random.default_rng(0)
     pixels = [rng.standard_normal((1, 3, *size)).astype(np.float32) for _ in range(4)]
-    ranges = quantize.calibrate({"serving_default": [{"args_0": value} for value in pixels]})
-    quantize.quantize(ranges).export_model(str(Path(folder, "int8.tflite")))
+    ranges = quantizing.calibrate({"serving_default": [{"args_0": value} for value in pixels]})
+    quantizing.quantize(ranges).export_model(str(Path(folder, "int8.tflite")))
 
 
 if __name__ == "__main__":

@@ -66,4 +66,7 @@ def test_timm_comes_over_by_litert_torch():
     pytest.importorskip("litert_torch")
     pytest.importorskip("timm")
     rows = speed.compare("vit_pico", (0.0, 0.75))
-    assert [row["numbers"] for row in rows if row["name"].startswith("timm")] == ["float32", "int8"]
+    assert [row["quantize"] for row in rows if row["name"].startswith("timm")] == [
+        "float32",
+        "int8",
+    ]

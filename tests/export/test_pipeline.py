@@ -126,7 +126,7 @@ def test_a_config_that_does_not_fit_a_file_is_refused(exported, finished):
 
 def test_a_second_export_adds_to_the_first(exported, finished):
     folder, _ = exported
-    good, printed = _export(finished, folder, artefacts=("head",), numbers=("float32",))
+    good, printed = _export(finished, folder, artefacts=("head",), quantize=("float32",))
     assert good
     record = json.loads((folder / "verification.json").read_text())
     names = [file["name"] for file in record["files"]]
@@ -156,7 +156,7 @@ def test_int8_that_loses_too_much_becomes_int16x8_and_says_so(finished, tmp_path
     monkeypatch.setitem(BOUNDS, "int8", (-100.0, -100.0))
     monkeypatch.setitem(BOUNDS, "int16x8", (10.0, 10.0))
     good, printed = _export(
-        finished, tmp_path / "a", artefacts=("head",), numbers=("int8",), bound=-1.0
+        finished, tmp_path / "a", artefacts=("head",), quantize=("int8",), bound=-1.0
     )
     assert good
     assert "int16x8 instead" in printed
@@ -186,8 +186,8 @@ def test_nothing_is_left_when_export_breaks(finished, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("target", "changes", "message"),
     [
-        ("phone", {"numbers": ("int4",)}, "quantize='int4': must be one of float32"),
-        ("coral", {"numbers": ("float32",)}, "quantize='float32': target coral takes int8"),
+        ("phone", {"quantize": ("int4",)}, "quantize='int4': must be one of float32"),
+        ("coral", {"quantize": ("float32",)}, "quantize='float32': target coral takes int8"),
         ("phone", {"artefacts": ("body",)}, "artefacts='body': must be one of subnet, head"),
         ("phone", {"subnets": (0, 2)}, "subnets=2: the run has 2 subnets"),
         ("phone", {"calibration": 0}, "calibration=0: must be at least 1 image"),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sparse_ist_tf.export.devices.bundle import write_bundle
-from sparse_ist_tf.export.files import flatbuffer, metadata
+from sparse_ist_tf.export.files import metadata
+from sparse_ist_tf.export.files.operators import operators
 from sparse_ist_tf.export.files.runtimes import LiteRT, ports
 from tests.fixtures.finished_run import make_images
 
@@ -71,7 +72,7 @@ def test_the_settings_are_the_models(bundle, content):
 def test_the_resolver_registers_the_operators_used_and_no_others(bundle, content):
     text = (bundle[0] / "op_resolver.h").read_text()
     registered = re.findall(r"resolver\.Add(\w+)\(\)", text)
-    used = {op.name for op in flatbuffer.operators(content)}
+    used = {op.name for op in operators(content)}
     assert len(registered) == len(set(registered)) == len(used)
     assert _constant(text, "kOperatorCount") == str(len(used))
     assert {name.lower() for name in registered} == {name.replace("_", "").lower() for name in used}

@@ -26,7 +26,13 @@ def table(tmp_path, monkeypatch):
 
 
 def test_a_user_adds_a_row(table):
-    row = {"like": "micro", "sram": 65536, "flash": 1 << 20, "operators": ["FULLY_CONNECTED"]}
+    row = {
+        "like": "micro",
+        "numbers": ["int8"],
+        "sram": 65536,
+        "flash": 1 << 20,
+        "operators": ["FULLY_CONNECTED"],
+    }
     add_rows(table({"mine": row}))
     mine = targets.find_target("mine")
     assert (mine.sram, mine.flash, mine.interpreter) == (65536, 1 << 20, "micro")
@@ -38,8 +44,8 @@ def test_a_user_adds_a_row(table):
     [
         ("{", "can't be read"),
         ({"mine": {"like": "toaster"}}, "target='toaster': must be one of phone, coral, micro"),
-        ({"mine": {"like": "micro", "ram": 1}}, r"mine\.ram: must be one of numbers, operators"),
-        ({"mine": {"like": "phone", "numbers": ["int4"]}}, r"mine\.numbers=\['int4'\]"),
+        ({"mine": {"like": "micro", "ram": 1}}, r"mine\.ram: must be one of quantize, operators"),
+        ({"mine": {"like": "phone", "quantize": ["int4"]}}, r"mine\.quantize=\['int4'\]"),
         ({"mine": 5}, "mine: must be a row"),
         ({"mine": {"like": "micro", "sram": "big"}}, r"mine\.sram='big'"),
     ],
@@ -55,9 +61,9 @@ def test_a_target_that_does_not_exist():
 
 
 def test_phone_files_meet_their_conditions(classifier_file):
-    for numbers in ("float32", "float16"):
-        content = classifier_file(numbers)
-        assert check(content, TARGETS["phone"], numbers, "classifier") == []
+    for quantize in ("float32", "float16"):
+        content = classifier_file(quantize)
+        assert check(content, TARGETS["phone"], quantize, "classifier") == []
 
 
 def test_conditions_that_are_missed_are_named(classifier_file, head_layers, head_samples):

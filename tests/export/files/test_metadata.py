@@ -65,13 +65,13 @@ def test_a_file_without_metadata_is_refused(head_file):
         metadata.attach(head_file, metadata.Metadata("n", "d", ("a\nb", "c", "d"), {}))
 
 
-@pytest.mark.parametrize("numbers", ["float32", "int8"])
-def test_mediapipe_loads_a_classifier_as_it_is(classifier_file, tmp_path, numbers):
+@pytest.mark.parametrize("quantize", ["float32", "int8"])
+def test_mediapipe_loads_a_classifier_as_it_is(classifier_file, tmp_path, quantize):
     """Its answers are LiteRT's, by the labels inside the file."""
     mediapipe = pytest.importorskip("mediapipe", reason="needs the extra mediapipe")
     from mediapipe.tasks import python as tasks
 
-    classifier = metadata.attach(classifier_file(numbers), ABOUT)
+    classifier = metadata.attach(classifier_file(quantize), ABOUT)
     path = tmp_path / "classifier.tflite"
     path.write_bytes(classifier)
     options = tasks.vision.ImageClassifierOptions(

@@ -26,11 +26,11 @@ VARIETIES = {
 }
 
 
-def _keras_features(vit, images, places):
-    patches = select_patches(images, places, vit.patch_size).astype("float32")
+def _keras_features(vit, images, positions):
+    patches = select_patches(images, positions, vit.patch_size).astype("float32")
     pixels = patches.reshape(*patches.shape[:2], -1, 3) / 255
     normal = ((pixels - MEAN) / STD).reshape(patches.shape).astype("float32")
-    return np.asarray(vit({"patches": normal, "positions": places}))
+    return np.asarray(vit({"patches": normal, "positions": positions}))
 
 
 @pytest.mark.parametrize("form", ["matmul", "conv"])
@@ -38,12 +38,12 @@ def _keras_features(vit, images, places):
 def test_the_folded_encoder_equals_the_keras_model(variety, form):
     vit = make_vit(**VARIETIES[variety])
     images = make_images(3)
-    places = np.array([[0, 5, 7, 10, 15], [3, 2, 9, 8, 1], [4, 6, 11, 12, 14]], np.int32)
-    expected = _keras_features(vit, images, places)
+    positions = np.array([[0, 5, 7, 10, 15], [3, 2, 9, 8, 1], [4, 6, 11, 12, 14]], np.int32)
+    expected = _keras_features(vit, images, positions)
     function = make_function(Network("encoder", vit=fold(vit, MEAN, STD), positions=(0,) * 5), form)
-    patches = select_patches(images, places, vit.patch_size)
+    patches = select_patches(images, positions, vit.patch_size)
     for i in range(3):
-        rows = places[i : i + 1]
+        rows = positions[i : i + 1]
         rows = rows if form == "matmul" else np.eye(16, dtype="float32")[rows]
         found = function(patches=patches[i : i + 1].astype("float32"), positions=rows)["feature"]
         np.testing.assert_allclose(found[0], expected[i], atol=2e-4)
@@ -62,14 +62,14 @@ def test_the_network_for_integers_is_the_same_function(variety, form):
         Affine(np.random.default_rng(0).standard_normal((folded.feature_dim, 3)), np.ones(3)),
     )
     patches = make_images(5).reshape(-1)[: 5 * folded.pixels].reshape(1, 5, -1).astype("float32")
-    places = np.array([[0, 5, 7, 10, 15]], np.int32)
-    places = places if form == "matmul" else np.eye(16, dtype="float32")[places]
+    positions = np.array([[0, 5, 7, 10, 15]], np.int32)
+    positions = positions if form == "matmul" else np.eye(16, dtype="float32")[positions]
     for kind in ("encoder", "classifier_patches"):
         network = Network(kind, layers, folded, (0,) * 5)
         other = dataclasses.replace(network, vit=around)
         name = network.output_name
-        expected = make_function(network, form)(patches=patches, positions=places)[name]
-        found = make_function(other, form)(patches=patches - 128, positions=places)[name]
+        expected = make_function(network, form)(patches=patches, positions=positions)[name]
+        found = make_function(other, form)(patches=patches - 128, positions=positions)[name]
         np.testing.assert_allclose(found, expected, atol=2e-4 * np.abs(expected).max())
 
 

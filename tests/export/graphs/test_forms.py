@@ -14,9 +14,9 @@ from tests.fixtures.finished_run import make_images
 
 @pytest.mark.parametrize("form", ["matmul", "conv"])
 def test_hidden_pixels_change_no_logit(small_classifier, classifier_file, form):
-    vit, _, places = small_classifier
+    vit, _, positions = small_classifier
     image, other = make_images(2)
-    visible = visible_from_positions(places[None], vit.num_patches)[0].reshape(4, 4)
+    visible = visible_from_positions(positions[None], vit.num_patches)[0].reshape(4, 4)
     pixels = visible.repeat(4, axis=0).repeat(4, axis=1)[..., None]
     runtime = LiteRT(classifier_file("float32", form))
     logits = runtime.run({"image": image})
@@ -24,27 +24,27 @@ def test_hidden_pixels_change_no_logit(small_classifier, classifier_file, form):
     assert not np.allclose(runtime.run({"image": np.where(pixels, other, image)}), logits)
 
 
-@pytest.mark.parametrize("numbers", ["float32", "int8"])
-def test_forms_and_kinds_agree(small_classifier, classifier_file, numbers):
-    vit, _, places = small_classifier
+@pytest.mark.parametrize("quantize", ["float32", "int8"])
+def test_forms_and_kinds_agree(small_classifier, classifier_file, quantize):
+    vit, _, positions = small_classifier
     images = make_images(24)
     outputs = []
     for form in ("matmul", "conv"):
         for kind in ("classifier", "classifier_patches"):
-            runtime = LiteRT(classifier_file(numbers, form, kind=kind))
-            patches = select_patches(images, np.tile(places, (24, 1)), vit.patch_size)
+            runtime = LiteRT(classifier_file(quantize, form, kind=kind))
+            patches = select_patches(images, np.tile(positions, (24, 1)), vit.patch_size)
             examples = [
-                {"image": image, "patches": patch, "positions": places}
+                {"image": image, "patches": patch, "positions": positions}
                 for image, patch in zip(images, patches, strict=True)
             ]
             outputs.append(np.array([runtime.run(example) for example in examples]))
     for other in outputs[1:]:
         likeness = np.corrcoef(other.ravel(), outputs[0].ravel())[0, 1]
-        assert likeness > (0.999999 if numbers == "float32" else 0.85)
+        assert likeness > (0.999999 if quantize == "float32" else 0.85)
 
 
 def test_the_cost_falls_with_the_visible_patches(small_classifier):
-    from sparse_ist_tf.export.files.flatbuffer import operators
+    from sparse_ist_tf.export.files.operators import operators
 
     _, network, _ = small_classifier
     macs = []

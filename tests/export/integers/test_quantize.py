@@ -7,11 +7,12 @@ import pytest
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.export.files import flatbuffer
+from sparse_ist_tf.export.files.operators import operators
 from sparse_ist_tf.export.files.runtimes import LiteRT, ports
 from sparse_ist_tf.export.graphs.convert import Interface, convert
 from sparse_ist_tf.export.graphs.folding import Affine
 from sparse_ist_tf.export.graphs.forms import Network
-from sparse_ist_tf.export.integers.quantize import Scheme, quantize
+from sparse_ist_tf.export.integers.quantize import Scheme, to_integers
 
 
 def _logits(layers, x):
@@ -47,9 +48,9 @@ def test_a_matrix_product_is_the_integer_arithmetic_of_the_specification():
         assert np.abs(found - np.clip(expected, -128, 127)).max() <= 1  # ties
 
 
-@pytest.mark.parametrize(("numbers", "share"), [("int8", 0.05), ("int16x8", 0.02)])
-def test_an_integer_head_stays_close(head_layers, head_features, head_samples, numbers, share):
-    content = convert(Network("head", head_layers), numbers, Interface(), head_samples)
+@pytest.mark.parametrize(("quantize", "share"), [("int8", 0.05), ("int16x8", 0.02)])
+def test_an_integer_head_stays_close(head_layers, head_features, head_samples, quantize, share):
+    content = convert(Network("head", head_layers), quantize, Interface(), head_samples)
     runtime = LiteRT(content)
     found = np.array([runtime.run({"feature": feature}) for feature in head_features])
     expected = _logits(head_layers, head_features)
@@ -72,7 +73,7 @@ def test_a_per_tensor_scheme_has_one_scale_a_matrix(head_layers, head_samples):
 @pytest.mark.parametrize("form", ["matmul", "conv"])
 def test_a_whole_integer_classifier_has_no_float_and_no_conversions(classifier_file, form):
     content = classifier_file("int8", form, whole_integer=True)
-    for op in flatbuffer.operators(content):
+    for op in operators(content):
         assert op.name not in ("QUANTIZE", "DEQUANTIZE")
         types = {dtype for _, dtype, _ in op.inputs} | {dtype for _, dtype in op.outputs}
         assert types <= {"int8", "int32"}
@@ -81,12 +82,12 @@ def test_a_whole_integer_classifier_has_no_float_and_no_conversions(classifier_f
     assert output.dtype == "int8"
 
 
-@pytest.mark.parametrize("numbers", ["int8", "int16x8"])
-def test_an_image_goes_in_as_bytes_and_logits_come_out_as_floats(classifier_file, numbers):
-    content = classifier_file(numbers)
+@pytest.mark.parametrize("quantize", ["int8", "int16x8"])
+def test_an_image_goes_in_as_bytes_and_logits_come_out_as_floats(classifier_file, quantize):
+    content = classifier_file(quantize)
     inputs, output = ports(content)
     assert (inputs[0].dtype, output.dtype) == ("uint8", "float32")
-    names = [op.name for op in flatbuffer.operators(content)]
+    names = [op.name for op in operators(content)]
     # Bytes are picked first and converted once; the logits once at the end.
     assert names[-1] == "DEQUANTIZE"
     assert names.count("QUANTIZE") == 1
@@ -105,7 +106,7 @@ def test_an_operator_without_a_rule_is_an_error():
     )
     content = flatbuffer.name_signature(converter.convert(), ["feature"], "logits")
     with pytest.raises(RunError, match="SIN has no rule"):
-        quantize(content, {0: (-1, 1), 1: (-1, 1)}, Scheme())
+        to_integers(content, {0: (-1, 1), 1: (-1, 1)}, Scheme())
 
 
 def test_a_constant_output_has_a_scale(head_layers, head_samples):
@@ -130,7 +131,7 @@ def test_what_is_joined_shares_one_scale_that_covers_constants_too():
     )
     content = flatbuffer.name_signature(converter.convert(), ["feature"], "logits")
     ranges = dict.fromkeys(range(len(flatbuffer.parse(content).subgraphs[0].tensors)), (-2.0, 2.0))
-    runtime = LiteRT(quantize(content, ranges, Scheme()))
+    runtime = LiteRT(to_integers(content, ranges, Scheme()))
     (port,) = runtime.inputs
     runtime._interpreter.set_tensor(port.index, np.array([[0.5, -0.5]], np.float32))
     runtime._interpreter.invoke()
