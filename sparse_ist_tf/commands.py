@@ -6,11 +6,15 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from absl import app, flags, logging
 from ml_collections.config_flags import config_flags
 
 from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.keys import as_help, no_such_key
+
+flags.disclaim_key_flags()  # --help shows a command's flags as its own
 
 
 def run(
@@ -18,6 +22,7 @@ def run(
     define_flags: Callable[[], None] | None = None,
     words: Sequence[str] = (),
     backends: Sequence[str] = ("tensorflow",),
+    config: ModuleType | None = None,
 ) -> None:
     """Runs a command: defines and parses its flags, calls main, ends with its exit status.
 
@@ -29,14 +34,25 @@ def run(
         define_flags: defines the flags; ml_collections reads the command line while it does.
         words: arguments that are no flags and may be given.
         backends: of Keras, which the command runs on.
+        config: the default of --config, with get_config() and table(); there is no such
+            flag where None.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.set_verbosity(logging.WARNING)
+    names = [key.name for key in config.table()] if config else []
     try:
+        if config:
+            config_flags.DEFINE_config_file(
+                "config",
+                str(Path(config.__file__)),
+                "Configuration file; the defaults where not given. Its keys, each of which "
+                f"--config.KEY=VALUE sets:\n{as_help(config.table())}",
+                lock_config=True,
+            )
         if define_flags:
             define_flags()
     except Exception as error:  # a configuration file is a program
-        raise SystemExit(say(_flag_error(error, sys.argv))) from None
+        raise SystemExit(say(_flag_error(error, sys.argv, names))) from None
 
     def parse(argv):
         try:
@@ -45,7 +61,7 @@ def run(
                 flags.FLAGS["config"].value.keys()  # a file that isn't there raises only here
             return rest
         except Exception as error:
-            raise SystemExit(say(_flag_error(error, argv))) from None
+            raise SystemExit(say(_flag_error(error, argv, names))) from None
 
     def guarded(argv):
         backend = os.environ.get("KERAS_BACKEND") or backends[0]
@@ -65,7 +81,7 @@ def run(
     app.run(guarded, flags_parser=parse)
 
 
-def _flag_error(error: Exception, argv: list[str]) -> RequestError:
+def _flag_error(error: Exception, argv: list[str], names: Sequence[str]) -> RequestError:
     """What is wrong with the command line or the configuration file, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__
@@ -80,23 +96,10 @@ def _flag_error(error: Exception, argv: list[str]) -> RequestError:
         for arg in argv:
             parts = re.sub(r"^--?(no)?config\.|=.*", "", arg).split(".")
             if arg.lstrip("-").startswith(("config.", "noconfig.")) and words[0] in parts:
-                above = parts[: parts.index(words[0])]
-                return RequestError(f"{arg}: there is no key {words[0]!r}{_keys_at(above, given)}")
+                return RequestError(f"{arg}: {no_such_key('.'.join(parts), names)}")
     if isinstance(error, SyntaxError | ImportError | NameError):
         last = f"{type(error).__name__}: {last}"
     return RequestError(f"{where}: {last}")
-
-
-def _keys_at(above: list[str], given: list[str]) -> str:
-    """The keys that a configuration has at some place, as the end of a sentence."""
-    path = given[-1].partition("=")[2] if given else str(Path(__file__).parent / "config.py")
-    try:
-        here = config_flags.ConfigFileFlagParser("config").parse(path)
-        for key in above:
-            here = here[key]
-        return f"; {'.'.join(above) or 'the configuration'} has {', '.join(here) or 'none'}"
-    except Exception:  # the file is bad in other ways too
-        return ""
 
 
 @contextlib.contextmanager

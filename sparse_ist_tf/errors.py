@@ -1,6 +1,8 @@
 """The two ways in which a command ends badly, and what it says without ending."""
 
+import difflib
 import sys
+from collections.abc import Iterable
 
 
 class RequestError(ValueError):
@@ -18,3 +20,17 @@ def warn(text: str) -> None:
         text: what happened, to what.
     """
     print(f"warning: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """The end of a message about a word that isn't known.
+
+    Args:
+        word: what was given.
+        words: what there is.
+
+    Returns:
+        A question with the word that is nearest, in parentheses; "" where none is near.
+    """
+    near = difflib.get_close_matches(word, words, 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

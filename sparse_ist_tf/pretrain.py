@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from sparse_ist_tf import pretrain_config
 from sparse_ist_tf.commands import quiet, run
@@ -216,15 +216,9 @@ def main(_) -> int:
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    config_flags.DEFINE_config_file(
-        "config",
-        str(Path(pretrain_config.__file__)),
-        "Configuration file; that of vit_micro where not given.",
-        lock_config=True,
-    )
     flags.DEFINE_string("workdir", "runs/pretrain", "Run directory.")
     flags.DEFINE_integer("num_workers", None, "Local worker processes; 1 where not given.")
 
 
 if __name__ == "__main__":
-    run(main, define_flags, backends=("tensorflow", "jax"))
+    run(main, define_flags, config=pretrain_config, backends=("tensorflow", "jax"))

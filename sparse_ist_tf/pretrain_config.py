@@ -1,29 +1,127 @@
-"""The default configuration of pretrain, and what it may hold."""
+"""The configuration of pretrain: its keys, and what they may hold."""
 
-import math
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
-from sparse_ist_tf.config import check_keys, lookup
+from sparse_ist_tf.allowed import Number, Numbers
+from sparse_ist_tf.config import RATIO
 from sparse_ist_tf.errors import RequestError
-
-OBJECTIVES = ("supervised", "mae")
-OPTIMIZERS = ("adamw", "muon")
-SCHEDULES = ("cosine", "trapezoid")
-DTYPES = ("float32", "bfloat16")
-_AT_LEAST_ONE = (
-    "batch_size",
-    "total_steps",
-    "log_every",
-    "eval_every",
-    "checkpoint_every",
-    "eval_images",
-    "decoder.width",
-    "decoder.depth",
-    "decoder.num_heads",
-    "probe.images",
+from sparse_ist_tf.keys import (
+    Key,
+    When,
+    as_markdown,
+    check,
+    check_optimizer,
+    choice,
+    defaults,
+    updated,
 )
-_AT_LEAST_ZERO = ("seed", "projector", "dataset.split_seed", "warmup_steps", "probe.every")
+
+RATIOS = Numbers("numbers in [0, 1)", RATIO)
+SHARE = Number(0, 1)
+COLOR = Numbers("three numbers", counts=(3,))
+# Options of each optimizer that an update honours here: nothing reads the averages of use_ema, and
+# nothing scales the loss.
+_EVERY = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "gradient_accumulation_steps")
+OPTIMIZERS = {
+    "muon": (
+        *("adam_beta_1", "adam_beta_2", "adam_weight_decay", "epsilon", "exclude_layers"),
+        *("exclude_embeddings", "muon_a", "muon_b", "muon_c", "adam_lr_ratio", "momentum"),
+        *("ns_steps", "nesterov", "rms_rate", *_EVERY),
+    ),
+    "adamw": ("beta_1", "beta_2", "epsilon", "amsgrad", *_EVERY),
+}
+
+
+def table() -> list[Key]:
+    """The table of pretrain's keys.
+
+    Returns:
+        In the order in which --help and the documentation show them.
+    """
+    decoder, probe = (When("objective", ("mae",)),), (When("probe.every"),)
+    classifier = (When("objective", ("supervised",)),)
+    positive, share = Number(0, above=True), Numbers("numbers in [0, 1]", SHARE)
+    sides = Numbers("whole numbers of at least 1", Number(1), whole=True)
+    muon = {"weight_decay": 0.05, "adam_weight_decay": 0.0, "adam_beta_2": 0.99}
+    return [
+        Key("seed", 0, Number(0), "of weights, batches, masks and what changes in images"),
+        Key("dataset.name", "folder:tiny-imagenet", None, "the images, as dataset.name of train"),
+        Key("dataset.data_dir", "", None, "as dataset.data_dir of train"),
+        Key("dataset.split_seed", 0, Number(0), "of the split where the data has none"),
+        choice("dataset.on_bad_image", ("error", "skip"), "what a bad image does"),
+        Key("dataset.cache_dir", "", None, "decoded images; else ~/.cache/sparse_ist_tf/images"),
+        Key("preset", "vit_micro", None, "the encoder's architecture"),
+        Key("weights", "", None, "what it starts from, as encoder.weights of train; else drawn"),
+        Key("start_share", 0.0, SHARE, "of these in what is written", (When("weights"),)),
+        choice("dtype", ("bfloat16", "float32"), "in which it computes"),
+        Key("mean", (0.5, 0.5, 0.5), COLOR, "of red, green and blue, of pixels in [0, 1]"),
+        Key("std", (0.5, 0.5, 0.5), COLOR, "likewise"),
+        choice("objective", ("supervised", "mae"), "classes, or the pixels that are hidden"),
+        Key("label_smoothing", 0.1, SHARE, "share of the truth that all classes get", classifier),
+        Key("distillation", 0.0, SHARE, "share that a view learns from a whole one", classifier),
+        Key(
+            "teacher",
+            "",
+            None,
+            "run directory of a pre-trained classifier to learn from",
+            (*classifier, When("distillation")),
+        ),
+        Key(
+            "projector",
+            0,
+            Number(0),
+            "hidden units of a perceptron that is dropped",
+            classifier,
+        ),
+        Key("decoder.width", 96, Number(1), "of the masked autoencoder", decoder),
+        Key("decoder.depth", 2, Number(1), "its blocks", decoder),
+        Key("decoder.num_heads", 3, Number(1), "its attention heads", decoder),
+        # Most steps hide much, which is cheap; some show all, so that whole images stay familiar.
+        Key("mask_ratios", (0.75, 0.5, 0.0), RATIOS, "hidden shares of the patches, one a step"),
+        Key("mask_probabilities", (0.5, 0.4, 0.1), share, "share of the steps that have each"),
+        Key("image_sizes", (), sides, "sides in pixels, one a step; the preset's where empty"),
+        Key("size_probabilities", (), share, "share of the steps that have each"),
+        Key(
+            "augment",
+            ("flip", "crop"),
+            None,
+            "and color, three_augment, mixup, cutmix; rand_augment, but not under JAX",
+        ),
+        Key(
+            "crop_area",
+            0.35,
+            Number(0, 1, above=True),
+            "share of an image that a crop has at least",
+            (When("augment", ("crop",)),),
+        ),
+        Key(
+            "mix_probability",
+            0.5,
+            SHARE,
+            "share of the images that are mixed",
+            (When("augment", ("mixup", "cutmix")),),
+        ),
+        choice("optimizer.name", tuple(OPTIMIZERS), "of all weights"),
+        Key("optimizer.kwargs", muon, None, "its options"),
+        Key("learning_rate", 2e-3, positive, "after the warm-up"),
+        Key("scale_learning_rate", False, None, "it is for 256 images: times batch_size / 256"),
+        choice("schedule", ("trapezoid", "cosine"), "of the learning rate"),
+        Key("decay", 0.28, SHARE, "last share of the steps", (When("schedule", ("trapezoid",)),)),
+        Key("warmup_steps", 200, Number(0), "over which the learning rate rises"),
+        Key("batch_size", 256, Number(1), "of all workers together"),
+        Key("total_steps", 5000, Number(1), "how long it trains"),
+        Key("eval_mask_ratios", (0.0, 0.5, 0.75), RATIOS, "at which it is tested"),
+        Key("eval_images", 2000, Number(1), "of a test on the way; the last one has all"),
+        Key("probe.every", 0, Number(0), "steps between measurements of linear accuracy; 0: none"),
+        Key("probe.images", 10000, Number(1), "that the classifier learns from", probe),
+        Key("probe.mask_ratios", (0.0,), RATIOS, "at which it is measured", probe),
+        Key("log_every", 20, Number(1), "steps between records"),
+        Key("eval_every", 400, Number(1), "steps between tests"),
+        Key("checkpoint_every", 200, Number(1), "steps between checkpoints"),
+        Key("cluster.peer_timeout_s", 60.0, positive, "until a silent peer is lost"),
+    ]
 
 
 def get_config() -> ConfigDict:
@@ -35,54 +133,7 @@ def get_config() -> ConfigDict:
     Returns:
         A new configuration; files in configs/ change it.
     """
-    config = ConfigDict()
-    config.seed = 0
-    config.dataset = {"name": "folder:tiny-imagenet", "data_dir": "", "split_seed": 0}
-    config.dataset.on_bad_image = "error"
-    config.dataset.cache_dir = ""  # decoded images; ~/.cache/sparse_ist_tf/images where empty
-
-    config.preset = "vit_micro"
-    config.weights = ""  # what it starts from, as encoder.weights of train; drawn where empty
-    config.start_share = 0.0  # of these weights in the encoder that is written at the end
-    config.dtype = "bfloat16"
-    config.mean, config.std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    config.objective = "supervised"
-    config.label_smoothing = 0.1
-    config.distillation = 0.0
-    config.teacher = ""  # run directory of a pre-trained classifier to learn from; none where empty
-    config.projector = 0  # hidden units of a perceptron that is thrown away; none where 0
-    config.decoder = {"width": 96, "depth": 2, "num_heads": 3}  # of the masked autoencoder
-
-    # Most steps hide much, which is cheap; some show all, so that whole images stay familiar.
-    config.mask_ratios = (0.75, 0.5, 0.0)
-    config.mask_probabilities = (0.5, 0.4, 0.1)
-    # Sides in pixels of the images that the encoder sees, and the share of the steps that see each:
-    # scaled from the preset's, which is the only one where this is empty.
-    config.image_sizes, config.size_probabilities = (), ()
-    # And color, three_augment, mixup, cutmix; rand_augment, but not under JAX.
-    config.augment = ("flip", "crop")
-    config.crop_area = 0.35  # share of an image that a crop has at least
-    config.mix_probability = 0.5  # share of the images that mixup and cutmix change
-
-    config.optimizer = {"name": "muon"}
-    config.optimizer.kwargs = {"weight_decay": 0.05, "adam_weight_decay": 0.0, "adam_beta_2": 0.99}
-    config.learning_rate = 2e-3
-    config.scale_learning_rate = False  # learning_rate is for 256 images: times batch_size / 256
-    config.schedule = "trapezoid"
-    config.decay = 0.28
-    config.warmup_steps = 200
-    config.batch_size = 256  # of all workers together
-    config.total_steps = 5000
-
-    config.eval_mask_ratios = (0.0, 0.5, 0.75)
-    config.eval_images = 2000
-    # Linear accuracy of the features, every so many steps; never where 0.
-    config.probe = {"every": 0, "images": 10000, "mask_ratios": (0.0,)}
-    config.log_every = 20
-    config.eval_every = 400
-    config.checkpoint_every = 200
-    config.cluster = {"peer_timeout_s": 60.0}
-    return config
+    return defaults(table())
 
 
 def accelerator_config() -> ConfigDict:
@@ -105,6 +156,18 @@ def accelerator_config() -> ConfigDict:
     return config
 
 
+def completed(config: Mapping) -> ConfigDict:
+    """A stored configuration as one of today: keys that came later have their defaults.
+
+    Args:
+        config: of a run directory.
+
+    Returns:
+        A new configuration.
+    """
+    return updated(get_config(), config)
+
+
 def validate(config: ConfigDict, num_workers: int = 1) -> None:
     """Checks a configuration of pre-training, but for its preset and data, before any work is done.
 
@@ -115,20 +178,8 @@ def validate(config: ConfigDict, num_workers: int = 1) -> None:
     Raises:
         RequestError: naming the key, its value and what is allowed.
     """
-    check_keys(config, get_config())
-    choices = (
-        ("objective", config.objective, OBJECTIVES),
-        ("optimizer.name", config.optimizer.name, OPTIMIZERS),
-        ("schedule", config.schedule, SCHEDULES),
-        ("dtype", config.dtype, DTYPES),
-    )
-    for key, value, allowed in choices:
-        if value not in allowed:
-            raise RequestError(f"{key}={value!r}: must be one of {', '.join(allowed)}")
-    for key in ("mask_ratios", "eval_mask_ratios", "probe.mask_ratios"):
-        for ratio in lookup(config, key):
-            if not 0 <= ratio < 1:
-                raise RequestError(f"{key} has {ratio}: must be in [0, 1)")
+    check(config, table())
+    check_optimizer(config, OPTIMIZERS)
     odds = config.mask_probabilities
     if not _are_shares(odds, len(config.mask_ratios)):
         raise RequestError(
@@ -137,24 +188,6 @@ def validate(config: ConfigDict, num_workers: int = 1) -> None:
     _check_sizes(config)
     if config.objective == "mae" and 0 in config.mask_ratios:
         raise RequestError("mask_ratios has 0: must be above 0 for objective='mae'")
-    for keys, least in ((_AT_LEAST_ONE, 1), (_AT_LEAST_ZERO, 0)):
-        for key in keys:
-            if not least <= lookup(config, key) < math.inf:
-                raise RequestError(f"{key}={lookup(config, key)}: must be at least {least}")
-    for key in ("learning_rate", "cluster.peer_timeout_s"):
-        if not 0 < lookup(config, key) < math.inf:
-            raise RequestError(f"{key}={lookup(config, key)}: must be above 0")
-    for key in ("distillation", "label_smoothing", "mix_probability", "start_share"):
-        if not 0 <= config[key] <= 1:
-            raise RequestError(f"{key}={config[key]}: must be in [0, 1]")
-    if config.start_share and not config.weights:
-        raise RequestError(f"start_share={config.start_share}: needs weights to start from")
-    if config.teacher and (config.objective != "supervised" or not config.distillation):
-        raise RequestError(
-            f"teacher={config.teacher!r}: needs objective='supervised' and distillation above 0"
-        )
-    if not 0 < config.crop_area <= 1:
-        raise RequestError(f"crop_area={config.crop_area}: must be in (0, 1]")
     decoder = config.decoder
     if decoder.width % 4 or decoder.width % decoder.num_heads:
         raise RequestError(
@@ -187,5 +220,9 @@ def _check_sizes(config):
         raise RequestError(f"image_sizes={sizes}: must be empty with objective='mae'")
 
 
-def _are_shares(odds, count):
+def _are_shares(odds: Sequence[float], count: int) -> bool:
     return 0 < len(odds) == count and min(odds) >= 0 and abs(sum(odds) - 1) <= 1e-6
+
+
+if __name__ == "__main__":
+    print(as_markdown(table()))

@@ -6,10 +6,9 @@ Nothing heavy is imported before an algorithm is loaded.
 """
 
 import dataclasses
-import difflib
 import importlib
 
-from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.errors import RequestError, did_you_mean
 
 _ROUNDS = frozenset({"ist.local_steps", "ist.local_steps_schedule"})
 
@@ -101,6 +100,11 @@ def algorithm_names() -> tuple[str, ...]:
     return tuple(_ENTRIES)
 
 
+def algorithms_using(key: str) -> tuple[str, ...]:
+    """The names of the algorithms that use a key of the configuration's `ist`."""
+    return tuple(name for name, entry in _ENTRIES.items() if key in entry.keys)
+
+
 def find_algorithm(name: str) -> AlgorithmEntry:
     """The algorithm of a name.
 
@@ -115,6 +119,7 @@ def find_algorithm(name: str) -> AlgorithmEntry:
     """
     if name in _ENTRIES:
         return _ENTRIES[name]
-    near = difflib.get_close_matches(name, _ENTRIES, 1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise RequestError(f"ist.algorithm={name!r}: must be one of {', '.join(_ENTRIES)}{hint}")
+    names = ", ".join(_ENTRIES)
+    raise RequestError(
+        f"ist.algorithm={name!r}: must be one of {names}{did_you_mean(name, _ENTRIES)}"
+    )

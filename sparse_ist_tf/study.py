@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from sparse_ist_tf import study_config
 from sparse_ist_tf.commands import run
@@ -73,14 +73,8 @@ def main(_) -> int:
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    config_flags.DEFINE_config_file(
-        "config",
-        str(Path(study_config.__file__)),
-        "Configuration file; a study of the digits where not given.",
-        lock_config=True,
-    )
     flags.DEFINE_string("workdir", "runs/study", "Folder of the study.")
 
 
 if __name__ == "__main__":
-    run(main, define_flags)
+    run(main, define_flags, config=study_config)

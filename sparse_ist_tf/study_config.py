@@ -1,11 +1,55 @@
-"""The default configuration of study, and what it may hold."""
+"""The configuration of study: its keys, and what they may hold."""
+
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
 from sparse_ist_tf import config as train_config
-from sparse_ist_tf.config import check_keys
-from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.allowed import Number, Numbers
+from sparse_ist_tf.keys import Key, as_markdown, check, check_types, defaults
 from sparse_ist_tf.studies.grid import cells_of
+
+_GRIDS = {
+    "1_mask_ratio": (("masks.ratio", (0.0, 0.5, 0.75)), ("ist.num_subnets", (1, 4))),
+    "2_subnets": (("ist.num_subnets", (1, 2, 4, 8)),),
+}
+_SEEDS = "whole numbers of at least 0, each once"
+
+
+def table() -> list[Key]:
+    """The table of study's keys.
+
+    Returns:
+        In the order in which --help and the documentation show them.
+    """
+    seeds = Numbers(_SEEDS, Number(0), whole=True, distinct=True, least=1)
+    return [
+        Key(
+            "base",
+            train_config.get_config().to_dict(),
+            None,
+            "keys of train, which all trainings share",
+        ),
+        Key("seeds", (0, 1, 2), seeds, "of each training"),
+        # A number in front of a grid's name gives its place in the report and isn't shown.
+        Key(
+            "grids",
+            _GRIDS,
+            None,
+            "sections of the report: axes, pairs of a key and its values, the first along x; what "
+            "a training doesn't use keeps its default",
+        ),
+        Key("only", (), None, "names of the grids to run; all of them where empty"),
+        Key(
+            "variants",
+            (),
+            None,
+            "names for several settings, values of an axis called variant: "
+            '(("SGD", (("optimizer.name", "sgd"), ("learning_rate", 0.1))), ...)',
+        ),
+        Key("num_workers", 1, None, "of a training; it changes nothing but the bytes"),
+        Key("jobs", 0, Number(0), "worker processes at a time; as many as cores where 0"),
+    ]
 
 
 def get_config() -> ConfigDict:
@@ -14,24 +58,19 @@ def get_config() -> ConfigDict:
     Returns:
         A new configuration; files in configs/ change it for their study.
     """
-    config = ConfigDict()
-    config.base = train_config.get_config()  # what all trainings share
-    config.seeds = (0, 1, 2)
-    # Each grid becomes a section of the report, in the order of their names: a number in front
-    # isn't shown. Its axes are keys and their values, the first of them along the x axis.
-    config.grids = ConfigDict(
-        {
-            "1_mask_ratio": (("masks.ratio", (0.0, 0.5, 0.75)), ("ist.num_subnets", (1, 4))),
-            "2_subnets": (("ist.num_subnets", (1, 2, 4, 8)),),
-        }
-    )
-    config.only = ()  # names of the grids to run; all of them where empty
-    # Names for several settings at once, which an axis called "variant" has as its values:
-    # (("SGD", (("optimizer.name", "sgd"), ("learning_rate", 0.1))), ...)
-    config.variants = ()
-    config.num_workers = 1  # of a training; it changes nothing but the bytes
-    config.jobs = 0  # worker processes at a time, as many as there are cores where 0
-    return config
+    return defaults(table())
+
+
+def completed(stored: Mapping) -> ConfigDict:
+    """What a study's folder says of all its trainings, as today's study would say it.
+
+    Args:
+        stored: "base" and "num_workers".
+
+    Returns:
+        The same, with the base completed.
+    """
+    return ConfigDict({**stored, "base": train_config.completed(stored["base"])})
 
 
 def validate(config: ConfigDict) -> None:
@@ -43,13 +82,10 @@ def validate(config: ConfigDict) -> None:
     Raises:
         RequestError: naming the key, its value and what is allowed.
     """
-    default = get_config()
-    default.grids = config.grids
-    check_keys(config, default)
-    seeds = tuple(config.seeds)
-    good = all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
-    if not seeds or not good or len(set(seeds)) < len(seeds):
-        raise RequestError(f"seeds={seeds}: must be whole numbers of at least 0, each once")
-    if config.jobs < 0:
-        raise RequestError(f"jobs={config.jobs}: must be at least 0")
+    check(config, table())
+    check_types(config.base, train_config.table(), "base.")
     cells_of(config)
+
+
+if __name__ == "__main__":
+    print(as_markdown(table()))

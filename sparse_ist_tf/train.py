@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from sparse_ist_tf import config as default_config
 from sparse_ist_tf.commands import quiet, run
@@ -102,15 +102,9 @@ def _show(directory: RunDirectory, results: dict) -> int:
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    config_flags.DEFINE_config_file(
-        "config",
-        str(Path(default_config.__file__)),
-        "Configuration file; the embedded default where not given.",
-        lock_config=True,
-    )
     flags.DEFINE_string("workdir", None, "Run directory; runs/NAME-DIGEST where not given.")
     flags.DEFINE_integer("num_workers", None, "Local worker processes; 2 where not given.")
 
 
 if __name__ == "__main__":
-    run(main, define_flags)
+    run(main, define_flags, config=default_config)

@@ -80,3 +80,28 @@ def test_quiet_keeps_libraries_off_stderr(capfd):
         subprocess.run([sys.executable, "-c", "import os; os.write(2, b'chatter')"], check=True)
     sys.stderr.write("heard\n")
     assert capfd.readouterr().err == "heard\n"
+
+
+def test_help_lists_every_key():
+    done = subprocess.run(
+        [sys.executable, "-m", "sparse_ist_tf.study", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    words = " ".join(done.stdout.split())
+    assert "jobs=0 (at least 0): worker processes at a time; as many as cores where 0" in words
+
+
+def test_a_mistyped_key_is_named_with_the_nearest():
+    done = subprocess.run(
+        [sys.executable, "-m", "sparse_ist_tf.pretrain", "--config.decoder.dept=3"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: --config.decoder.dept=3: there is no such key; decoder has width, depth, num_heads "
+        "(did you mean 'decoder.depth'?)\n"
+    )

@@ -1,24 +1,24 @@
 """Configurations: what is allowed, and one clear line for what is not."""
 
 import importlib
+import inspect
 import math
 from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
 
-from sparse_ist_tf.config import completed, get_config, lookup, validate
+from sparse_ist_tf import config, pretrain_config, registry, study_config
+from sparse_ist_tf.config import completed, get_config, validate
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.keys import as_help, as_markdown, assign
 
 NAMES = sorted(path.stem for path in Path(__file__).parents[1].glob("configs/*.py"))
 
 
 def _with(key, value):
     config = get_config()
-    above, _, last = key.rpartition(".")
-    node = lookup(config, above) if above else config
-    with node.ignore_type():
-        node[last] = value
+    assign(config, key, value)
     return config
 
 
@@ -95,10 +95,131 @@ def test_an_impossible_value_names_key_value_and_what_is_allowed(key, value, all
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("settings", "key", "condition"),
+    [
+        ({"masks.pattern": "grid"}, "masks.pattern='grid'", "masks.kind is shared"),
+        (
+            {"masks.kind": "random", "masks.pattern": "grid"},
+            "masks.pattern='grid'",
+            "masks.kind is shared",
+        ),
+        ({"dataset.dirichlet_alpha": 1.0}, "dataset.dirichlet_alpha=1.0", "shards is dirichlet"),
+        (
+            {"dataset.name": "cifar10", "dataset.split_seed": 1},
+            "dataset.split_seed=1",
+            "dataset.name is digits",
+        ),
+        (
+            {"encoder.learning_rate_factor": 0.1},
+            "encoder.learning_rate_factor=0.1",
+            "encoder.trainable_blocks is set",
+        ),
+        *(
+            (
+                {"ist.variant": "published", f"ist.{key}": value},
+                f"ist.{key}={value!r}",
+                "ist.variant is corrected",
+            )
+            for key, value in (
+                ("moments", "reset"),
+                ("biases", "slot"),
+                ("scale_inputs", False),
+                ("keep_last_step", False),
+            )
+        ),
+        *(
+            (
+                {"ist.algorithm": name, f"ist.{key}": value},
+                f"ist.{key}={value!r}",
+                "ist.algorithm is ist",
+            )
+            for name in ("data_parallel", "local_sgd", "centralized")
+            for key, value in (
+                ("moments", "reset"),
+                ("capacities", (4, 2, 1, 1)),
+                ("widths", "subnet"),
+                ("variant", "published"),
+            )
+        ),
+        *(
+            ({"ist.algorithm": "centralized", key: value}, f"{key}={value!r}", "or data_parallel")
+            for key, value in (
+                ("ist.num_subnets", 2),
+                ("dataset.shards", "iid"),
+                ("share_total", True),
+            )
+        ),
+    ],
+)
+def test_a_setting_that_would_be_ignored_is_refused(settings, key, condition):
+    config = get_config()
+    for name, value in settings.items():
+        assign(config, name, value)
+    with pytest.raises(RequestError) as caught:
+        validate(config, 1)
+    assert str(caught.value).startswith(f"{key}: must be ")
+    assert condition in str(caught.value)
+
+
+def test_a_third_party_s_algorithm_and_its_keys_are_known(monkeypatch):
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    registry.register_algorithm(
+        registry.AlgorithmEntry("mine", "somewhere:Mine", frozenset({"ist.capacities"}))
+    )
+    config = get_config()
+    config.ist.algorithm, config.ist.capacities = "mine", (4.0, 2.0, 1.0, 1.0)
+    validate(config, 1)
+    config.ist.moments = "reset"
+    with pytest.raises(RequestError, match=r"ist\.moments='reset'"):
+        validate(config, 1)
+    config.ist.algorithm = "mien"
+    with pytest.raises(RequestError, match=r"centralized, mine$"):
+        validate(config, 1)
+
+
+@pytest.mark.parametrize("defaults", [config, pretrain_config])
+@pytest.mark.parametrize("option", ["use_ema", "ema_momentum", "loss_scale_factor", "betta_1"])
+def test_an_optimizer_s_option_that_would_be_ignored_is_refused(defaults, option):
+    settings = defaults.get_config()
+    settings.optimizer = {"name": "adamw", "kwargs": {option: 1}}
+    with pytest.raises(RequestError, match=f"optimizer.kwargs=.*: {option} must be one of beta_1"):
+        defaults.validate(settings, 1)
+
+
+def test_honoured_options_are_keras_own():
+    import keras
+
+    for options in (config.OPTIMIZERS, pretrain_config.OPTIMIZERS):
+        for name, honoured in options.items():
+            [make] = [c for n, c in vars(keras.optimizers).items() if n.lower() == name]
+            known = set(inspect.signature(make).parameters)
+            ignored = {"use_ema", "ema_momentum", "ema_overwrite_frequency", "loss_scale_factor"}
+            ignored |= {"learning_rate", "name", "kwargs"}
+            ignored |= {"gradient_accumulation_steps"} - set(honoured)
+            assert known == set(honoured) | ignored, name
+
+
+@pytest.mark.parametrize("defaults", [config, pretrain_config, study_config])
+def test_every_key_is_described_and_its_default_allowed(defaults):
+    table = defaults.table()
+    text, page = as_help(table), as_markdown(table)
+    assert len(page.splitlines()) == len(table) + 2
+    for key in table:
+        assert f"{key.name}=" in text
+        assert f"| `{key.name}` |" in page
+        assert key.allowed is None or key.default in key.allowed
+    assert "masks.pattern='uniform' (one of uniform, grid, center, border): " in as_help(
+        config.table()
+    )
+
+
 def test_unknown_and_missing_keys_are_named():
     config = ConfigDict(get_config().to_dict())
     config.masks.ratoi = 0.5
-    with pytest.raises(RequestError, match=r"masks.ratoi: there is no such key; masks has kind"):
+    with pytest.raises(
+        RequestError, match=r"masks.ratoi: .* no such key; masks has kind.*mean 'masks.ratio'"
+    ):
         validate(config, 1)
     config = ConfigDict(get_config().to_dict())
     del config.ist.moments
@@ -121,3 +242,13 @@ def test_a_stored_configuration_gets_the_keys_that_came_later():
     validate(config, 1)
     assert config.ist.local_steps == get_config().ist.local_steps
     assert (config.masks.ratio, config.optimizer.kwargs.to_dict()) == (0.75, {"beta_2": 0.99})
+
+
+def test_a_configuration_of_0_1_0_says_of_the_encoder_what_its_weights_say_now():
+    stored = get_config().to_dict()
+    stored["encoder"] |= {"num_heads": 0, "qk_scale": 0.0, "epsilon": 0.0}
+    assert completed(stored) == get_config()
+    assert config.identity(get_config()) == stored
+    stored["encoder"] |= {"weights": "mae.pth", "num_heads": 16, "epsilon": 1e-5}
+    assert completed(stored).encoder.weights == "mae.pth?num_heads=16&epsilon=1e-05"
+    validate(completed(stored), 1)

@@ -9,8 +9,9 @@ import re
 
 from ml_collections import ConfigDict
 
-from sparse_ist_tf.config import lookup, validate
-from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.config import identity, table, validate
+from sparse_ist_tf.errors import RequestError, did_you_mean
+from sparse_ist_tf.keys import Key, Value, assign, reset_unused
 
 # The two axes that are no key of train's configuration.
 WORKERS = "num_workers"
@@ -27,14 +28,14 @@ class Cell:
         num_workers: P.
     """
 
-    values: dict
+    values: dict[str, Value]
     config: ConfigDict
     num_workers: int
 
     @property
     def name(self) -> str:
         """A file name: readable, and other for every other configuration."""
-        whole = json.dumps([self.config.to_dict(), self.num_workers], sort_keys=True)
+        whole = json.dumps([identity(self.config), self.num_workers], sort_keys=True)
         digest = hashlib.sha256(whole.encode()).hexdigest()[:10]
         ist, masks = self.config.ist, self.config.masks
         words = f"{ist.algorithm}_n{ist.num_subnets}_{masks.kind}_{masks.ratio}"
@@ -74,17 +75,38 @@ def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
         if name not in study.grids:
             there = ", ".join(sorted(study.grids, key=_place))
             raise RequestError(f"only={tuple(study.only)}: there is no grid {name!r}, but {there}")
-    out = {}
-    for name in sorted(study.grids, key=_place):
-        axes = study.grids[name]
-        keys = _checked_keys(name, axes)
-        points = itertools.product(*(values for _, values in axes))
-        out[name] = [
-            _cell(name, study, dict(zip(keys, point, strict=True)), seed)
-            for point in points
-            for seed in study.seeds
-        ]
+    out = {name: _cells(name, study) for name in sorted(study.grids, key=_place)}
     return {name: out[name] for name in out if not study.only or name in study.only}
+
+
+def _cells(grid: str, study: ConfigDict) -> list[Cell]:
+    """The cells of a grid; what one of them doesn't use has its default there."""
+    axes = study.grids[grid]
+    names, cells = _checked_keys(grid, axes), []
+    ignored: dict[tuple[str, str], Key | None] = {}  # settings that no cell of the grid uses
+    for point in itertools.product(*(values for _, values in axes)):
+        values = dict(zip(names, point, strict=True))
+        settings = _settings(grid, study, values)
+        config, num_workers = _configured(grid, study, settings)
+        unused = {key.name: key for key in reset_unused(config, table())}
+        for name, value in settings.items():
+            found = (name, repr(value))
+            ignored[found] = ignored.get(found, unused.get(name)) and unused.get(name)
+        for seed in study.seeds:
+            config = ConfigDict(config.to_dict() | {"seed": int(seed)})
+            try:
+                validate(config, num_workers)
+            except RequestError as error:
+                place = ", ".join(f"{key}={value}" for key, value in values.items())
+                raise RequestError(f"grids.{grid}, {place}: {error}") from None
+            cells.append(Cell(values, config, num_workers))
+    for (name, value), key in ignored.items():
+        if key:
+            raise RequestError(
+                f"grids.{grid}: {name}={value} changes nothing, it is used only where "
+                f"{key.condition}"
+            )
+    return cells
 
 
 def _place(name: str) -> tuple[float, str]:
@@ -108,13 +130,13 @@ def _checked_keys(grid: str, axes) -> list[str]:
         raise RequestError(f"grids.{grid}={axes!r}: must be pairs of a key and its values")
     if not axes or not all(len(values) for _, values in axes):
         raise RequestError(f"grids.{grid}={axes}: must have axes, and each axis values")
-    keys = [key for key, _ in axes]
-    if len(set(keys)) < len(keys) or "seed" in keys:
+    names = [key for key, _ in axes]
+    if len(set(names)) < len(names) or "seed" in names:
         raise RequestError(f"grids.{grid}: must have each axis once, and seeds in seeds")
     for key, values in axes:
         if len({json.dumps(value) for value in values}) < len(values):
             raise RequestError(f"grids.{grid}, {key}={values}: must have each value once")
-    return keys
+    return names
 
 
 def _variant(grid: str, study: ConfigDict, name: str) -> list[tuple]:
@@ -135,27 +157,26 @@ def _is_pair(value) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str)
 
 
-def _cell(grid: str, study: ConfigDict, values: dict, seed: int) -> Cell:
-    config, num_workers = ConfigDict(study.base.to_dict()), study.num_workers
-    pairs = []
+def _settings(grid: str, study: ConfigDict, values: dict[str, Value]) -> dict[str, Value]:
+    """All keys that a point of a grid sets; a variant stands for several."""
+    settings: dict[str, Value] = {}
     for key, value in values.items():
-        pairs += _variant(grid, study, value) if key == VARIANT else [(key, value)]
-    for key, value in pairs:
+        settings |= dict(_variant(grid, study, value)) if key == VARIANT else {key: value}
+    return settings
+
+
+def _configured(grid: str, study: ConfigDict, settings: dict[str, Value]) -> tuple[ConfigDict, int]:
+    """The configuration with these settings, and its number of workers."""
+    config, num_workers = ConfigDict(study.base.to_dict()), study.num_workers
+    for key, value in settings.items():
         if key == WORKERS:
             num_workers = value
             continue
-        above, _, last = key.rpartition(".")
         try:
-            lookup(study.base, key)
-            node = lookup(config, above) if above else config
+            assign(config, key, value)
         except (KeyError, TypeError, AttributeError):
-            raise RequestError(f"grids.{grid}: there is no key {key!r} to be an axis") from None
-        with node.ignore_type():
-            node[last] = value
-    config.seed = seed
-    try:
-        validate(config, num_workers)
-    except RequestError as error:
-        place = ", ".join(f"{key}={value}" for key, value in values.items())
-        raise RequestError(f"grids.{grid}, {place}: {error}") from None
-    return Cell(values, config, num_workers)
+            near = did_you_mean(key, [known.name for known in table()])
+            raise RequestError(
+                f"grids.{grid}: there is no key {key!r} to be an axis{near}"
+            ) from None
+    return config, num_workers

@@ -54,6 +54,34 @@ def test_workers_are_an_axis():
     assert len({cell.name for cell in cells}) == 4
 
 
+def test_a_training_keeps_to_the_keys_that_it_uses():
+    """So that the base and other axes may say more, and a training is still there once."""
+    config = _study(a=(("ist.algorithm", ("ist", "centralized")), ("ist.num_subnets", (2, 4))))
+    config.base.ist.moments, config.seeds = "reset", (0,)
+    two, four, *alone = cells_of(config)["a"]
+    assert (two.config.ist.num_subnets, four.config.ist.moments) == (2, "reset")
+    assert alone[0].name == alone[1].name
+    assert alone[0].config.ist.moments == "carry"
+    assert [cell.values["ist.num_subnets"] for cell in alone] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ((("masks.pattern", ("uniform", "grid")),), "masks.pattern='grid' changes nothing"),
+        ((("variant", ("wide",)),), "ist.capacities=(4, 2, 1, 1) changes nothing"),
+    ],
+)
+def test_an_axis_that_changes_nothing_is_refused(axes, words):
+    config = _study(a=axes)
+    config.variants = (
+        ("wide", (("ist.algorithm", "local_sgd"), ("ist.capacities", (4, 2, 1, 1)))),
+    )
+    with pytest.raises(RequestError) as caught:
+        validate(config)
+    assert words in str(caught.value)
+
+
 def test_some_of_the_grids_can_be_run_alone():
     config = _study(a=(("masks.ratio", (0.0,)),), b=(("ist.num_subnets", (4, 8)),))
     everything = cells_of(config)
