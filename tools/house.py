@@ -45,6 +45,7 @@ ROOMS = (
 # Of what lies straight in the package these are the ground, the others commands.
 GROUND = (
     "",  # the package's own __init__
+    "allowed",
     "commands",
     "config",
     "errors",
