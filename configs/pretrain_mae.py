@@ -6,9 +6,10 @@
 Source: "Masked Autoencoders Are Scalable Vision Learners" (He et al., 2022), table 8, with the
 decoder of its section 4.1: ViT-B/16, 75 % hidden, normalised pixels as targets, AdamW with betas
 0.9 and 0.95 and a decay of 0.05 that spares biases and norms, a learning rate of 1.5e-4 for 256
-images that grows with the batch, 40 epochs of warm-up, a cosine over 800, random crops of 20 to
-100 % and flips. Steps are those of ImageNet's 1,281,167 images in batches of 4,096. A small
-encoder on a small data set wants a smaller decoder and fewer steps; README has such a run.
+images that grows with the batch, 40 epochs of warm-up, a cosine over 800, random crops of 20 to 100
+% and flips. Steps are those of ImageNet's 1,281,167 images in batches of 4,096. A small encoder on
+a small data set wants a smaller decoder and fewer steps; docs/pretraining.md has such a run. Not
+run at this size.
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,8 @@
 
 Every step shows each image whole and with patches hidden; the masked view learns half of its loss
 from the whole view's output. Without KERAS_BACKEND it does the same on processors, far slower:
-pretrain's defaults are for those. What it reached, and how long it took, is in the model card,
+pretrain's defaults are for those. It reached 58.88 / 52.34 / 42.80 % on Tiny-ImageNet's validation
+images at 0 / 50 / 75 % hidden, in 13 minutes on an NVIDIA H200; more is in the model card,
 sparse_ist_tf/encoder/packaged/vit_micro.md. configs/pretrain_vit_micro_sizes.py goes on from there.
 """
 

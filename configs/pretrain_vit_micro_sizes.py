@@ -7,8 +7,10 @@
 After configs/pretrain_vit_micro.py, from whose encoder it starts. Half of the steps see images of
 twice the side, four times the patches, so that `encoder.image_size=128` finds features that know
 that size. The weights it ends with are seven tenths of what it trained and three of its start's,
-since this training alone makes the features at 64 px worse for other data. What it reached, and how
-long it took, is in the model card, sparse_ist_tf/encoder/packaged/vit_micro.md.
+since this training alone makes the features at 64 px worse for other data. It reached 60.40 / 53.21
+/ 42.00 % on Tiny-ImageNet's validation images at 0 / 50 / 75 % hidden, at 128 px 63.84 / 60.66 /
+54.43 %, in 16 minutes on an NVIDIA H200; more is in the model card,
+sparse_ist_tf/encoder/packaged/vit_micro.md.
 """
 
 from ml_collections import ConfigDict

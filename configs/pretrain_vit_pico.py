@@ -4,8 +4,9 @@
         --config.dataset.name=folder:tiny-imagenet --workdir=runs/pretrain_vit_pico
 
 After configs/pretrain_vit_micro.py, whose run directory is `teacher`. A small encoder underfits, so
-it learns most from the teacher's outputs for whole images, and its weights decay less. What it
-reached is in its model card, sparse_ist_tf/encoder/packaged/vit_pico.md.
+it learns most from the teacher's outputs for whole images, and its weights decay less. It reached
+49.02 / 42.72 / 34.41 % on Tiny-ImageNet's validation images at 0 / 50 / 75 % hidden, in 4 minutes
+on an NVIDIA H200; more is in its model card, sparse_ist_tf/encoder/packaged/vit_pico.md.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,9 @@
 
 180 trainings with three seeds; `--config.seeds=(0,)` makes it a third. Figure 3 wants keras' own
 ResNet-50, which keras downloads; without a network its trainings fail, the others don't. The last
-grid has two workers, so that bytes are really sent.
+grid has two workers, so that bytes are really sent. One seed took 42 minutes on 2 cores beside
+other work: 74.60 % with 4 subnets and half hidden, with earlier weights. All of it is in
+docs/study.md.
 """
 
 from ml_collections import ConfigDict

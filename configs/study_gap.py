@@ -5,11 +5,12 @@
 
 On the Aerial Image Dataset, or with --config.base.dataset.name=cifar10 on CIFAR-10. Fixed masks at
 0.5, 30 epochs, packaged encoder; every subnet takes as many steps as the centralised head, in the
-fourth grid a share of them. "published" is what the paper's code does, initial weights included;
-in the sixth grid nothing is hidden, in the seventh the feature is CLS and the mean of the patches'
+fourth grid a share of them. "published" is what the paper's code does, initial weights included; in
+the sixth grid nothing is hidden, in the seventh the feature is CLS and the mean of the patches'
 tokens, in the last two the encoder sees images of 128 px instead of 64, four times the patches. 75
 trainings with three seeds: on one core about a minute each for AID, two for CIFAR-10;
---config.only='("1_subnets",)' runs a part. What it printed stands in docs/study.md.
+--config.only='("1_subnets",)' runs a part. With the packaged weights 4 subnets reached 80.69 ± 1.04
+% on AID, the centralised head 80.69 ± 0.14 %. What it printed stands in docs/study.md.
 """
 
 from ml_collections import ConfigDict

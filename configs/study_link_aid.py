@@ -5,7 +5,8 @@
 
 23 trainings with one seed; `--config.seeds=(0,1,2)` makes them three times as many. Whole images as
 JPEGs, visible patches as JPEGs of their own and raw, and features, which a sensor sends that has
-the encoder itself.
+the encoder itself. One seed took 16 minutes on 2 cores beside other work: 78.87 % with features of
+206 bytes, 72.80 % with half of the patches as JPEGs of 481. All of it is in docs/study.md.
 """
 
 from ml_collections import ConfigDict

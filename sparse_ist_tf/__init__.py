@@ -1,3 +1,3 @@
 """Sparse input and sparse models: masked images, a frozen ViT and an IST-trained head."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
