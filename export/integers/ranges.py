@@ -116,8 +116,6 @@ def best_range(counts: np.ndarray, low: float, high: float, levels: int = 255):
 
     Example:
         >>> import numpy as np
-    from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
         >>> from sparse_ist_tf.export.integers.ranges import best_range
         >>> best_range(np.ones(2048), -1.0, 1.0)
         (-1.0, 1.0)
