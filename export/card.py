@@ -1,9 +1,13 @@
-"""The model card beside exported files: what they are, what they take, and what was measured."""
+"""What is said of exported files: inside each as metadata, and beside them in the model card."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import sparse_ist_tf
 from sparse_ist_tf.export.devices.targets import Target
-from sparse_ist_tf.export.verify import Result
+from sparse_ist_tf.export.files.metadata import Metadata
+from sparse_ist_tf.export.plan import Job
+from sparse_ist_tf.export.results import Result
+from sparse_ist_tf.runs.finished_run import FinishedRun
 
 _TAKES = {
     "head": "`feature`: the encoder's feature of an image.",
@@ -13,11 +17,50 @@ _TAKES = {
 }
 
 
-def model_card(run, target: Target, results: Sequence[Result], lines: Sequence[str]) -> str:
+def describe(run: FinishedRun, name: str, job: Job, about: Mapping) -> Metadata:
+    """What a file says of itself.
+
+    Args:
+        run: that it is of.
+        name: of the file, without its ending.
+        job: that it was made for.
+        about: what else there is to say, for JSON.
+
+    Returns:
+        Its metadata.
+    """
+    encoder, masks = run.encoder, run.config.masks
+    mask = {"kind": masks.kind, "ratio": masks.ratio, "pattern": masks.pattern}
+    mask |= {"seed": run.config.seed, "visible": run.num_visible}
+    if job.kind == "classifier":
+        mask["positions"] = list(run.shared_positions())
+    about = {
+        "format": "sparse_ist_tf.export/1",
+        "artefact": {"name": job.name, "kind": job.kind, "subnet": job.subnet},
+        "mask": mask,
+        "encoder": {
+            key: getattr(encoder, key) for key in ("name", "digest", "image_size", "patch_size")
+        },
+        "normalisation": {"mean": list(encoder.mean), "std": list(encoder.std)},
+        "config": run.config.to_dict(),
+        "digest": run.digest,
+        **about,
+    }
+    description = (
+        f"{job.name} of a head trained by Independent Subnetwork Training on "
+        f"{run.config.dataset.name}; {100 * masks.ratio:g} % of the patches hidden."
+    )
+    labels = () if job.kind == "encoder" else run.labels
+    return Metadata(name, description, labels, about, version=sparse_ist_tf.__version__)
+
+
+def model_card(
+    run: FinishedRun, target: Target, results: Sequence[Result], lines: Sequence[str]
+) -> str:
     """Writes a model card.
 
     Args:
-        run: the FinishedRun.
+        run: that they are of.
         target: that the files were made for.
         results: of every file, good or not.
         lines: what export found besides.
@@ -36,14 +79,14 @@ def model_card(run, target: Target, results: Sequence[Result], lines: Sequence[s
     ]
     for r in good:
         rows.append(
-            f"| `{r.name}` | {r.quantize} | {r.size:,} | {100 * r.accuracy:.2f} % | "
-            f"{100 * r.float_accuracy:.2f} % | {100 * r.agreement:.1f} % | "
+            f"| `{r.name}` | {r.quantize} | {r.size:,} | {100 * r.comparison.accuracy:.2f} % | "
+            f"{100 * r.comparison.float_accuracy:.2f} % | {100 * r.comparison.agreement:.1f} % | "
             f"{r.latency['1 thread'][0]:.3f} |"
         )
     memory = [
-        f"- `{r.name}`: {r.flash:,} bytes of flash, {r.arena:,} bytes of arena."
+        f"- `{r.name}`: {r.micro.flash:,} bytes of flash, {r.micro.arena:,} bytes of arena."
         for r in good
-        if r.arena is not None
+        if r.micro
     ]
     mapping = [
         f"- `{r.name}`: the Edge TPU runs {r.mapping.sentence()}." for r in good if r.mapping
@@ -60,8 +103,8 @@ def model_card(run, target: Target, results: Sequence[Result], lines: Sequence[s
         f"`{run.config.ist.algorithm}`"
         + (f" as {run.num_subnets} subnets." if run.num_subnets else "."),
         "",
-        f"Accuracy was measured on all {good[0].images:,} test images through LiteRT; `in float` "
-        "is the Keras model's.",
+        f"Accuracy was measured on all {good[0].comparison.images:,} test images through LiteRT; "
+        "`in float` is the Keras model's.",
         "",
         *rows,
         "",

@@ -1,32 +1,44 @@
 """From a finished run to proven files: what to make, make it, prove it, and only then keep it."""
 
 import dataclasses
-import functools
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-import sparse_ist_tf
 from sparse_ist_tf.export import compress
-from sparse_ist_tf.export.card import model_card
-from sparse_ist_tf.export.devices import bundle, edge_tpu
+from sparse_ist_tf.export.card import describe, model_card
+from sparse_ist_tf.export.devices import advice, bundle, edge_tpu
 from sparse_ist_tf.export.devices.targets import Target
 from sparse_ist_tf.export.files import metadata, micro
-from sparse_ist_tf.export.files.runtimes import LiteRT
 from sparse_ist_tf.export.graphs.convert import convert
-from sparse_ist_tf.export.graphs.folding import FoldedViT, fold
-from sparse_ist_tf.export.graphs.forms import Network, layers_of
+from sparse_ist_tf.export.networks import Networks
 from sparse_ist_tf.export.plan import BOUNDS, Job, Options, plan
-from sparse_ist_tf.export.verify import Result, table, verify
+from sparse_ist_tf.export.results import Result, table
+from sparse_ist_tf.export.verify import File, Reference, verify
 from sparse_ist_tf.files import write_atomically
 from sparse_ist_tf.ist.head import accuracy, logits
 from sparse_ist_tf.runs.finished_run import FinishedRun
 
 RATIOS = (0.0, 0.25, 0.5, 0.75, 0.875)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """A file that was made and measured, good or not."""
+
+    job: Job
+    content: bytes
+    bound: float
+    result: Result
+    logits: np.ndarray
+
+    @property
+    def loses_accuracy(self) -> bool:
+        return self.result.comparison.drop > self.bound
 
 
 class Exporter:
@@ -57,11 +69,11 @@ class Exporter:
         if target.interpreter == "micro":
             micro.require()
         compress.require(options.compression)
+        self.networks = Networks(run, target, options)
         self.results: list[Result] = []
-        self.extra: dict = {}
-        self._parameters: dict[tuple[int | None, bool], dict] = {}
+        self._findings: dict = {}  # what verification.json holds besides
+        self._lines: list[str] = []  # what is printed below the table
         self._logits: dict[int | None, np.ndarray] = {}
-        self._examples = None
 
     def export(self) -> bool:
         """Makes everything.
@@ -77,18 +89,18 @@ class Exporter:
             self._stage = Path(folder)
             for job in self.jobs:
                 for quantize in self.options.quantize or self.target.quantize[:1]:
-                    self._make(job, quantize)
+                    self._keep(self._make(job, quantize))
             self._ensembles()
             if self.target.interpreter == "micro":
                 self._advise()
             if any(r.mapping and r.mapping.decided_by == "table" for r in self.results):
-                self.extra.setdefault("lines", []).append(
+                self._lines.append(
                     f"{edge_tpu.COMPILER} is not installed: the published table of operators "
                     "decides what the Edge TPU runs"
                 )
             self._deliver()
         self.report(table(self.results))
-        for line in self.extra.get("lines", []):
+        for line in self._lines:
             self.report(line)
         failed = [result.name for result in self.results if not result.good]
         if failed:
@@ -96,162 +108,88 @@ class Exporter:
         self.report(f"Kept in {self.output}: {len(self.results) - len(failed)} files")
         return not failed
 
-    @functools.cached_property
-    def folded(self) -> FoldedViT:
-        """The encoder's weights as devices take them."""
-        encoder = self.run.encoder
-        return fold(encoder.model, encoder.mean, encoder.std)
+    def _make(self, job: Job, quantize: str) -> _Made:
+        """Makes a file; where int8 loses too much accuracy, int16x8 takes its place."""
+        attempts = [quantize]
+        if quantize == "int8" and "int16x8" in {*self.target.quantize} - {*self.options.quantize}:
+            attempts.append("int16x8")
+        notes = []
+        for number, attempt in enumerate(attempts, start=1):
+            made = self._attempt(job, attempt)
+            made.result.notes.extend(notes)
+            if not made.loses_accuracy or number == len(attempts):
+                break
+            drop, instead = made.result.comparison.drop, attempts[number]
+            self.report(
+                f"{made.result.name} loses {drop:.2f} points, more than {made.bound}: {instead} "
+                "instead"
+            )
+            notes = [f"in place of {attempt}, which loses {drop:.2f} points of accuracy"]
+        return made
 
-    def parameters(self, subnet: int | None, behind_int8: bool = False) -> dict:
-        """A head's parameters, compressed as asked for.
-
-        Args:
-            subnet: which; None for the merged head.
-            behind_int8: it stands behind the int8 encoder, and qat trains it on what that gives.
-
-        Returns:
-            Parameters by name.
-        """
-        compression = self.options.compression
-        behind_int8 = behind_int8 and compression.qat
-        if (subnet, behind_int8) not in self._parameters:
-            parameters = self.run.head(subnet)
-            if compression.any:
-                images = self.run.images
-                features = self._int8_features if behind_int8 else images.features("train")
-                labels = images.splits["train"].labels
-                parameters = compress.compress(parameters, features, labels, compression)
-            self._parameters[subnet, behind_int8] = parameters
-        return self._parameters[subnet, behind_int8]
-
-    @functools.cached_property
-    def _int8_features(self) -> np.ndarray:
-        """Features of the training images by the encoder in int8, as inside a classifier."""
-        vit, count = self.folded, self.run.num_visible
-        encoder = Network("encoder", (), vit, tuple(range(count)))
-        content = convert(encoder, "int8", self.target.interface, self.calibration)
-        runtime = LiteRT(content)
-        return np.array([runtime.run(example) for example in self.run.images.examples("train")])
-
-    def network(self, job: Job, quantize: str = "int8") -> Network:
-        """What a job computes."""
-        tuned = self.options.compression.any
-        if job.kind == "head":
-            return Network("head", layers_of(self.parameters(job.subnet)), tuned=tuned)
-        positions, layers = tuple(range(self.run.num_visible)), ()
-        if job.kind == "classifier":
-            positions = self.run.shared_positions()
-        if job.kind != "encoder":
-            layers = layers_of(self.parameters(job.subnet, behind_int8=quantize == "int8"))
-        return Network(job.kind, layers, self.folded, positions, tuned)
-
-    def calibration(self):
-        """Makes an iterator of real training examples, batch 1."""
-        if self._examples is None:
-            self._examples = self.run.calibration(self.options.calibration)
-        for example in self._examples:
-            yield {name: np.asarray(value)[None] for name, value in example.items()}
-
-    def _test_examples(self, job: Job):
-        if job.kind != "head":
-            yield from self.run.images.examples("test")
-            return
-        for feature in self.run.test_features:
-            yield {"feature": feature}
-
-    def _make(self, job: Job, quantize: str) -> None:
+    def _attempt(self, job: Job, quantize: str) -> _Made:
         bound = self.options.bound
         if bound < 0:
             bound = BOUNDS[quantize][job.kind != "head"]
-        network = self.network(job, quantize)
-        content = convert(network, quantize, self.target.interface, self.calibration)
+        network = self.networks.network(job, quantize)
+        content = convert(network, quantize, self.target.interface, self.networks.samples)
         name = f"{self.run.prefix}_{job.name}_{quantize}.tflite"
-        about = self._metadata(job, quantize, name, {})
         # Against the run's own head: what compression costs counts.
-        reference = logits(self.run.head(job.subnet), self.run.test_features)
-        to_logits = (lambda out: out) if job.kind != "encoder" else self._head_of
+        reference = Reference(
+            lambda: self.networks.test_examples(job),
+            logits(self.run.head(job.subnet), self.run.test_features),
+            self.run.images.splits["test"].labels,
+            self._head_of if job.kind == "encoder" else lambda outputs: outputs,
+        )
         result, found = verify(
-            metadata.attach(content, about),
-            name,
-            job.kind,
-            quantize,
+            File(name, job.kind, quantize, self._described(name, content, job, quantize, {})),
             self.target,
-            examples=lambda: self._test_examples(job),
-            reference=reference,
-            labels=self.run.images.splits["test"].labels,
-            to_logits=to_logits,
+            reference,
             bound=bound,
             micro_images=self.options.micro_images,
             progress=self.options.progress,
         )
-        lost_accuracy = result.drop > bound
-        allowed = "int16x8" in self.target.quantize and "int16x8" not in self.options.quantize
-        if lost_accuracy and quantize == "int8" and allowed:
-            self.report(
-                f"{name} loses {result.drop:.2f} points, more than {bound}: int16x8 instead"
-            )
-            self._make(job, "int16x8")
-            self.results[-1].notes.append(
-                f"in place of int8, which loses {result.drop:.2f} points of accuracy"
-            )
-            return
-        self.results.append(result)
-        if not result.good:
-            if lost_accuracy and quantize == "int8" and not self.options.compression.qat:
-                result.notes.append("--qat may win it back")
-            return
-        measured = {"accuracy": result.accuracy, "float_accuracy": result.float_accuracy}
-        about = self._metadata(job, quantize, name, measured)
-        final = metadata.attach(content, about)
-        result.size = len(final)
-        (self._stage / name).write_bytes(final)
-        if job.kind == "head":
-            self._logits[job.subnet] = found
-        if self.target.interpreter == "micro":
-            self._bundle(job, name, final, result)
+        return _Made(job, content, bound, result, found)
 
-    def _head_of(self, features):
+    def _head_of(self, features: np.ndarray) -> np.ndarray:
         return logits(self.run.head(), features)
 
-    def _metadata(self, job: Job, quantize: str, name: str, measured: dict) -> metadata.Metadata:
-        run = self.run
-        mask = {"kind": run.config.masks.kind, "ratio": run.config.masks.ratio}
-        mask |= {"seed": run.config.seed, "visible": run.num_visible}
-        mask["pattern"] = run.config.masks.pattern
-        if job.kind == "classifier":
-            mask["positions"] = list(run.shared_positions())
+    def _described(
+        self, name: str, content: bytes, job: Job, quantize: str, measured: Mapping
+    ) -> bytes:
         about = {
-            "format": "sparse_ist_tf.export/1",
-            "artefact": {"name": job.name, "kind": job.kind, "subnet": job.subnet},
             "target": self.target.name,
             "numbers": quantize,
-            "mask": mask,
-            "encoder": {
-                "name": run.encoder.name,
-                "digest": run.encoder.digest,
-                "image_size": run.encoder.image_size,
-                "patch_size": run.encoder.patch_size,
-            },
-            "normalisation": {"mean": list(run.encoder.mean), "std": list(run.encoder.std)},
-            "config": run.config.to_dict(),
-            "digest": run.digest,
             "compression": dataclasses.asdict(self.options.compression),
             "measured": measured,
         }
-        labels = () if job.kind == "encoder" else run.labels
-        description = (
-            f"{job.name} of a head trained by Independent Subnetwork Training on "
-            f"{run.config.dataset.name}; {100 * run.config.masks.ratio:g} % of the patches hidden."
-        )
-        version = sparse_ist_tf.__version__
-        return metadata.Metadata(Path(name).stem, description, labels, about, version=version)
+        return metadata.attach(content, describe(self.run, Path(name).stem, job, about))
 
-    def _bundle(self, job: Job, name: str, content: bytes, result: Result) -> None:
-        example = next(iter(self._test_examples(job)))
-        expected = micro.run(metadata.strip(content), [example]).outputs[0]
-        stem = Path(name).stem
-        folder = self._stage / f"{stem}_bundle"
-        bundle.write_bundle(folder, content, stem, example, expected, result.arena)
+    def _keep(self, made: _Made) -> None:
+        """Remembers a file's result, and puts a good file where it is delivered from."""
+        result, job = made.result, made.job
+        self.results.append(result)
+        if not result.good:
+            if (
+                made.loses_accuracy
+                and result.quantize == "int8"
+                and (not self.options.compression.qat)
+            ):
+                result.notes.append("--qat may win it back")
+            return
+        found = result.comparison
+        measured = {"accuracy": found.accuracy, "float_accuracy": found.float_accuracy}
+        final = self._described(result.name, made.content, job, result.quantize, measured)
+        result.size = len(final)
+        (self._stage / result.name).write_bytes(final)
+        if job.kind == "head":
+            self._logits[job.subnet] = made.logits
+        if result.micro:
+            example = next(iter(self.networks.test_examples(job)))
+            expected = micro.run(metadata.strip(final), [example]).outputs[0]
+            stem = Path(result.name).stem
+            folder = self._stage / f"{stem}_bundle"
+            bundle.write_bundle(folder, final, stem, example, expected, result.micro.arena)
 
     def _ensembles(self) -> None:
         """Mean probabilities of the subnets' files, in order, beside the merged head."""
@@ -264,33 +202,29 @@ class Exporter:
             total = total + _softmax(self._logits[subnet])
             found.append(accuracy(total, labels))
         merged = accuracy(self.run.test_logits(self.run.head()), labels)
-        self.extra["ensembles"] = {"subnets": subnets, "accuracy": found, "merged_float": merged}
+        ensembles = {"subnets": subnets, "accuracy": found, "merged_float": merged}
         parts = ", ".join(f"{i + 1}: {100 * value:.2f} %" for i, value in enumerate(found))
-        lines = self.extra.setdefault("lines", [])
-        lines.append(
-            f"Ensembles of subnet files, {parts}; merged head in float {100 * merged:.2f} %"
-        )
+        line = f"Ensembles of subnet files, {parts}; merged head in float {100 * merged:.2f} %"
         if None in self._logits:
-            value = accuracy(self._logits[None], labels)
-            self.extra["ensembles"]["merged_file"] = value
-            lines[-1] += f", its file {100 * value:.2f} %"
+            ensembles["merged_file"] = value = accuracy(self._logits[None], labels)
+            line += f", its file {100 * value:.2f} %"
+        self._findings["ensembles"] = ensembles
+        self._lines.append(line)
 
     def _advise(self) -> None:
         """How the arena falls with the mask ratio, and what would fit where a file doesn't."""
-        from sparse_ist_tf.export.devices.advice import arena_by_ratio, what_would_fit
-
         jobs = [job for job in self.jobs if job.kind in ("classifier", "classifier_patches")]
         if not jobs:
             return
-        arenas = arena_by_ratio(self, jobs[0], RATIOS)
-        self.extra["arena_by_mask_ratio"] = [[ratio, arena] for ratio, arena in arenas.items()]
+        network = self.networks.network(jobs[0])
+        arenas = advice.arena_by_ratio(self.networks, network, RATIOS)
+        self._findings["arena_by_mask_ratio"] = [list(pair) for pair in arenas.items()]
         falls = ", ".join(f"{ratio:g}: {arena:,}" for ratio, arena in arenas.items())
-        lines = self.extra.setdefault("lines", [])
-        lines.append(f"Arena of {jobs[0].name} by mask ratio, bytes: {falls}")
+        self._lines.append(f"Arena of {jobs[0].name} by mask ratio, bytes: {falls}")
         for result in self.results:
             missed = [line for line in result.problems if line.startswith("needs ")]
             if missed and result.kind != "head":
-                fits = what_would_fit(self, result, arenas)
+                fits = advice.what_would_fit(self.networks, network, result.micro, arenas)
                 result.notes.append(f"would fit: {'; '.join(fits) if fits else 'nothing found'}")
 
     def _deliver(self) -> None:
@@ -304,7 +238,7 @@ class Exporter:
             "digest": self.run.digest,
             "target": self.target.name,
             "files": [result.as_dict() for result in results],
-            **{key: value for key, value in self.extra.items() if key != "lines"},
+            **self._findings,
         }
         text = json.dumps(summary, indent=2) + "\n"
         write_atomically(self.output / "verification.json", text)
@@ -313,7 +247,7 @@ class Exporter:
                 (self.output / name).unlink(missing_ok=True)
             return
         write_atomically(self.output / "labels.txt", "".join(f"{n}\n" for n in self.run.labels))
-        card = model_card(self.run, self.target, results, self.extra.get("lines", []))
+        card = model_card(self.run, self.target, results, self._lines)
         write_atomically(self.output / "model_card.md", card)
 
     def _still_good(self) -> list[Result]:

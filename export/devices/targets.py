@@ -1,122 +1,41 @@
-"""The devices that files are made for: what each takes, and the checks that a file must pass.
+"""The devices that files are made for, and what each takes.
 
-TARGETS is the one table of it. A user adds a row in Python (`TARGETS["mine"] = dataclasses.replace(
-TARGETS["micro"], name="mine", sram=131072)`) or in a JSON file for `--target_table`:
+TARGETS is the one table of it. A user adds a row in a module for `--plugin`, which calls
+`register_target(dataclasses.replace(TARGETS["micro"], name="mine", sram=131072))`, or in a JSON
+file for `--target_table`:
 
     {"mine": {"like": "micro", "flash": 524288, "sram": 131072}}
 """
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.devices.edge_tpu import RULES as EDGE_TPU_RULES
 from sparse_ist_tf.export.devices.edge_tpu import Rule
-from sparse_ist_tf.export.files.operators import Op, operators
 from sparse_ist_tf.export.graphs.convert import QUANTIZATIONS, Interface
 
+_MICRO_NAMES = """
+    ABS ADD ADD_N ARG_MAX ARG_MIN AVERAGE_POOL_2D BATCH_MATMUL BATCH_TO_SPACE_ND BROADCAST_ARGS
+    BROADCAST_TO CAST CEIL CONCATENATION CONV_2D COS CUMSUM DEPTH_TO_SPACE DEPTHWISE_CONV_2D
+    DEQUANTIZE DIV DYNAMIC_UPDATE_SLICE EMBEDDING_LOOKUP ELU EQUAL EXP EXPAND_DIMS FILL FLOOR
+    FLOOR_DIV FLOOR_MOD FULLY_CONNECTED GATHER GATHER_ND GREATER GREATER_EQUAL HARD_SWISH
+    L2_NORMALIZATION L2_POOL_2D LEAKY_RELU LESS LESS_EQUAL LOG LOGICAL_AND LOGICAL_NOT
+    LOGICAL_OR LOGISTIC LOG_SOFTMAX MAXIMUM MAX_POOL_2D MIRROR_PAD MEAN MINIMUM MUL NEG
+    NOT_EQUAL PACK PAD PADV2 PRELU QUANTIZE REDUCE_ALL REDUCE_MAX REDUCE_MIN RELU RELU6 RESHAPE
+    RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR REVERSE_V2 ROUND RSQRT SELECT_V2 SHAPE SIN SLICE
+    SOFTMAX SPACE_TO_BATCH_ND SPACE_TO_DEPTH SPLIT SPLIT_V SQUEEZE SQRT SQUARE
+    SQUARED_DIFFERENCE STRIDED_SLICE SUB SUM SVDF TANH TRANSPOSE_CONV TRANSPOSE UNPACK
+    ZEROS_LIKE
+"""
 # Every builtin operator that TFLite Micro's MicroMutableOpResolver can register, and how.
 # Source: tensorflow/lite/micro/micro_mutable_op_resolver.h of tensorflow/tflite-micro.
-MICRO_OPERATORS: dict[str, str] = dict(
-    pair.split(":")
-    for pair in [
-        "ABS:Abs",
-        "ADD:Add",
-        "ADD_N:AddN",
-        "ARG_MAX:ArgMax",
-        "ARG_MIN:ArgMin",
-        "AVERAGE_POOL_2D:AveragePool2D",
-        "BATCH_MATMUL:BatchMatMul",
-        "BATCH_TO_SPACE_ND:BatchToSpaceNd",
-        "BROADCAST_ARGS:BroadcastArgs",
-        "BROADCAST_TO:BroadcastTo",
-        "CAST:Cast",
-        "CEIL:Ceil",
-        "CONCATENATION:Concatenation",
-        "CONV_2D:Conv2D",
-        "COS:Cos",
-        "CUMSUM:CumSum",
-        "DEPTH_TO_SPACE:DepthToSpace",
-        "DEPTHWISE_CONV_2D:DepthwiseConv2D",
-        "DEQUANTIZE:Dequantize",
-        "DIV:Div",
-        "DYNAMIC_UPDATE_SLICE:DynamicUpdateSlice",
-        "EMBEDDING_LOOKUP:EmbeddingLookup",
-        "ELU:Elu",
-        "EQUAL:Equal",
-        "EXP:Exp",
-        "EXPAND_DIMS:ExpandDims",
-        "FILL:Fill",
-        "FLOOR:Floor",
-        "FLOOR_DIV:FloorDiv",
-        "FLOOR_MOD:FloorMod",
-        "FULLY_CONNECTED:FullyConnected",
-        "GATHER:Gather",
-        "GATHER_ND:GatherNd",
-        "GREATER:Greater",
-        "GREATER_EQUAL:GreaterEqual",
-        "HARD_SWISH:HardSwish",
-        "L2_NORMALIZATION:L2Normalization",
-        "L2_POOL_2D:L2Pool2D",
-        "LEAKY_RELU:LeakyRelu",
-        "LESS:Less",
-        "LESS_EQUAL:LessEqual",
-        "LOG:Log",
-        "LOGICAL_AND:LogicalAnd",
-        "LOGICAL_NOT:LogicalNot",
-        "LOGICAL_OR:LogicalOr",
-        "LOGISTIC:Logistic",
-        "LOG_SOFTMAX:LogSoftmax",
-        "MAXIMUM:Maximum",
-        "MAX_POOL_2D:MaxPool2D",
-        "MIRROR_PAD:MirrorPad",
-        "MEAN:Mean",
-        "MINIMUM:Minimum",
-        "MUL:Mul",
-        "NEG:Neg",
-        "NOT_EQUAL:NotEqual",
-        "PACK:Pack",
-        "PAD:Pad",
-        "PADV2:PadV2",
-        "PRELU:Prelu",
-        "QUANTIZE:Quantize",
-        "REDUCE_ALL:ReduceAll",
-        "REDUCE_MAX:ReduceMax",
-        "REDUCE_MIN:ReduceMin",
-        "RELU:Relu",
-        "RELU6:Relu6",
-        "RESHAPE:Reshape",
-        "RESIZE_BILINEAR:ResizeBilinear",
-        "RESIZE_NEAREST_NEIGHBOR:ResizeNearestNeighbor",
-        "REVERSE_V2:ReverseV2",
-        "ROUND:Round",
-        "RSQRT:Rsqrt",
-        "SELECT_V2:SelectV2",
-        "SHAPE:Shape",
-        "SIN:Sin",
-        "SLICE:Slice",
-        "SOFTMAX:Softmax",
-        "SPACE_TO_BATCH_ND:SpaceToBatchNd",
-        "SPACE_TO_DEPTH:SpaceToDepth",
-        "SPLIT:Split",
-        "SPLIT_V:SplitV",
-        "SQUEEZE:Squeeze",
-        "SQRT:Sqrt",
-        "SQUARE:Square",
-        "SQUARED_DIFFERENCE:SquaredDifference",
-        "STRIDED_SLICE:StridedSlice",
-        "SUB:Sub",
-        "SUM:Sum",
-        "SVDF:Svdf",
-        "TANH:Tanh",
-        "TRANSPOSE_CONV:TransposeConv",
-        "TRANSPOSE:Transpose",
-        "UNPACK:Unpack",
-        "ZEROS_LIKE:ZerosLike",
-    ]
-)
+MICRO_OPERATORS: dict[str, str] = {
+    name: "".join(map(str.capitalize, name.split("_"))).replace("2d", "2D")
+    for name in _MICRO_NAMES.split()
+} | {"BATCH_MATMUL": "BatchMatMul", "CUMSUM": "CumSum", "PADV2": "PadV2"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +109,20 @@ TARGETS: dict[str, Target] = {
 }
 
 
+def register_target(target: Target) -> None:
+    """Adds a row to the table, under the target's name.
+
+    Args:
+        target: registering an equal one again changes nothing.
+
+    Raises:
+        RequestError: if the name is taken by another, or something in the row can't be.
+    """
+    _check_quantize(f"target {target.name}", target.quantize)
+    if TARGETS.setdefault(target.name, target) != target:
+        raise RequestError(f"target={target.name!r}: is registered already, with other values")
+
+
 def find_target(name: str) -> Target:
     """A row of the table.
 
@@ -236,9 +169,8 @@ def add_rows(path: str | Path) -> None:
             kind = type(getattr(like, key)) if key not in ("quantize", "operators") else list
             if type(value) is not kind:
                 raise RequestError(f"{path}: {name}.{key}={value!r}: must be a {kind.__name__}")
-            if key == "quantize" and not (value and set(value) <= set(QUANTIZATIONS)):
-                raise RequestError(f"{path}: {name}.quantize={value}: must be of {QUANTIZATIONS}")
         if "quantize" in changes:
+            _check_quantize(f"{path}: {name}", changes["quantize"])
             changes["quantize"] = tuple(changes["quantize"])
         if "operators" in changes:
             rules = like.operators or {}
@@ -246,119 +178,6 @@ def add_rows(path: str | Path) -> None:
         TARGETS[name] = dataclasses.replace(like, name=name, **changes)
 
 
-@dataclasses.dataclass(frozen=True)
-class Unmapped:
-    """Operators of a file that a target doesn't take.
-
-    Args:
-        operator: its name.
-        count: how many of them.
-        reason: what it lacks.
-    """
-
-    operator: str
-    count: int
-    reason: str
-
-
-def unmapped(content: bytes, target: Target) -> list[Unmapped]:
-    """What of a file a target's operators don't cover, with reasons.
-
-    Args:
-        content: a .tflite file.
-        target: a row of TARGETS.
-
-    Returns:
-        One entry per operator and reason; empty where all is covered.
-
-    Raises:
-        RequestError: if it is no .tflite file.
-    """
-    counts: dict[tuple[str, str], int] = {}
-    for op in operators(content):
-        reason = problem(op, target)
-        if reason:
-            counts[op.name, reason] = counts.get((op.name, reason), 0) + 1
-    return [Unmapped(name, count, reason) for (name, reason), count in counts.items()]
-
-
-def problem(op: Op, target: Target) -> str:
-    """Why a target doesn't take an operator; empty where it does.
-
-    Args:
-        op: of files.operators.
-        target: a row of TARGETS.
-
-    Returns:
-        A reason, or "".
-    """
-    if op.name.startswith("CUSTOM"):
-        return "is not builtin"
-    if target.operators is not None:
-        if op.name not in target.operators:
-            return f"is not in {target.name}'s table"
-        rule = target.operators[op.name]
-        reason = rule(op) if rule else ""
-        if reason:
-            return reason
-    computed = [(shape, dtype, None) for shape, dtype in op.outputs]
-    for shape, dtype, value in (*op.inputs, *computed):
-        if target.dtypes is not None and dtype not in target.dtypes:
-            return f"has a tensor of type {dtype}"
-        if len(shape) > target.max_rank:
-            return f"has a tensor of {len(shape)} dimensions, {target.max_rank} are allowed"
-        if min(shape, default=1) < 0:
-            return "has a tensor of unknown shape"
-        outer = shape[: -target.inner_rank] if target.inner_rank and value is None else ()
-        if max(outer, default=1) > 1:
-            return f"has a tensor with more than {target.inner_rank} dimensions above 1"
-    return ""
-
-
-def check(content: bytes, target: Target, quantize: str, kind: str) -> list[str]:
-    """The conditions of a target that a file misses; budgets of memory apart.
-
-    Args:
-        content: a .tflite file.
-        target: a row of TARGETS.
-        quantize: as convert.QUANTIZATIONS.
-        kind: of the artefact, as graphs.KINDS.
-
-    Returns:
-        One line per condition missed; empty for a good file.
-
-    Raises:
-        RequestError: if it is no .tflite file.
-    """
-    out = []
-    if not target.partial or kind == "head":
-        out += [f"{u.operator} x{u.count} {u.reason}" for u in unmapped(content, target)]
-    names = [op.name for op in operators(content)]
-    if not target.islands and {"QUANTIZE", "DEQUANTIZE"} & set(names):
-        out.append("has QUANTIZE or DEQUANTIZE, which this target does without")
-    is_float = quantize in ("float32", "float16")
-    if target.gpu and is_float:
-        out += _gpu_problems(content)
-    if target.xnnpack and is_float:
-        from sparse_ist_tf.export.files.runtimes import LiteRT
-
-        partitions = LiteRT(content).partitions
-        if partitions != 1:
-            out.append(f"is {partitions} XNNPACK partitions, must be 1")
-    return out
-
-
-def _gpu_problems(content: bytes) -> list[str]:
-    """What TensorFlow's analyzer finds; that of 2.21 was seen to find nothing, even in Flex."""
-    import contextlib
-    import io
-
-    import tensorflow as tf
-
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        tf.lite.experimental.Analyzer.analyze(model_content=content, gpu_compatibility=True)
-    lines = [line.strip() for line in printed.getvalue().splitlines()]
-    if any("looks compatible with GPU delegate" in line for line in lines):
-        return []
-    return [line for line in lines if "GPU" in line] or ["the GPU analyzer says nothing good of it"]
+def _check_quantize(row: str, quantize: Sequence[str]) -> None:
+    if not (quantize and set(quantize) <= set(QUANTIZATIONS)):
+        raise RequestError(f"{row}.quantize={quantize}: must be some of {', '.join(QUANTIZATIONS)}")

@@ -82,17 +82,28 @@ def convert(
         return flatbuffer.inputs_first(_to_tflite(network, function, quantize))
     if samples is None:
         raise RequestError(f"quantize={quantize!r}: needs calibration samples")
-    if network.vit is not None:
-        network = dataclasses.replace(network, vit=network.vit.for_integers())
-    content = _to_tflite(network, make_function(network, interface.form), "float32")
     bits = 8 if quantize == "int8" else 16
-
-    def centred():
-        return map(_centre(network, interface), samples())
-
+    content, centred = for_integers(network, interface, samples)
     ranges = calibrate(content, centred, bits)
     inputs = measure_inputs(content, centred, leave=len(network.layers) * network.tuned)
     return to_integers(content, ranges, _scheme(network, interface, bits), inputs)
+
+
+def for_integers(network: Network, interface: Interface, samples: Samples) -> tuple[bytes, Samples]:
+    """A network as the float file that a quantizer takes over.
+
+    Args:
+        network: what to compute.
+        interface: in what form.
+        samples: as convert().
+
+    Returns:
+        The file, whose pixels are float32 around 0, and the samples as it takes them.
+    """
+    if network.vit is not None:
+        network = dataclasses.replace(network, vit=network.vit.for_integers())
+    content = _to_tflite(network, make_function(network, interface.form), "float32")
+    return content, lambda: map(_centre(network, interface), samples())
 
 
 def one_hot(positions: np.ndarray, num_patches: int) -> np.ndarray:

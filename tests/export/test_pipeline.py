@@ -242,11 +242,12 @@ def test_qat_trains_a_classifiers_head_on_what_the_int8_encoder_gives(
     monkeypatch.setattr(pipeline.compress, "compress", compress)
     options = dataclasses.replace(LOOSE, compression=Compression(qat=True))
     exporter = Exporter(finished, PHONE, options, tmp_path / "out")
+    network = exporter.networks.network
     jobs = {job.name: job for job in exporter.jobs}
     for _ in range(2):  # each is trained once
-        exporter.network(jobs["head"], "int8")
-        exporter.network(jobs["classifier_head"], "float32")
-        exporter.network(jobs["classifier_head"], "int8")
+        network(jobs["head"], "int8")
+        network(jobs["classifier_head"], "float32")
+        network(jobs["classifier_head"], "int8")
     floats = finished.images.features("train")
     assert len(seen) == 2
     assert np.array_equal(seen[0], floats)

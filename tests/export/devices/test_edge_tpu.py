@@ -7,7 +7,8 @@ import pytest
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.export.devices import edge_tpu
-from sparse_ist_tf.export.devices.targets import TARGETS, problem, unmapped
+from sparse_ist_tf.export.devices.checks import problem, unmapped
+from sparse_ist_tf.export.devices.targets import TARGETS
 from sparse_ist_tf.export.files.operators import Op
 from sparse_ist_tf.export.graphs.convert import convert
 from sparse_ist_tf.export.graphs.forms import Network

@@ -1,0 +1,180 @@
+"""What was measured of a file: its record in verification.json, and its row of the table."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from sparse_ist_tf.export.devices import edge_tpu
+from sparse_ist_tf.reports.report import format_table
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """How often a file is right.
+
+    Args:
+        images: how many were run.
+        accuracy: in [0, 1].
+        float_accuracy: of the Keras model on the same images.
+    """
+
+    images: int = 0
+    accuracy: float = 0.0
+    float_accuracy: float = 0.0
+
+    @property
+    def drop(self) -> float:
+        """Accuracy lost to conversion, in points."""
+        return 100 * (self.float_accuracy - self.accuracy)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison(Accuracy):
+    """A file in LiteRT beside the Keras model.
+
+    Args:
+        agreement: share of images with the same answer.
+        mean_difference: of logits.
+        largest_difference: likewise.
+    """
+
+    agreement: float = 0.0
+    mean_difference: float = 0.0
+    largest_difference: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Micro(Accuracy):
+    """A file in TFLite Micro.
+
+    Args:
+        flash: bytes that a microcontroller stores.
+        arena: bytes of memory that it needs.
+        difference: largest step from LiteRT's reference kernels.
+        agreement: share of images with the same answer as theirs.
+    """
+
+    flash: int = 0
+    arena: int = 0
+    difference: int = 0
+    agreement: float = 0.0
+
+    def sentence(self) -> str:
+        """For the printed table."""
+        equal = f"within {self.difference} steps" if self.difference else "bit for bit"
+        return (
+            f"flash {self.flash:,}, arena {self.arena:,} bytes; TFLite Micro equals LiteRT's "
+            f"reference kernels {equal} on {self.images} images, {100 * self.agreement:.1f} % same "
+            f"answers, accuracy there {100 * self.accuracy:.2f} % "
+            f"(float {100 * self.float_accuracy:.2f} %)"
+        )
+
+
+# The names of Micro's fields in verification.json, whose records are flat.
+_MICRO = {
+    field.name: field.name if field.name in ("flash", "arena") else f"micro_{field.name}"
+    for field in dataclasses.fields(Micro)
+}
+
+
+@dataclasses.dataclass
+class Result:
+    """What was measured of one file.
+
+    Args:
+        name: of the file.
+        kind: of the artefact, as forms.KINDS.
+        quantize: as convert.QUANTIZATIONS.
+        size: bytes of the file.
+        operators: how many of each.
+        peak: most bytes of tensors that are alive at once, weights apart: the least arena.
+        problems: conditions missed; empty for a good file.
+        notes: what else is worth saying.
+        comparison: with the Keras model.
+        latency: {"1 thread": (median, 95th percentile) in ms, "all threads": ...}.
+        mapping: what share an Edge TPU runs, for its targets.
+        micro: in TFLite Micro, for its targets.
+    """
+
+    name: str
+    kind: str
+    quantize: str
+    size: int
+    operators: dict[str, int] = dataclasses.field(default_factory=dict)
+    peak: int = 0
+    problems: list[str] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    comparison: Comparison = Comparison()
+    latency: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    mapping: edge_tpu.Mapping | None = None
+    micro: Micro | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether no condition is missed."""
+        return not self.problems
+
+    def as_dict(self) -> dict:
+        """For JSON, flat."""
+        values = dataclasses.asdict(self) | {"good": self.good}
+        values |= values.pop("comparison")
+        micro = values.pop("micro") or dict.fromkeys(_MICRO)
+        return values | {_MICRO[name]: value for name, value in micro.items()}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping) -> "Result":
+        """What as_dict() was of, in this version or in 0.1.0, which called quantize numbers.
+
+        Raises:
+            KeyError: if it was of something else.
+        """
+        stored = {**stored, "quantize": stored.get("quantize") or stored["numbers"]}
+        own = {field.name for field in dataclasses.fields(cls)} - {"comparison", "micro"}
+        result = cls(**{name: stored[name] for name in own})
+        fields = dataclasses.fields(Comparison)
+        result.comparison = Comparison(**{field.name: stored[field.name] for field in fields})
+        if stored["mapping"]:
+            log = tuple(stored["mapping"]["log"])
+            result.mapping = edge_tpu.Mapping(**{**stored["mapping"], "log": log})
+        if stored["arena"] is not None:
+            result.micro = Micro(**{name: stored[key] for name, key in _MICRO.items()})
+        return result
+
+
+def table(results: Sequence[Result]) -> str:
+    """The table that export prints.
+
+    Args:
+        results: of every file.
+
+    Returns:
+        Lines.
+    """
+    rows = [
+        ("file", "bytes", "ops", "accuracy", "float", "agree", "mean |d|", "max |d|", "ms p50",
+         "p95", "ms all", "p95", "peak RAM", "")
+    ]  # fmt: skip
+    for r in results:
+        single = r.latency.get("1 thread", (0.0, 0.0))
+        every = r.latency.get("all threads", (0.0, 0.0))
+        rows.append(
+            (
+                r.name,
+                f"{r.size:,}",
+                str(sum(r.operators.values())),
+                f"{100 * r.comparison.accuracy:.2f} %",
+                f"{100 * r.comparison.float_accuracy:.2f} %",
+                f"{100 * r.comparison.agreement:.1f} %",
+                f"{r.comparison.mean_difference:.4f}",
+                f"{r.comparison.largest_difference:.3f}",
+                *(f"{ms:.3f}" for ms in (*single, *every)),
+                f"{r.micro.arena if r.micro else r.peak:,}",
+                "ok" if r.good else "FAILED",
+            )
+        )
+    lines = [format_table(rows)]
+    for r in results:
+        found = [f"Edge TPU runs {r.mapping.sentence()}"] if r.mapping else []
+        found += [r.micro.sentence()] if r.micro else []
+        found += [*r.notes, *(f"FAILED: {problem}" for problem in r.problems)]
+        lines += [f"  {r.name}: {line}" for line in found]
+    return "\n".join(lines)

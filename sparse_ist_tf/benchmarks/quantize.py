@@ -1,0 +1,162 @@
+"""How right and how small integer files are: our quantizer beside ai-edge-quantizer.
+
+Both get the same float file of a whole classifier and the same calibration images; every test image
+of the digits is then run in LiteRT.
+"""
+
+import contextlib
+import importlib.util
+import io
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.reports.report import format_table
+
+if TYPE_CHECKING:
+    from sparse_ist_tf.runs.finished_run import FinishedRun
+
+WEIGHTS = ("packaged:vit_micro", "packaged:vit_pico")
+QUANTIZATIONS = ("int8", "int16x8")
+_CALIBRATION = 256  # images
+
+
+def available() -> bool:
+    """Whether ai-edge-quantizer is installed."""
+    return importlib.util.find_spec("ai_edge_quantizer") is not None
+
+
+def by_ai_edge(content: bytes, quantize: str, samples: Iterable[Mapping[str, np.ndarray]]) -> bytes:
+    """A float file as integers by ai-edge-quantizer.
+
+    Args:
+        content: of a float .tflite file with the signature "serving_default".
+        quantize: "int8" or "int16x8".
+        samples: inputs of batch 1 by name, for the ranges.
+
+    Returns:
+        The file; its inputs and outputs stay float32.
+    """
+    from ai_edge_quantizer import quantizer, recipe
+
+    recipes = {"int8": recipe.static_wi8_ai8, "int16x8": recipe.static_wi8_ai16}
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+        theirs = quantizer.Quantizer(content, recipes[quantize]())
+        ranges = theirs.calibrate({"serving_default": list(samples)})
+        return bytes(theirs.quantize(ranges, enable_progress_report=False).quantized_model)
+
+
+def compare(
+    weights: Sequence[str] = WEIGHTS, quantizations: Sequence[str] = QUANTIZATIONS
+) -> list[dict]:
+    """Trains a head on digits for each encoder and prints what quantizing the classifier costs.
+
+    Args:
+        weights: encoders, as encoder.weights names them.
+        quantizations: some of "int8", "int16x8".
+
+    Returns:
+        A dictionary for each file: weights, name, quantize, bytes, float_operators, accuracy,
+        agreement (share of the float file's answers) and divergence (mean Kullback-Leibler
+        divergence of its probabilities from the float file's, in nats).
+
+    Raises:
+        RequestError: if ai-edge-quantizer isn't installed.
+    """
+    if not available():
+        raise RequestError(
+            "--only=quantize: ai-edge-quantizer is not installed; run `pip install "
+            "ai-edge-quantizer`"
+        )
+    rows = []
+    for name in weights:
+        with tempfile.TemporaryDirectory() as folder:
+            measured = _measure(_train(name, folder), quantizations)
+        rows += [{"weights": name, **row} for row in measured]
+    table = [
+        ("encoder", "file", "quantize", "bytes", "float ops", "accuracy", "as float", "divergence")
+    ]
+    table += [
+        (
+            row["weights"],
+            row["name"],
+            row["quantize"],
+            f"{row['bytes']:,}",
+            str(row["float_operators"]),
+            f"{100 * row['accuracy']:.2f} %",
+            f"{100 * row['agreement']:.2f} %",
+            f"{row['divergence']:.5f}",
+        )
+        for row in rows
+    ]
+    print(f"Digits, classifiers of the merged head, {_CALIBRATION} images for the ranges")
+    print(format_table(table))
+    return rows
+
+
+def _train(weights: str, folder: str) -> "FinishedRun":
+    from sparse_ist_tf.config import get_config
+    from sparse_ist_tf.runs.finished_run import FinishedRun
+    from sparse_ist_tf.runs.training import train_and_evaluate
+    from sparse_ist_tf.workers.cluster import Cluster
+
+    config = get_config()
+    config.encoder.weights = weights
+    config.masks.kind = "shared"
+    config.centralized_baseline = False
+    train_and_evaluate(config, Path(folder), Cluster(0, ()))
+    return FinishedRun.for_export(folder)
+
+
+def _measure(run: "FinishedRun", quantizations: Sequence[str]) -> list[dict]:
+    from sparse_ist_tf.export.files.operators import operators
+    from sparse_ist_tf.export.files.runtimes import LiteRT
+    from sparse_ist_tf.export.graphs.convert import Interface, convert, for_integers
+    from sparse_ist_tf.export.graphs.folding import fold
+    from sparse_ist_tf.export.graphs.forms import Network, layers_of
+
+    encoder = run.encoder
+    vit = fold(encoder.model, encoder.mean, encoder.std)
+    network = Network("classifier", layers_of(run.head()), vit, run.shared_positions())
+    images = [example["image"][None] for example in run.calibration(_CALIBRATION)]
+    tests = [example["image"][None] for example in run.images.examples("test")]
+    samples = lambda: ({"image": image} for image in images)  # noqa: E731
+    content, centred = for_integers(network, Interface(), samples)
+    _, inputs = for_integers(network, Interface(), lambda: ({"image": image} for image in tests))
+
+    def logits(file, examples):
+        runtime = LiteRT(file)
+        return np.array([runtime.run(example) for example in examples()])
+
+    exact = logits(content, inputs)
+    files = [("float", "float32", content, exact)]
+    for quantize in quantizations:
+        ours = convert(network, quantize, samples=samples)
+        files.append(("ours", quantize, ours, logits(ours, lambda: ({"image": i} for i in tests))))
+        theirs = by_ai_edge(content, quantize, centred())
+        files.append(("ai-edge-quantizer", quantize, theirs, logits(theirs, inputs)))
+    labels = run.images.splits["test"].labels
+    return [
+        {
+            "name": name,
+            "quantize": quantize,
+            "bytes": len(file),
+            "float_operators": sum(
+                any(dtype == "float32" for _, dtype, *_ in (*op.inputs, *op.outputs))
+                for op in operators(file)
+            ),
+            "accuracy": float(np.mean(found.argmax(axis=1) == labels)),
+            "agreement": float(np.mean(found.argmax(axis=1) == exact.argmax(axis=1))),
+            "divergence": _divergence(exact, found),
+        }
+        for name, quantize, file, found in files
+    ]
+
+
+def _divergence(exact: np.ndarray, found: np.ndarray) -> float:
+    logs = [x - np.log(np.exp(x).sum(axis=1, keepdims=True)) for x in (exact, found)]
+    return float((np.exp(logs[0]) * (logs[0] - logs[1])).sum(axis=1).mean())

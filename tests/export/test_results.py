@@ -1,0 +1,42 @@
+"""What is remembered of a file, and what is printed of it."""
+
+import json
+
+import pytest
+
+from sparse_ist_tf.export.devices.edge_tpu import Mapping
+from sparse_ist_tf.export.results import Comparison, Micro, Result, table
+
+MAPPING = Mapping(1, 2, 0.5, "edgetpu_compiler", ("1 ADD Mapped to Edge TPU",))
+MICRO = Micro(64, 0.5, 0.75, flash=7, arena=9_999, difference=0, agreement=1.0)
+RESULTS = {
+    "plain": Result("a.tflite", "head", "int8", 5, {"ADD": 2}, 7, notes=["x"]),
+    "mapped": Result(
+        "b.tflite", "head", "int8", 5, mapping=MAPPING, problems=["loses 3.00 points"]
+    ),
+    "micro": Result("c.tflite", "head", "int8", 5, comparison=Comparison(4, 0.5), micro=MICRO),
+}
+
+
+@pytest.mark.parametrize("case", RESULTS)
+def test_a_result_survives_json(case):
+    stored = json.loads(json.dumps(RESULTS[case].as_dict()))
+    assert Result.from_dict(stored) == RESULTS[case]
+    stored["numbers"] = stored.pop("quantize")  # as version 0.1.0 wrote it
+    assert Result.from_dict(stored) == RESULTS[case]
+
+
+def test_a_record_is_flat():
+    stored = RESULTS["micro"].as_dict()
+    assert (stored["images"], stored["accuracy"], stored["good"]) == (4, 0.5, True)
+    assert (stored["flash"], stored["arena"], stored["micro_images"]) == (7, 9_999, 64)
+    assert RESULTS["plain"].as_dict()["arena"] is None
+
+
+def test_the_table_says_what_failed():
+    text = table(list(RESULTS.values()))
+    assert "b.tflite: FAILED: loses 3.00 points" in text
+    assert "b.tflite: Edge TPU runs 1 of 2 operators" in text
+    assert "arena 9,999 bytes" in text
+    assert "bit for bit on 64 images" in text
+    assert "accuracy there 50.00 % (float 75.00 %)" in text
