@@ -70,7 +70,7 @@ def completed(stored: Mapping) -> ConfigDict:
     Returns:
         The same, with the base completed.
     """
-    return ConfigDict({**stored, "base": train_config.completed(stored["base"])})
+    return ConfigDict({**stored, "base": train_config.completed(stored.get("base", {}))})
 
 
 def validate(config: ConfigDict) -> None:

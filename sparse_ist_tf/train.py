@@ -18,7 +18,7 @@ from absl import flags
 
 from sparse_ist_tf import config as default_config
 from sparse_ist_tf.commands import quiet, run
-from sparse_ist_tf.config import validate
+from sparse_ist_tf.config import identity, validate
 from sparse_ist_tf.reports.report import summary
 from sparse_ist_tf.reports.run_directory import FREE_KEYS, RunDirectory
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster
@@ -36,7 +36,7 @@ def default_workdir(config) -> str:
     Returns:
         A path below runs/; the same configuration gives the same path, so it is resumed.
     """
-    values = config.to_dict()
+    values = identity(config)
     for key in FREE_KEYS:
         *above, last = key.split(".")
         here = values
