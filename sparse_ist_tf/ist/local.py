@@ -42,7 +42,7 @@ class SlotOptimizer:
             if held:  # update_step knows nothing of these, their variables would travel in vain
                 name = type(self.optimizer).__name__
                 raise RequestError(
-                    f"optimizer.kwargs: {name} can't keep moving averages or accumulate gradients here"
+                    f"optimizer.kwargs: {name} can't keep averages or accumulate gradients here"
                 )
             self.optimizer.build(self.weights)
         # TensorFlow's own versions assign to tf.Variables, which a stateless scope has none of.
