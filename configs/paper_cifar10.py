@@ -11,19 +11,9 @@ evaluations, one run. Not run here, for lack of a hub.
 
 from ml_collections import ConfigDict
 
-from sparse_ist_tf import config as defaults
+from sparse_ist_tf.config import paper_config
 
 
 def get_config() -> ConfigDict:
     """The settings."""
-    config = defaults.get_config()
-    config.dataset.name = "cifar10"
-    config.encoder.weights = "hf:facebook/vit-mae-base"
-    config.encoder.mean = config.encoder.std = (0.5, 0.5, 0.5)
-    config.head.initializer = "torch_uniform"
-    config.ist.variant = "published"
-    config.ist.num_subnets = 4
-    config.total_epochs = 30.0
-    config.eval_every_rounds, config.eval_every_epochs = 0, 1.0
-    config.checkpoint_every_rounds, config.checkpoint_every_epochs = 0, 1.0
-    return config
+    return paper_config("cifar10", published=True)

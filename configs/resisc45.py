@@ -9,14 +9,9 @@ No accuracy is recorded: it has not been run, its archive has to be downloaded b
 
 from ml_collections import ConfigDict
 
-from sparse_ist_tf import config as defaults
+from sparse_ist_tf.config import paper_config
 
 
 def get_config() -> ConfigDict:
     """The settings."""
-    config = defaults.get_config()
-    config.dataset.name = "resisc45"
-    config.total_epochs = 30.0
-    config.eval_every_rounds, config.eval_every_epochs = 0, 1.0
-    config.checkpoint_every_rounds, config.checkpoint_every_epochs = 0, 3.0
-    return config
+    return paper_config("resisc45")

@@ -18,13 +18,7 @@ from sparse_ist_tf.studies.paper import paper_grids
 
 def get_config() -> ConfigDict:
     """The settings."""
-    config = study_config.get_config()
-    base = config.base
-    base.dataset.name = "aid"
-    base.total_epochs = 30.0
-    base.eval_every_rounds, base.eval_every_epochs = 0, 1.0
-    base.checkpoint_every_rounds, base.checkpoint_every_epochs = 0, 3.0
-    base.centralized_baseline = False  # one subnet is the centralised head
+    config = study_config.paper_study("aid", checkpoint_every_epochs=3.0)
     config.grids = ConfigDict(
         paper_grids(figure_3_ratios=(0.0, 0.5), figure_4_ratios=(0.5, 0.7, 0.9))
     )

@@ -16,14 +16,7 @@ from sparse_ist_tf import study_config
 
 def get_config() -> ConfigDict:
     """The settings."""
-    config = study_config.get_config()
-    base = config.base
-    base.dataset.name = "aid"
-    base.dataset.dirichlet_alpha = 0.3
-    base.total_epochs = 30.0
-    base.eval_every_rounds, base.eval_every_epochs = 0, 1.0
-    base.checkpoint_every_rounds, base.checkpoint_every_epochs = 0, 10.0
-    base.centralized_baseline = False
+    config = study_config.paper_study("aid")
     config.grids = ConfigDict(
         {
             "shards": (

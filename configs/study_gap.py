@@ -27,13 +27,7 @@ _TUNED_HEAD = (("ist.algorithm", "centralized"), ("head.dropout", 0.5), *_TUNED)
 
 def get_config() -> ConfigDict:
     """The settings."""
-    config = study_config.get_config()
-    base = config.base
-    base.dataset.name = "aid"
-    base.total_epochs = 30.0
-    base.eval_every_rounds, base.eval_every_epochs = 0, 1.0
-    base.checkpoint_every_rounds, base.checkpoint_every_epochs = 0, 10.0
-    base.centralized_baseline = False  # one subnet is the centralised head
+    config = study_config.paper_study("aid")
     published = (("ist.variant", "published"), ("head.initializer", "torch_uniform"))
     config.variants = (
         ("centralised, tuned", _TUNED_HEAD),

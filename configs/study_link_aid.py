@@ -18,13 +18,7 @@ QUALITIES = (5, 15, 40, 75)
 
 def get_config() -> ConfigDict:
     """The settings."""
-    config = study_config.get_config()
-    base = config.base
-    base.dataset.name = "aid"
-    base.total_epochs = 30.0
-    base.eval_every_rounds, base.eval_every_epochs = 0, 1.0
-    base.checkpoint_every_rounds, base.checkpoint_every_epochs = 0, 3.0
-    base.centralized_baseline = False
+    config = study_config.paper_study("aid", checkpoint_every_epochs=3.0)
     config.seeds = (0,)
     config.grids = ConfigDict(
         {

@@ -222,6 +222,28 @@ def get_config() -> ConfigDict:
     return defaults(table())
 
 
+def paper_config(dataset: str, published: bool = False) -> ConfigDict:
+    """The paper's protocol: 30 epochs, tested after each.
+
+    Args:
+        dataset: its name.
+        published: with the paper's encoder, and what its code does differently from its text.
+
+    Returns:
+        A new configuration.
+    """
+    config = get_config()
+    config.dataset.name, config.total_epochs = dataset, 30.0
+    config.eval_every_rounds, config.eval_every_epochs = 0, 1.0
+    config.checkpoint_every_rounds, config.checkpoint_every_epochs = 0, 3.0
+    if published:
+        config.encoder.weights = "hf:facebook/vit-mae-base"
+        config.encoder.mean = config.encoder.std = (0.5, 0.5, 0.5)
+        config.head.initializer, config.ist.variant = "torch_uniform", "published"
+        config.checkpoint_every_epochs = 1.0
+    return config
+
+
 def completed(config: Mapping) -> ConfigDict:
     """A stored configuration as one of today: keys that came later have their defaults.
 

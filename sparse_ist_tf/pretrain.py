@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from sparse_ist_tf import pretrain_config
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.pretrain_config import validate
+from sparse_ist_tf.pretrain_config import completed, validate
 from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster, lost_peers, make_strategy
 from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
@@ -56,7 +56,7 @@ def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = 
     check_preset(config)
     directory, chief = RunDirectory(workdir), cluster.worker == 0
     make = {"jax": _jax_run, "tensorflow": _tensorflow_run}[backend]
-    with directory.opened(config.to_dict()) if chief else contextlib.nullcontext():
+    with directory.opened(config.to_dict(), completed) if chief else contextlib.nullcontext():
         with lost_peers(cluster):
             run = make(config, workdir, cluster)
             if chief:
@@ -207,7 +207,7 @@ def main(_) -> int:
     cluster, num_workers = joined_cluster(os.environ, FLAGS.num_workers, default=1)
     validate(config, num_workers)
     if cluster is None and num_workers > 1:
-        RunDirectory(FLAGS.workdir).check(config.to_dict())
+        RunDirectory(FLAGS.workdir).check(config.to_dict(), completed)
         command = [sys.executable, "-m", "sparse_ist_tf.pretrain", *sys.argv[1:]]
         return run_local_workers(command, num_workers)
     pretrain(config, FLAGS.workdir, cluster)

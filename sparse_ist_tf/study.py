@@ -41,7 +41,8 @@ def study(config: ConfigDict, folder: str | Path) -> list[dict]:
     folder, grids = Path(folder).resolve(), cells_of(config)
     base = config.base.to_dict()
     directory = RunDirectory(folder)
-    with directory.opened({"base": base, "num_workers": config.num_workers}):
+    shared = {"base": base, "num_workers": config.num_workers}
+    with directory.opened(shared, study_config.completed):
         cells = [cell for some in grids.values() for cell in some]
         jobs = config.jobs or os.cpu_count() or 1
         try:

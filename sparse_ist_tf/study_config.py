@@ -61,6 +61,23 @@ def get_config() -> ConfigDict:
     return defaults(table())
 
 
+def paper_study(dataset: str, checkpoint_every_epochs: float = 10.0) -> ConfigDict:
+    """A study whose trainings have the paper's protocol, without a head beside for comparison.
+
+    Args:
+        dataset: its name.
+        checkpoint_every_epochs: of each training.
+
+    Returns:
+        A new configuration without grids.
+    """
+    config = get_config()
+    config.base = train_config.paper_config(dataset)
+    config.base.checkpoint_every_epochs = checkpoint_every_epochs
+    config.base.centralized_baseline = False  # one subnet is the centralised head
+    return config
+
+
 def completed(stored: Mapping) -> ConfigDict:
     """What a study's folder says of all its trainings, as today's study would say it.
 
@@ -70,7 +87,7 @@ def completed(stored: Mapping) -> ConfigDict:
     Returns:
         The same, with the base completed.
     """
-    return ConfigDict({**stored, "base": train_config.completed(stored["base"])})
+    return ConfigDict({**stored, "base": train_config.completed(stored.get("base", {}))})
 
 
 def validate(config: ConfigDict) -> None:

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from sparse_ist_tf import config as default_config
 from sparse_ist_tf.commands import quiet, run
-from sparse_ist_tf.config import validate
+from sparse_ist_tf.config import identity, validate
 from sparse_ist_tf.registry import find_algorithm
 from sparse_ist_tf.reports.report import summary
 from sparse_ist_tf.reports.run_directory import FREE_KEYS, RunDirectory
@@ -38,7 +38,7 @@ def default_workdir(config: ConfigDict) -> str:
     Returns:
         A path below runs/; the same configuration gives the same path, so it is resumed.
     """
-    values = config.to_dict()
+    values = identity(config)
     for key in FREE_KEYS:
         *above, last = key.split(".")
         here = values

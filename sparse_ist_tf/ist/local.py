@@ -67,6 +67,12 @@ class SlotOptimizer:
             ]
             config = {**config, "config": {**config["config"], "learning_rate": 1e-3}}
             self.optimizer = keras.optimizers.deserialize(config)
+            held = self.optimizer.use_ema or self.optimizer.gradient_accumulation_steps
+            if held:  # update_step knows nothing of these, their variables would travel in vain
+                name = type(self.optimizer).__name__
+                raise RequestError(
+                    f"optimizer.kwargs: {name} can't keep averages or accumulate gradients here"
+                )
             self.optimizer.build(self.weights)
         # TensorFlow's own versions assign to tf.Variables, which a stateless scope has none of.
         self.optimizer.assign = lambda variable, value: variable.assign(value)

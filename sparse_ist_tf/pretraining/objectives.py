@@ -137,7 +137,7 @@ class MaskedAutoencoder(keras.Model):
     metric = "loss"
 
     def __init__(self, encoder, width, depth, num_heads):
-        super().__init__()
+        super().__init__(name="masked_autoencoder")  # checkpoints name its own weights by it
         self.encoder, self.width = encoder, width
         grid = encoder.image_size // encoder.patch_size
         pixels = 3 * encoder.patch_size**2

@@ -1,6 +1,7 @@
 """What the loops of pre-training share: model, teacher, evaluation, records and checkpoints."""
 
 import abc
+import collections
 import itertools
 import math
 import time
@@ -9,19 +10,16 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.encoder.bundle import architecture
 from sparse_ist_tf.encoder.presets import create_encoder
 from sparse_ist_tf.errors import RequestError, RunError
-from sparse_ist_tf.files import replacing
 from sparse_ist_tf.pretraining.augmentation import draw_positions
 from sparse_ist_tf.pretraining.data import Images
 from sparse_ist_tf.pretraining.objectives import Classifier, MaskedAutoencoder, draw_glorot
 from sparse_ist_tf.pretraining.optimizers import learning_rate_at, make_optimizer
-from sparse_ist_tf.reports.run_directory import RunDirectory, writing
+from sparse_ist_tf.reports.run_directory import RunDirectory, read_checkpoint, write_checkpoint
 from sparse_ist_tf.streams import Stream
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -100,7 +98,7 @@ class PretrainingRun(abc.ABC):
         encoder = create_encoder(told["preset"], dtype=_POLICIES[told["dtype"]])
         teacher = Classifier(encoder, self.images.num_classes, projector=told.get("projector", 0))
         sizes = [(vit.image_size, vit.patch_size) for vit in (encoder, self.encoder)]
-        if sizes[0] != sizes[1] or not _assign(_read(path)[0], "model", teacher.variables):
+        if sizes[0] != sizes[1] or not assign_state(self._read(path)[0], named_variables(teacher)):
             raise RequestError(
                 f"teacher={str(folder)!r}: must be a classifier of {self.images.num_classes} "
                 f"classes on images of {self.encoder.image_size} px in patches of "
@@ -196,51 +194,79 @@ class PretrainingRun(abc.ABC):
         Raises:
             RunError: if it can't be written.
         """
-        arrays = {f"model/{i}": np.asarray(v) for i, v in enumerate(self.model.variables)}
-        arrays |= {f"optimizer/{i}": np.asarray(v) for i, v in enumerate(self.optimizer.variables)}
-        metadata = {"step": str(self.step), "preset": self.config.preset}
-        path = self.checkpoint_path
-        with writing(path), replacing(path) as temporary:
-            save_file(arrays, temporary, metadata=metadata)
+        named = named_variables(self.model, self.optimizer)
+        state = {name: np.asarray(variable) for name, variable in named.items()}
+        progress = {"step": self.step, "preset": self.config.preset}
+        write_checkpoint(self.checkpoint_path, state, progress)
 
-    def _go_on(self):
+    def _go_on(self) -> None:
         """Makes the run directory, or goes on from the checkpoint in it."""
         self.directory.path.mkdir(parents=True, exist_ok=True)
         if self.checkpoint_path.exists():
-            self._read_checkpoint()
+            state, progress = self._read(self.checkpoint_path)
+            if not assign_state(state, named_variables(self.model, self.optimizer)):
+                raise RequestError(
+                    f"{self.checkpoint_path}: made by another configuration "
+                    f"({progress['preset']}); give --workdir another folder"
+                )
+            self.step = progress["step"]
         if self.directory.metrics():
             self.directory.rewind_metrics(self.step or -1)
 
-    def _read_checkpoint(self):
-        path = self.checkpoint_path
-        arrays, metadata = _read(path)
+    @staticmethod
+    def _read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         try:
-            self.step = int(metadata["step"])
-        except (ValueError, KeyError, TypeError):
-            raise RunError(f"{path} is damaged; remove it to begin anew") from None
-        for name, owner in (("model", self.model), ("optimizer", self.optimizer)):
-            if not _assign(arrays, name, owner.variables):
-                raise RequestError(
-                    f"{path}: made by another configuration ({metadata.get('preset')}); give "
-                    "--workdir another folder"
-                )
+            return read_checkpoint(path)
+        except RunError as error:
+            raise RunError(f"{error}; remove it to begin anew") from None
 
 
-def _read(path):
-    """The arrays and the metadata of a checkpoint."""
-    try:
-        with safe_open(path, "np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError):
-        raise RunError(f"{path} is damaged; remove it to begin anew") from None
+def named_variables(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None
+) -> dict[str, keras.Variable]:
+    """Variables by names that are alike in every process and on every backend.
+
+    Args:
+        model: a Classifier or a MaskedAutoencoder.
+        optimizer: built for it; left out where None.
+
+    Returns:
+        "model/block_0/qkv/kernel" and the like, in the model's order, then the optimizer's:
+        "optimizer/block_0/qkv/kernel/momentum", "optimizer/learning_rate".
+    """
+    prefix = f"{model.encoder.name}/"
+    owners = {v.path.replace("/", "_"): v.path.removeprefix(prefix) for v in model.variables}
+    named = {f"model/{name}": v for name, v in zip(owners.values(), model.variables, strict=True)}
+    for variable in optimizer.variables if optimizer else ():
+        _, _, text = variable.path.partition("/")  # that of its weight, joined by _, and the slot
+        owner = max((name for name in owners if text.startswith(f"{name}_")), key=len, default="")
+        name = f"{owners[owner]}/{text[len(owner) + 1 :]}" if owner else text
+        named[f"optimizer/{name}"] = variable
+    return named
 
 
-def _assign(arrays, name, variables) -> bool:
-    """Gives variables their values; False where one is missing or of another shape."""
-    values = [arrays.get(f"{name}/{i}") for i in range(len(variables))]
-    fits = zip(values, variables, strict=True)
-    if not all(x is not None and x.shape == tuple(v.shape) for x, v in fits):
+def assign_state(state: dict[str, np.ndarray], named: dict[str, keras.Variable]) -> bool:
+    """Gives variables the values of a checkpoint.
+
+    Args:
+        state: arrays by name. 0.1.0 numbered them ("model/17"), in the same order.
+        named: from named_variables; without an optimizer, its part of the state is not looked at.
+
+    Returns:
+        False where the names, or the shapes, aren't the same; nothing is assigned then.
+    """
+    groups = [name.partition("/")[0] for name in named]
+    state = {name: array for name, array in state.items() if name.partition("/")[0] in groups}
+    if "model/0" in state:
+        counts = collections.defaultdict(itertools.count)
+        numbered = [f"{group}/{next(counts[group])}" for group in groups]
+        if state.keys() != set(numbered):
+            return False
+        state = {name: state[number] for name, number in zip(named, numbered, strict=True)}
+    if state.keys() != named.keys() or any(
+        state[name].shape != tuple(variable.shape) for name, variable in named.items()
+    ):
         return False
-    for value, variable in zip(values, variables, strict=True):
-        variable.assign(value)
+    for name, variable in named.items():
+        variable.assign(state[name])
     return True

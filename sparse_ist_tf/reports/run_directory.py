@@ -1,22 +1,33 @@
 """The run directory: configuration, metrics, checkpoints and results, each written atomically."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
+from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    import msvcrt
+
+from sparse_ist_tf.config import completed
 from sparse_ist_tf.errors import RequestError, RunError, warn
 from sparse_ist_tf.files import remove_leftovers, write_atomically
 
+if TYPE_CHECKING:
+    import keras
+
 KEPT_CHECKPOINTS = 2
+Complete = Callable[[Mapping], ConfigDict]
 # Keys that change where or how fast, not what; a run may go on with others.
 FREE_KEYS = (
     "cluster.peer_timeout_s",
@@ -40,18 +51,20 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def check(self, config: Mapping) -> None:
+    def check(self, config: Mapping, complete: Complete = completed) -> None:
         """Makes sure that the directory holds no run of another configuration.
 
         Args:
             config: plain dictionaries, lists and tuples.
+            complete: makes a stored configuration one of today; by default for one of train.
 
         Raises:
             RequestError: naming the key that differs.
         """
         if not (self.path / "config.json").exists():
             return
-        key = _first_difference(self.config(), json.loads(json.dumps(config)))
+        old, new = (_plain(complete(told)) for told in (self.config(), config))
+        key = _first_difference(old, new)
         if key:
             raise RequestError(
                 f"--workdir={self.path}: holds a run with another {key}; give another folder, or "
@@ -59,13 +72,16 @@ class RunDirectory:
             )
 
     @contextlib.contextmanager
-    def opened(self, config: Mapping, patience_s: float = 15.0) -> Iterator[None]:
+    def opened(
+        self, config: Mapping, complete: Complete = completed, patience_s: float = 15.0
+    ) -> Iterator[None]:
         """Holds the directory, so that no other process works in it, and writes config.json.
 
         A directory that was made for a request that turns out bad goes again.
 
         Args:
             config: as check.
+            complete: as check.
             patience_s: how long to wait for a process that is just ending, in seconds.
 
         Raises:
@@ -82,7 +98,7 @@ class RunDirectory:
                 if time.monotonic() > deadline:
                     raise RequestError(f"--workdir={self.path}: another process is at work there")
                 time.sleep(0.2)
-            self.check(config)
+            self.check(config, complete)
             remove_leftovers(self.path)
             text = json.dumps(config, indent=2, sort_keys=True) + "\n"
             self._write("config.json", text)
@@ -97,7 +113,7 @@ class RunDirectory:
         with writing(self.path / name):
             write_atomically(self.path / name, data)
 
-    def config(self) -> dict:
+    def config(self) -> dict[str, object]:
         """The run's configuration.
 
         Raises:
@@ -106,11 +122,14 @@ class RunDirectory:
         """
         file = self.path / "config.json"
         try:
-            return json.loads(file.read_text(encoding="utf-8"))
+            found = json.loads(file.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             raise RequestError(f"{self.path}: is no run directory, it has no config.json") from None
         except ValueError:
-            raise RunError(f"{file} is damaged") from None
+            found = None
+        if not isinstance(found, dict):
+            raise RunError(f"{file} is damaged")
+        return found
 
     def save_checkpoint(
         self, state: Mapping[str, np.ndarray], progress: Mapping, phase: str = "round"
@@ -125,9 +144,8 @@ class RunDirectory:
         Raises:
             RunError: if it can't be written; the older ones stay.
         """
-        metadata = {"progress": json.dumps(progress), "sha256": _digest(state)}
         name = f"checkpoints/{phase}_{progress['round']:08d}.safetensors"
-        self._write(name, save(dict(state), metadata=metadata))
+        write_checkpoint(self.path / name, state, progress)
         for old in self._checkpoints(phase)[:-KEPT_CHECKPOINTS]:
             old.unlink(missing_ok=True)
 
@@ -145,14 +163,9 @@ class RunDirectory:
         """
         for path in reversed(self._checkpoints(phase)):
             try:
-                with safe_open(path, "np") as file:
-                    metadata = file.metadata()
-                    state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                if metadata["sha256"] == _digest(state):
-                    return state, json.loads(metadata["progress"])
-            except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-                pass
-            warn(f"{path} is damaged and not used")
+                return read_checkpoint(path)
+            except RunError as error:
+                warn(f"{error} and not used")
         return None
 
     def append_metrics(self, record: Mapping) -> None:
@@ -192,7 +205,7 @@ class RunDirectory:
         self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
         return kept
 
-    def head(self):
+    def head(self) -> "keras.Model":
         """The merged head, head.keras as a Keras model.
 
         Raises:
@@ -241,14 +254,63 @@ def writing(path: Path) -> Iterator[None]:
         raise RunError(f"{path} can't be written: {error.strerror or error}") from None
 
 
-def _locked(file) -> bool:
+def write_checkpoint(path: Path, state: Mapping[str, np.ndarray], progress: Mapping) -> None:
+    """Writes a state and how far it is.
+
+    Args:
+        path: of the .safetensors file.
+        state: whole arrays by name.
+        progress: plain values.
+
+    Raises:
+        RunError: if it can't be written; what stood there stays.
+    """
+    metadata = {"progress": json.dumps(dict(progress)), "sha256": _digest(state)}
+    with writing(path):
+        write_atomically(path, save(dict(state), metadata=metadata))
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Reads what write_checkpoint wrote, or pretraining of 0.1.0.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        (state, progress).
+
+    Raises:
+        RunError: if it is damaged.
+    """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata()
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if "progress" not in metadata:
+            return state, {"step": int(metadata["step"]), "preset": metadata["preset"]}
+        if metadata["sha256"] == _digest(state):
+            return state, json.loads(metadata["progress"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        pass
+    raise RunError(f"{path} is damaged")
+
+
+def _locked(file: IO) -> bool:
+    """Whether this process has the file for itself from now on, until it is closed."""
+    try:
+        if "fcntl" in globals():
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):
         return False
     except OSError:  # a file system without locks
         return True
     return True
+
+
+def _plain(config: ConfigDict) -> dict:
+    return json.loads(json.dumps(config.to_dict()))
 
 
 def _digest(state: Mapping[str, np.ndarray]) -> str:
@@ -260,7 +322,7 @@ def _digest(state: Mapping[str, np.ndarray]) -> str:
     return total.hexdigest()
 
 
-def _first_difference(old, new, prefix: str = "") -> str | None:
+def _first_difference(old: object, new: object, prefix: str = "") -> str | None:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             name = f"{prefix}.{key}" if prefix else key

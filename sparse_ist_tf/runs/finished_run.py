@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sparse_ist_tf.checkpoints.loading import load_configured
-from sparse_ist_tf.config import completed, ist_options
+from sparse_ist_tf.config import completed, identity, ist_options
 from sparse_ist_tf.encoder.features import make_encode
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.ist.head import extract, logits
@@ -110,7 +110,7 @@ class FinishedRun:
     @property
     def digest(self) -> str:
         """sha256 of the config, the encoder and the head, in hex."""
-        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(identity(self.config), sort_keys=True).encode())
         digest.update(self.encoder.digest.encode())
         for name in sorted(self.parameters):
             digest.update(name.encode() + np.ascontiguousarray(self.parameters[name]).tobytes())

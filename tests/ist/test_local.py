@@ -53,6 +53,13 @@ def test_an_optimizer_whose_moments_cannot_travel_is_refused():
         SlotOptimizer(config, [(64, 64), (64,)])
 
 
+@pytest.mark.parametrize("kwargs", [{"use_ema": True}, {"gradient_accumulation_steps": 2}])
+def test_averages_and_accumulated_gradients_never_travel_as_moments(kwargs):
+    config = keras.optimizers.serialize(keras.optimizers.Adam(**kwargs))
+    with pytest.raises(RequestError, match="Adam can't keep averages"):
+        SlotOptimizer(config, [(3, 2)])
+
+
 @pytest.mark.parametrize("normalization", ["none", "batch"])
 def test_gradients_include_scaling_and_normalisation(normalization):
     """Against finite differences of the loss."""

@@ -1,17 +1,22 @@
 """Pre-training: both objectives learn, resume where they were, and say what is wrong."""
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
+from safetensors.numpy import load_file, save_file
 
 from sparse_ist_tf.checkpoints.loading import load_encoder, save_encoder
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.masks.patches import patchify
 from sparse_ist_tf.pretraining.data import Images
+from sparse_ist_tf.pretraining.run import assign_state, named_variables
 from sparse_ist_tf.pretraining.tensorflow_run import Pretraining
+
+ORDER = {"supervised": "2f974c0d622f", "mae": "fdbc9ef27976"}
 
 
 def _config(**changes):
@@ -170,6 +175,80 @@ def test_another_run_s_checkpoint_is_refused(images, tmp_path):
     Pretraining(_config(), images, tmp_path).save()
     with pytest.raises(RequestError, match="another configuration"):
         Pretraining(_config(objective="mae"), images, tmp_path)
+
+
+def test_a_checkpoint_names_what_it_holds(images, tmp_path):
+    run = Pretraining(_config(projector=8), images, tmp_path)
+    run.save()
+    names = load_file(run.checkpoint_path).keys()
+    assert len(names) == len(run.model.variables) + len(run.optimizer.variables)
+    assert {
+        "model/cls_token",
+        "model/block_0/qkv/kernel",
+        "model/projector_hidden/bias",
+        "model/classifier/kernel",
+        "optimizer/iteration",
+        "optimizer/cls_token/momentum",
+        "optimizer/block_0/qkv/kernel/momentum",
+        "optimizer/classifier/kernel/velocity",
+    } <= names
+
+
+def _numbered(state, metadata, path):
+    """The same checkpoint as 0.1.0 wrote it, without names."""
+    counts, old = {"model": 0, "optimizer": 0}, {}
+    for name, array in state.items():
+        group = name.partition("/")[0]
+        old[f"{group}/{counts[group]}"] = array
+        counts[group] += 1
+    save_file(old, path, metadata=metadata)
+    return old
+
+
+@pytest.mark.parametrize("objective", ["supervised", "mae"])
+def test_checkpoints_of_0_1_0_are_read(images, tmp_path, objective):
+    config = _config(objective=objective)
+    run = Pretraining(config, images, tmp_path)
+    run.train_step(*next(iter(run.batches())))
+    state = {n: np.array(v) for n, v in named_variables(run.model, run.optimizer).items()}
+    old = _numbered(state, {"step": "1", "preset": "vit_pico"}, run.checkpoint_path)
+    assert list(old)[:2] == ["model/0", "model/1"]
+    again = Pretraining(config, images, tmp_path)
+    assert again.step == 1
+    for name, value in named_variables(again.model, again.optimizer).items():
+        np.testing.assert_array_equal(np.asarray(value), state[name], err_msg=name)
+    with pytest.raises(RequestError, match="another configuration"):
+        Pretraining(_config(objective=objective, preset="vit_micro"), images, tmp_path)
+    del old["optimizer/7"]
+    save_file(old, run.checkpoint_path, metadata={"step": "1", "preset": "vit_pico"})
+    with pytest.raises(RequestError, match="another configuration"):
+        Pretraining(config, images, tmp_path)
+
+
+def test_the_order_of_0_1_0_still_stands(images, tmp_path):
+    """By which its checkpoints, which have no names, are read."""
+    for config, first, last in (
+        (_config(projector=8), "model/cls_token", "optimizer/classifier/bias/velocity"),
+        (
+            _config(objective="mae"),
+            "model/masked_autoencoder/mask_token",
+            "optimizer/decoder_pixels/bias/velocity",
+        ),
+    ):
+        run = Pretraining(config, images, tmp_path / config.objective)
+        names = list(named_variables(run.model, run.optimizer))
+        assert (names[0], names[-1]) == (first, last)
+        digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+        assert digest[:12] == ORDER[config.objective], names
+
+
+def test_variables_in_another_order_keep_their_values(images, tmp_path):
+    run = Pretraining(_config(), images, tmp_path)
+    named = named_variables(run.model, run.optimizer)
+    state = {name: np.array(variable) for name, variable in named.items()}
+    assert assign_state(dict(reversed(state.items())), named)
+    for name, value in named.items():
+        np.testing.assert_array_equal(np.asarray(value), state[name], err_msg=name)
 
 
 def test_a_loss_that_is_not_finite_is_named(images, tmp_path):

@@ -1,10 +1,15 @@
 """The run directory survives what happens to it."""
 
+import contextlib
+import json
 import multiprocessing
+import types
 
 import numpy as np
 import pytest
 
+from sparse_ist_tf import pretrain_config, study_config
+from sparse_ist_tf.config import completed, get_config
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.reports import run_directory
 from sparse_ist_tf.reports.run_directory import RunDirectory
@@ -49,6 +54,57 @@ def test_another_configuration_is_refused_and_named(tmp_path):
         directory.check({**CONFIG, "masks": {"ratio": 0.75}})
     directory.check({**CONFIG, "dataset": {"data_dir": "b"}})  # changes where, not what
     assert directory.config() == CONFIG
+
+
+def test_a_run_of_0_1_0_goes_on_with_the_same_configuration(tmp_path):
+    """Which had keys that are part of encoder.weights, and lacks those that came later."""
+    old = get_config().to_dict()
+    old["encoder"] |= {"num_heads": 0, "qk_scale": 0.0, "epsilon": 0.0}
+    del old["head"]["dropout"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    config = get_config()
+    RunDirectory(tmp_path).check(config.to_dict())
+    config.head.dropout = 0.5
+    with pytest.raises(RequestError, match=r"another head.dropout \(0.0, not 0.5\)"):
+        RunDirectory(tmp_path).check(config.to_dict())
+    old["encoder"]["num_heads"] = 6
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    with pytest.raises(RequestError, match=r"another encoder\.weights"):
+        RunDirectory(tmp_path).check(get_config().to_dict())
+
+
+def test_a_directory_of_another_command_is_refused(tmp_path):
+    commands = {
+        "train": (get_config().to_dict(), completed),
+        "pretrain": (pretrain_config.get_config().to_dict(), pretrain_config.completed),
+        "study": ({"base": get_config().to_dict(), "num_workers": 1}, study_config.completed),
+    }
+    for name, (config, _) in commands.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    for name, (config, complete) in commands.items():
+        for other in commands:
+            if other == name:
+                RunDirectory(tmp_path / other).check(config, complete)
+            else:
+                with pytest.raises(RequestError, match="holds a run with another"):
+                    RunDirectory(tmp_path / other).check(config, complete)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_windows_locks_are_used_where_there_are_no_others(tmp_path, monkeypatch, taken):
+    def locking(descriptor, mode, count):
+        assert (mode, count) == ("non-blocking", 1)
+        if taken:
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.delattr(run_directory, "fcntl")
+    fake = types.SimpleNamespace(locking=locking, LK_NBLCK="non-blocking")
+    monkeypatch.setattr(run_directory, "msvcrt", fake, raising=False)
+    opened = RunDirectory(tmp_path).opened(CONFIG, patience_s=0.0)
+    outcome = pytest.raises(RequestError, match="another process is at work")
+    with outcome if taken else contextlib.nullcontext(), opened:
+        assert not taken
 
 
 def _hold(path, ready, done):
