@@ -116,7 +116,6 @@ class LiteRT:
 
     Example:
         >>> import numpy as np
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType, load_delegate
         >>> from sparse_ist_tf.export.graphs.convert import convert
         >>> from sparse_ist_tf.export.graphs.forms import Network, layers_of
         >>> from sparse_ist_tf.export.files.runtimes import LiteRT
