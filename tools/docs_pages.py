@@ -20,6 +20,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 from house import PACKAGE, ROOMS, Source, read_sources  # noqa: E402
 from whole_package import whole_package  # noqa: E402
 
+from sparse_ist_tf.keys import as_markdown  # noqa: E402
+
 _open = contextlib.ExitStack()
 
 
@@ -64,20 +66,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return re.sub(r"^{{ keys of ([\w.]+) }}$", _keys, markdown, flags=re.MULTILINE)
 
 
-def _keys(match: re.Match) -> str:
-    module = importlib.import_module(match[1])
-    rows = ["| key | default |", "|---|---|"]
-    for key, value in _flat(module.get_config()):
-        rows.append(f"| `{key}` | `{value!r}` |")
-    return "\n".join(rows)
-
-
-def _flat(config, prefix=""):
-    for key, value in config.items():
-        if hasattr(value, "items"):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+def _keys(match: re.Match[str]) -> str:
+    return as_markdown(importlib.import_module(match[1]).table())
 
 
 def on_shutdown() -> None:
