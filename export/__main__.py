@@ -14,9 +14,9 @@ from pathlib import Path
 
 from absl import flags
 
+from sparse_ist_tf import plugins
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.plugins import load_plugin
 
 FLAGS = flags.FLAGS
 
@@ -37,8 +37,7 @@ def main(_) -> int:
         from sparse_ist_tf.export.plan import Options
         from sparse_ist_tf.runs.finished_run import FinishedRun
 
-    for plugin in FLAGS.plugin:
-        load_plugin(plugin)
+    plugins.load_plugins()
     if FLAGS.target_table:
         targets.add_rows(FLAGS.target_table)
     target = targets.find_target(FLAGS.target)
@@ -74,9 +73,7 @@ def define_flags() -> None:
     """Defines the command's flags."""
     flags.DEFINE_string("run", None, "Run directory of a finished training.")
     flags.DEFINE_string("target", None, "phone, coral, micro, or a row that the next two add.")
-    flags.DEFINE_list(
-        "plugin", [], "Modules or .py files to import first, which call register_target()."
-    )
+    plugins.define_flag()
     flags.DEFINE_string("target_table", "", "JSON file with more targets; see targets.py.")
     flags.DEFINE_string("output", "", "Folder for the files; RUN/export/TARGET where not given.")
     flags.DEFINE_list(

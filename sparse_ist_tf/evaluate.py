@@ -10,6 +10,7 @@ or measures an exported file again, on the test images of the run that its metad
 from absl import flags
 from ml_collections import config_flags
 
+from sparse_ist_tf import plugins
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.reports.report import accuracy_rows, format_table, missing_rows
@@ -71,6 +72,7 @@ def main(_: list[str]) -> int:
     Returns:
         0, or 1 if the tables differ.
     """
+    plugins.load_plugins()
     if bool(FLAGS.run) == bool(FLAGS.tflite):
         raise RequestError(
             "must have one of --run, a run directory such as --run=runs/aid, and --tflite, a file"
@@ -95,6 +97,7 @@ def main(_: list[str]) -> int:
 
 def define_flags() -> None:
     """Defines the command's flags."""
+    plugins.define_flag()
     flags.DEFINE_string("run", None, "Run directory of a finished training.")
     flags.DEFINE_string("tflite", None, "Exported file.")
     config_flags.DEFINE_config_file(

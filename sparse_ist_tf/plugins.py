@@ -5,7 +5,28 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from absl import flags
+
 from sparse_ist_tf.errors import RequestError
+
+
+def define_flag() -> None:
+    """Defines --plugin, whose modules load_plugins() imports."""
+    flags.DEFINE_list(
+        "plugin",
+        [],
+        "Modules or .py files to import first, which register algorithms, encoders or targets.",
+    )
+
+
+def load_plugins() -> None:
+    """Imports what --plugin names.
+
+    Raises:
+        RequestError: if a module can't be imported.
+    """
+    for name in flags.FLAGS.plugin:
+        load_plugin(name)
 
 
 def load_plugin(name: str) -> None:

@@ -18,6 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from sparse_ist_tf import config as default_config
+from sparse_ist_tf import plugins
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.config import identity, validate
 from sparse_ist_tf.registry import find_algorithm
@@ -71,6 +72,7 @@ def main(_: list[str]) -> int:
         The exit status.
     """
     follow_launcher(os.environ)
+    plugins.load_plugins()
     config = FLAGS.config
     default = default_num_workers(config)
     cluster, num_workers = joined_cluster(os.environ, FLAGS.num_workers, default)
@@ -102,6 +104,7 @@ def _show(directory: RunDirectory, results: dict) -> int:
 
 def define_flags() -> None:
     """Defines the command's flags."""
+    plugins.define_flag()
     flags.DEFINE_string("workdir", None, "Run directory; runs/NAME-DIGEST where not given.")
     flags.DEFINE_integer("num_workers", None, "Local worker processes; 2 where not given.")
 
