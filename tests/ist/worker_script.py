@@ -12,11 +12,12 @@ from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.synchronous import DataParallel, LocalSgd
 from sparse_ist_tf.ist.trainer import TrainerOptions, TrainingData
 from sparse_ist_tf.workers.cluster import Cluster, make_strategy, read_tf_config
-from sparse_ist_tf.workers.link import Link
+from sparse_ist_tf.workers.ledger import Ledger
+from sparse_ist_tf.workers.link import Link, Shape
 
 SPEC = HeadSpec(16, (64, 48), 5)
 ROUNDS, LOCAL_STEPS, SUBNETS = 10, 5, 4
-HALVES = ("carry", "published", "dressed")  # kinds that another run goes on with
+HALVES = ("carry", "published", "dressed", "states")  # kinds that another run goes on with
 
 
 def data():
@@ -60,6 +61,16 @@ def make(kind, link):
     return algorithm(SPEC, options, link, data_)
 
 
+def _crossings(link):
+    """What came of arrays that crossed, and what the ledger says of them."""
+    start = link.ledger.counts()
+    large = np.array([2**40 + 1, 2**24 + 1], np.int64)
+    got = link.broadcast(large if link.chief else Shape((2,), np.int64), purpose="checkpoint")
+    rows = link.all_gather(np.array([2**40 + link.worker]), purpose="control")
+    sent = Ledger.of_counts(link.ledger.counts() - start).as_dict()
+    return {"broadcast": got.tolist(), "gathered": rows.ravel().tolist(), "sent": sent}
+
+
 def main(folder, kinds):
     """Runs every kind of trainer and stores its merged head."""
     import os
@@ -69,13 +80,15 @@ def main(folder, kinds):
     strategy = make_strategy(cluster, 60.0)
     link = CountingLink(strategy, cluster.worker, cluster.num_workers, 120.0)
     link.check_order()
-    facts = {}
+    facts = {"link": _crossings(link)}
     for kind in kinds.split(","):
         trainer = make(kind, link)
         if kind.endswith("-resumed"):
             with np.load(f"{folder}/../{kind.removesuffix('-resumed')}_half.npz") as half:
                 state = HeadState.of_arrays(half) if link.chief else None
+            start = link.ledger.counts()
             trainer.restore(state, ROUNDS // 2, ROUNDS // 2 * LOCAL_STEPS)
+            restored = Ledger.of_counts(link.ledger.counts() - start).as_dict()
         before, counted = link.sent, link.ledger.training
         while trainer.round < ROUNDS:
             record = trainer.run_round()
@@ -88,6 +101,8 @@ def main(folder, kinds):
             "sent": link.sent - before,
             "ledger": link.ledger.training - counted,
         }
+        if kind.endswith("-resumed"):
+            facts[kind]["restored"] = restored
         if isinstance(trainer, IstTrainer):
             facts[kind]["bound"] = ROUNDS * trainer.exchange.lower_bound_bytes()
         state = trainer.gather()
