@@ -7,8 +7,12 @@ Nothing heavy is imported before an algorithm is loaded.
 
 import dataclasses
 import importlib
+from typing import TYPE_CHECKING
 
 from sparse_ist_tf.errors import RequestError, did_you_mean
+
+if TYPE_CHECKING:
+    from sparse_ist_tf.ist.trainer import Trainer
 
 _ROUNDS = frozenset({"ist.local_steps", "ist.local_steps_schedule"})
 
@@ -27,12 +31,12 @@ class AlgorithmEntry:
     """
 
     name: str
-    target: type | str
+    target: "type[Trainer] | str"
     keys: frozenset[str]
     single_worker: bool = False
     meaning: str = ""
 
-    def load(self) -> type:
+    def load(self) -> "type[Trainer]":
         """The class."""
         if isinstance(self.target, type):
             return self.target

@@ -51,6 +51,7 @@ GROUND = (
     "errors",
     "files",
     "keys",
+    "plugins",
     "pretrain_config",
     "registry",
     "streams",

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from sparse_ist_tf.ist.partition import Partition
 from sparse_ist_tf.ist.variables import Skew, SubnetPartitionedVariable
+from sparse_ist_tf.workers.ledger import Purpose
 from sparse_ist_tf.workers.link import Link, Shape
 
 
@@ -109,7 +110,7 @@ class Exchange:
     ):
         self.link, self.variables, self.hosted = link, list(variables), hosted
         self.shared_size, self.num_columns = shared_size, num_columns
-        self._purpose = {"weights": 1, "moments": num_columns - 1}
+        self._purpose: dict[Purpose, int] = {"weights": 1, "moments": num_columns - 1}
         self.most_hosted = max(len(subnets) for subnets in hosted)
 
     def plan(self, partition: Partition) -> Plan:

@@ -1,6 +1,7 @@
 """The head: an MLP on features, its parameters by name, and subnets as classifiers of their own."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -315,15 +316,15 @@ def table_of_accuracies(
         >>> len(table["subnets"])
         2
     """
-    out = {"merged": accuracy(logits(parameters, features), labels), "subnets": [], "ensembles": []}
-    total = 0.0
-    for subnet in range(partition.num_subnets if partition else 0):
-        cut = extract(parameters, spec, partition, subnet, scale_inputs)
-        part = probabilities(cut, features)
-        total = total + part
-        out["subnets"].append(accuracy(part, labels))
-        out["ensembles"].append(accuracy(total, labels))
-    return out
+    parts = [
+        probabilities(extract(parameters, spec, partition, subnet, scale_inputs), features)
+        for subnet in range(partition.num_subnets if partition else 0)
+    ]
+    return {
+        "merged": accuracy(logits(parameters, features), labels),
+        "subnets": [accuracy(part, labels) for part in parts],
+        "ensembles": [accuracy(total, labels) for total in itertools.accumulate(parts)],
+    }
 
 
 def build_model(parameters: Mapping[str, np.ndarray], name: str = "head") -> keras.Model:

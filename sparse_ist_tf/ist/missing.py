@@ -1,5 +1,6 @@
 """What is left of a head when workers are missing: k of its N subnets."""
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping
@@ -91,7 +92,10 @@ def missing_workers(
     table = {}
     for kept in range(1, count + 1):
         subsets = subsets_of(count, kept, seed)
-        ensembles = [accuracy(sum(alone[i] for i in subset), labels) for subset in subsets]
+        ensembles = [
+            accuracy(functools.reduce(np.add, (alone[i] for i in subset)), labels)
+            for subset in subsets
+        ]
         merged = [accuracy(logits(cut(subset), features), labels) for subset in subsets]
         table[str(kept)] = {
             "ensemble": float(np.mean(ensembles)),

@@ -72,7 +72,7 @@ class Images:
         rows = stratified(split.labels, count, seed)
         return list(self._sent(split.pick(self.encoder.image_size, rows)))
 
-    def _sent(self, rows: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
+    def _sent(self, rows: tf.data.Dataset) -> Iterator[dict]:
         encoder = self.encoder
         batches = self.transport.sent_images(
             rows,

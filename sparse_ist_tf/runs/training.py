@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -154,7 +155,7 @@ class Run:
 
     def _restore(self, found: tuple[HeadState, Progress] | None) -> None:
         chief, directory = self.link.chief, self.directory
-        self.earlier = {"data_parallel": 0, "local_sgd": 0}
+        self.earlier: Mapping[str, int] = {"data_parallel": 0, "local_sgd": 0}
         if chief:
             self.scalars = ScalarLog(directory.path / "tensorboard")
             self.scalars.restart(directory.rewind_metrics(self.start_step))
