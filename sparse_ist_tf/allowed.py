@@ -2,18 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
-from ml_collections import ConfigDict
-
-Value = bool | int | float | str | tuple | list | Mapping | ConfigDict
+Value: TypeAlias = bool | int | float | str | tuple | list | Mapping
 
 
 class Allowed(Protocol):
     """What a key may be; str() of it goes on with "must be"."""
 
-    def __contains__(self, value: Value) -> bool: ...
+    def __contains__(self, value: Any) -> bool: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +26,7 @@ class OneOf:
     words: tuple[str, ...]
     also: str = ""
 
-    def __contains__(self, value: Value) -> bool:
+    def __contains__(self, value: str) -> bool:
         start = self.also.partition(":")[0] + ":"
         filled = bool(self.also) and value.startswith(start) and value != start
         return value in self.words or filled
@@ -53,7 +51,7 @@ class Number:
     above: bool = False
     below: bool = False
 
-    def __contains__(self, value: Value) -> bool:
+    def __contains__(self, value: float) -> bool:
         inside = math.isfinite(value) and self.low <= value <= self.high
         at_end = (self.above and value == self.low) or (self.below and value == self.high)
         return inside and not at_end
@@ -84,7 +82,7 @@ class Numbers:
     counts: tuple[int, ...] = ()
     least: int = 0
 
-    def __contains__(self, values: Value) -> bool:
+    def __contains__(self, values: Sequence[float]) -> bool:
         return (
             all(is_number(value) and value in self.each for value in values)
             and not (self.whole and any(value != int(value) for value in values))

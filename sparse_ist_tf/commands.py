@@ -5,7 +5,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import ModuleType
 
 from absl import app, flags, logging
@@ -44,7 +43,7 @@ def run(
         if config:
             config_flags.DEFINE_config_file(
                 "config",
-                str(Path(config.__file__)),
+                str(config.__file__),
                 "Configuration file; the defaults where not given. Its keys, each of which "
                 f"--config.KEY=VALUE sets:\n{as_help(config.table())}",
                 lock_config=True,

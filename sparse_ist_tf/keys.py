@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -97,7 +98,7 @@ def defaults(keys: Sequence[Key]) -> ConfigDict:
     return ConfigDict(config)
 
 
-def lookup(config: ConfigDict, key: str) -> Value:
+def lookup(config: ConfigDict, key: str) -> Any:
     """The value of a dotted key.
 
     Args:

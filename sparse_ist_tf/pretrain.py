@@ -15,6 +15,7 @@ import contextlib
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -26,6 +27,10 @@ from sparse_ist_tf.pretrain_config import completed, validate
 from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster, lost_peers, make_strategy
 from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
+
+if TYPE_CHECKING:
+    from sparse_ist_tf.pretraining.data import Images
+    from sparse_ist_tf.workers.link import Link
 
 FLAGS = flags.FLAGS
 _COLLECTIVE_TIMEOUT_S = 1800.0  # others wait while the chief evaluates; a dead peer shows sooner
@@ -149,7 +154,7 @@ def check_preset(config: ConfigDict) -> None:
             raise RequestError(f"a mask ratio of {ratio} for {config.preset}: {error}") from None
 
 
-def load_images(config: ConfigDict, link=None):
+def load_images(config: ConfigDict, link: "Link | None" = None) -> "Images":
     """The decoded images; the chief prepares and decodes them first, others find its files.
 
     Args:
@@ -157,7 +162,7 @@ def load_images(config: ConfigDict, link=None):
         link: to the other workers, all of which call this; None for a single one.
 
     Returns:
-        encoder.pretraining.Images.
+        The two parts of the data set.
 
     Raises:
         RequestError: if the data isn't there or can't be used.
@@ -196,7 +201,7 @@ def _show(record: dict) -> None:
     print("  ".join(numbers), flush=True)
 
 
-def main(_) -> int:
+def main(_: list[str]) -> int:
     """Starts local workers, or is one.
 
     Returns:

@@ -56,7 +56,7 @@ def study(config: ConfigDict, folder: str | Path) -> list[dict]:
     return list({row["cell"]: row for _, some in rows.values() for row in some}.values())
 
 
-def main(_) -> int:
+def main(_: list[str]) -> int:
     """Runs the study and says how it went.
 
     Returns:

@@ -1,6 +1,5 @@
 """What is drawn for a step of pre-training: what is visible, how images are changed and mixed."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import keras
@@ -15,7 +14,7 @@ AUGMENTATIONS = ("flip", "crop", "color", "rand_augment", "three_augment", *MIXE
 CROP_RATIOS = (3 / 4, 4 / 3)  # of a crop's width to its height
 MIXUP_BETA = 0.8  # both parameters of the beta distribution of its shares
 COLOR = 0.3  # most change of brightness, contrast and saturation
-BLUR = (0.1, 1.0)  # of three_augment: standard deviation in pixels
+BLUR = (0.1, 1.0)  # of three_augment: std in pixels
 SOLARIZE = 128.0  # of three_augment: values from here on are inverted
 THREE_RATE = 0.75  # of three_augment: share of the images that it changes
 
@@ -35,8 +34,10 @@ def check_augment(names: Sequence[str], allowed: Sequence[str] = AUGMENTATIONS) 
             raise RequestError(f"augment: {name!r} is none of {', '.join(allowed)}")
 
 
-def draw_positions(rng: np.random.Generator, count: int, num_patches: int, mask_ratio: float):
-    """Visible places of `count` images, drawn uniformly without replacement.
+def draw_positions(
+    rng: np.random.Generator, count: int, num_patches: int, mask_ratio: float
+) -> np.ndarray:
+    """Visible positions of `count` images, drawn uniformly without replacement.
 
     Args:
         rng: the source of chance.
@@ -72,7 +73,8 @@ def draw_boxes(
     height, width = np.ones(count), np.ones(count)
     if "crop" in names:
         area = rng.uniform(least_area, 1.0, count)
-        ratio = np.exp(rng.uniform(*map(math.log, CROP_RATIOS), count))
+        low, high = np.log(CROP_RATIOS)
+        ratio = np.exp(rng.uniform(low, high, count))
         height, width = np.minimum(1, np.sqrt(area / ratio)), np.minimum(1, np.sqrt(area * ratio))
     top, left = (rng.uniform(0, 1, count) * (1 - side) for side in (height, width))
     boxes = np.stack([top, left, top + height, left + width], axis=1).astype(np.float32)
@@ -114,9 +116,9 @@ def draw_shares(
     side = np.sqrt(rng.random(count))
     top, left = (rng.random((2, count)) * (1 - side) * grid).round().astype(int)
     bottom, right = (np.round(start + side * grid).astype(int) for start in (top, left))
-    places = np.arange(grid)
-    rows = (places >= top[:, None]) & (places < bottom[:, None])
-    columns = (places >= left[:, None]) & (places < right[:, None])
+    at = np.arange(grid)
+    rows = (at >= top[:, None]) & (at < bottom[:, None])
+    columns = (at >= left[:, None]) & (at < right[:, None])
     cut = rows[:, :, None] & columns[:, None, :]
     shares = np.where((kinds == "cutmix")[:, None, None], cut, even[:, None, None])
     shares[rng.random(count) >= probability] = 0

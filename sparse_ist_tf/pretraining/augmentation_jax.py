@@ -24,8 +24,8 @@ JAX_AUGMENTATIONS = tuple(name for name in AUGMENTATIONS if name != "rand_augmen
 _GREY = (0.299, 0.587, 0.114)  # luma
 
 
-def draw_positions(key, count: int, num_patches: int, visible: int):
-    """Visible places of `count` images, drawn uniformly without replacement.
+def draw_positions(key: jax.Array, count: int, num_patches: int, visible: int) -> jax.Array:
+    """Visible positions of `count` images, drawn uniformly without replacement.
 
     Args:
         key: of JAX.
@@ -40,7 +40,9 @@ def draw_positions(key, count: int, num_patches: int, visible: int):
     return jnp.sort(order[:, :visible], axis=1).astype(jnp.int32)
 
 
-def draw_shares(key, count: int, grid: int, names: tuple[str, ...], probability: float):
+def draw_shares(
+    key: jax.Array, count: int, grid: int, names: tuple[str, ...], probability: float
+) -> jax.Array:
     """What part of each patch comes from another image, as augmentation.draw_shares draws it.
 
     Args:
@@ -64,16 +66,18 @@ def draw_shares(key, count: int, grid: int, names: tuple[str, ...], probability:
     corner = jax.random.uniform(keys[3], (2, count))
     top, left = jnp.round(corner * (1 - side) * grid)
     bottom, right = jnp.round(top + side * grid), jnp.round(left + side * grid)
-    places = jnp.arange(grid)
-    rows = (places >= top[:, None]) & (places < bottom[:, None])
-    columns = (places >= left[:, None]) & (places < right[:, None])
+    at = jnp.arange(grid)
+    rows = (at >= top[:, None]) & (at < bottom[:, None])
+    columns = (at >= left[:, None]) & (at < right[:, None])
     cut = rows[:, :, None] & columns[:, None, :]
     shares = jnp.where(cuts[:, None, None], cut, even[:, None, None])
     mixed = jax.random.uniform(keys[4], (count, 1, 1)) < probability
     return (shares * mixed).reshape(count, -1)
 
 
-def augmented(key, images, names: tuple[str, ...], least_area: float):
+def augmented(
+    key: jax.Array, images: jax.Array, names: tuple[str, ...], least_area: float
+) -> jax.Array:
     """Images changed at random.
 
     Args:
@@ -105,7 +109,7 @@ def augmented(key, images, names: tuple[str, ...], least_area: float):
     return images
 
 
-def scaled(images, size: int):
+def scaled(images: jax.Array, size: int) -> jax.Array:
     """Images of another size, as tf.image.resize makes them bilinearly and antialiased.
 
     Args:

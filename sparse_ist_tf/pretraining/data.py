@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
+from ml_collections import ConfigDict
 
 from sparse_ist_tf.pretraining.augmentation import draw_boxes, draw_positions, draw_shares
 from sparse_ist_tf.streams import Stream
@@ -32,7 +33,7 @@ class Images:
 
 def pretraining_batches(
     images: Images,
-    config,
+    config: ConfigDict,
     sizes: Sequence[int],
     patch_size: int,
     augment: Callable,
@@ -67,11 +68,11 @@ def pretraining_batches(
             size = sizes[draw_size(config, step)]
             ratio, rng = draw_ratio(config, step)
             grid = size // patch_size
-            places = draw_positions(rng, count, grid * grid, config.mask_ratios[ratio])
+            positions = draw_positions(rng, count, grid * grid, config.mask_ratios[ratio])
             boxes = draw_boxes(rng, count, config.augment, config.crop_area)
             shares = draw_shares(rng, count, grid, config.augment, config.mix_probability)
             rows, labels = rows[mine], images.train_labels[rows[mine]]
-            yield size, images.train[rows], boxes[mine], labels, places[mine], shares[mine]
+            yield size, images.train[rows], boxes[mine], labels, positions[mine], shares[mine]
             step += 1
 
     def changed(size, images, boxes, *rest):
@@ -94,7 +95,7 @@ def pretraining_batches(
     return data.prefetch(4)
 
 
-def draw_rows(config, count: int, step: int) -> np.ndarray:
+def draw_rows(config: ConfigDict, count: int, step: int) -> np.ndarray:
     """The images of a step's batch: each once in an epoch, in an order of the epoch's own.
 
     Args:
@@ -120,7 +121,7 @@ def _order(seed, epoch, count):
     return Stream.PRETRAINING_ORDER.rng(seed, epoch).permutation(count)
 
 
-def draw_size(config, step: int) -> int:
+def draw_size(config: ConfigDict, step: int) -> int:
     """Which of config.image_sizes a step has.
 
     Args:
@@ -136,7 +137,7 @@ def draw_size(config, step: int) -> int:
     return int(rng.choice(len(config.image_sizes), p=config.size_probabilities))
 
 
-def draw_ratio(config, step: int) -> tuple[int, np.random.Generator]:
+def draw_ratio(config: ConfigDict, step: int) -> tuple[int, np.random.Generator]:
     """Which of config.mask_ratios a step has.
 
     Args:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+from ml_collections import ConfigDict
 
 from sparse_ist_tf.masks.drawing import num_visible
 from sparse_ist_tf.pretraining.augmentation import MIXES, check_augment
@@ -46,7 +47,7 @@ class JaxPretraining(PretrainingRun):
             the run directory holds another run's checkpoint.
     """
 
-    def __init__(self, config, images: Images, workdir: str | Path):
+    def __init__(self, config: ConfigDict, images: Images, workdir: str | Path):
         check_augment(config.augment, JAX_AUGMENTATIONS)
         super().__init__(config, images, workdir)
         train = images.train, np.asarray(images.train_labels, np.int32)
@@ -115,16 +116,17 @@ class JaxPretraining(PretrainingRun):
         images = augmented(keys[0], images, config.augment, config.crop_area)
         args = fixed, images, labels, taught, keys[1:]
         branches = [
-            functools.partial(self._gradients, size, ratio)
-            for size, ratio in itertools.product(self.sizes, config.mask_ratios)
+            functools.partial(self._gradients, view)
+            for view in itertools.product(self.sizes, config.mask_ratios)
         ]
         report, gradients = jax.lax.switch(branch, branches, trainable, *args)
         slots = [rate if i == self._rate_slot else slot for i, slot in enumerate(slots)]
         trainable, slots = self.optimizer.stateless_apply(slots, gradients, trainable)
         return (trainable, fixed, slots), jnp.stack(report)
 
-    def _gradients(self, size, ratio, trainable, fixed, images, labels, taught, keys):
+    def _gradients(self, view, trainable, fixed, images, labels, taught, keys):
         """((loss, metric), gradients) of images seen at a size, with a share of patches hidden."""
+        size, ratio = view
         config, count, grid = self.config, len(labels), size // self.encoder.patch_size
         whole = self._whole(scaled(images, size))
         shares = soft = None
@@ -134,9 +136,9 @@ class JaxPretraining(PretrainingRun):
         if self.teacher is not None:
             with _valued(self.teacher.variables, taught):
                 soft = jax.nn.softmax(self.teacher.of_whole(whole))
-        places = draw_positions(keys[1], count, grid * grid, num_visible(grid * grid, ratio))
-        seen = jnp.take_along_axis(whole, places[:, :, None], axis=1)
-        args = fixed, seen, places, labels, whole, shares, soft
+        positions = draw_positions(keys[1], count, grid * grid, num_visible(grid * grid, ratio))
+        seen = jnp.take_along_axis(whole, positions[:, :, None], axis=1)
+        args = fixed, seen, positions, labels, whole, shares, soft
         return jax.value_and_grad(self._loss, has_aux=True)(trainable, *args)
 
     def _next_steps(self, count):

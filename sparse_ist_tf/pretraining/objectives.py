@@ -1,14 +1,21 @@
 """What pre-training minimises: the error of a classifier, or of a masked autoencoder."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Union
 
 import keras
 import numpy as np
 from keras import ops
 
 from sparse_ist_tf.encoder.positions import bicubic_weights
-from sparse_ist_tf.encoder.vit import Block, LayerNorm, sincos_positions
+from sparse_ist_tf.encoder.vit import Block, LayerNorm, ViT, sincos_positions
+
+if TYPE_CHECKING:
+    import jax
+    import tensorflow as tf
+
+Tensor = Union["tf.Tensor", "jax.Array"]  # of the backend
 
 
 class Classifier(keras.Model):
@@ -30,7 +37,14 @@ class Classifier(keras.Model):
 
     metric = "accuracy"
 
-    def __init__(self, encoder, num_classes, label_smoothing=0.0, distillation=0.0, projector=0):
+    def __init__(
+        self,
+        encoder: ViT,
+        num_classes: int,
+        label_smoothing: float = 0.0,
+        distillation: float = 0.0,
+        projector: int = 0,
+    ):
         super().__init__()
         self.encoder = encoder
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
@@ -51,19 +65,19 @@ class Classifier(keras.Model):
         self.classifier.build((None, encoder.feature_dim))
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
         x = self.encoder(inputs)
         for layer in self.projector:
             x = layer(x)
         return self.classifier(ops.cast(x, "float32"))
 
-    def of_whole(self, whole):
+    def of_whole(self, whole: Tensor) -> Tensor:
         """Outputs for every patch, float32[b, n, 3 * patch_size**2]."""
         every = ops.broadcast_to(ops.arange(ops.shape(whole)[1]), ops.shape(whole)[:2])
         return self({"patches": whole, "positions": every} | self._table(whole.shape[1]))
 
     def _table(self, count):
-        """For images of another size, `count` patches each, the embeddings of their places."""
+        """For images of another size, `count` patches each, the embeddings of their positions."""
         own = self.encoder.num_patches
         if count == own:
             return {}
@@ -71,7 +85,15 @@ class Classifier(keras.Model):
         both = ops.convert_to_tensor(np.kron(rows, rows), "float32")
         return {"table": ops.matmul(both, ops.cast(self.encoder.position_table, "float32"))}
 
-    def loss_of(self, patches, positions, labels, whole, shares=None, soft=None):
+    def loss_of(
+        self,
+        patches: Tensor,
+        positions: Tensor,
+        labels: Tensor,
+        whole: Tensor,
+        shares: Tensor | None = None,
+        soft: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Mean loss of a batch, and the share of images that the masked view gets right.
 
         Args:
@@ -121,7 +143,7 @@ class Classifier(keras.Model):
 class MaskedAutoencoder(keras.Model):
     """An encoder with a light decoder that fills in the hidden patches.
 
-    Mask tokens take the hidden places, the decoder sees all tokens, and the loss is the mean
+    Mask tokens take the hidden positions, the decoder sees all tokens, and the loss is the mean
     squared error on hidden patches, each normalised by its own mean and its sample variance (which
     divides by one less than the number of pixels), as in the authors' code.
 
@@ -136,7 +158,7 @@ class MaskedAutoencoder(keras.Model):
 
     metric = "loss"
 
-    def __init__(self, encoder, width, depth, num_heads):
+    def __init__(self, encoder: ViT, width: int, depth: int, num_heads: int):
         super().__init__(name="masked_autoencoder")  # checkpoints name its own weights by it
         self.encoder, self.width = encoder, width
         grid = encoder.image_size // encoder.patch_size
@@ -160,7 +182,7 @@ class MaskedAutoencoder(keras.Model):
         self.predict_pixels.build((None, None, width))
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Predicted normalised pixels of every patch: float32[b, num_patches, pixels]."""
         tokens = self.embed(self.encoder.tokens(inputs))
         seen = ops.one_hot(inputs["positions"], self.encoder.num_patches, dtype=tokens.dtype)
@@ -173,7 +195,15 @@ class MaskedAutoencoder(keras.Model):
             x = block(x)
         return self.predict_pixels(ops.cast(self.norm(x), "float32"))[:, 1:]
 
-    def loss_of(self, patches, positions, labels, whole, shares=None, soft=None):
+    def loss_of(
+        self,
+        patches: Tensor,
+        positions: Tensor,
+        labels: Tensor,
+        whole: Tensor,
+        shares: Tensor | None = None,
+        soft: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Mean squared error on the hidden patches; arguments as in Classifier.loss_of."""
         del labels, shares, soft
         predicted = self({"patches": patches, "positions": positions})
@@ -187,7 +217,7 @@ class MaskedAutoencoder(keras.Model):
         return loss, loss
 
 
-def swap_neighbours(x):
+def swap_neighbours(x: Tensor) -> Tensor:
     """Every second row in its predecessor's place and the other way round: who is mixed with whom.
 
     Args:

@@ -1,11 +1,16 @@
 """How pre-training changes weights: the optimizers, and the learning rate of a step."""
 
 import math
+from typing import TYPE_CHECKING
 
 import keras
 from keras import ops
+from ml_collections import ConfigDict
 
 from sparse_ist_tf.errors import RequestError
+
+if TYPE_CHECKING:
+    from sparse_ist_tf.pretraining.objectives import Tensor
 
 
 class Muon(keras.optimizers.Muon):
@@ -14,12 +19,12 @@ class Muon(keras.optimizers.Muon):
     A CPU takes 0.6 times as long for an update of vit_micro (86 to 53 ms in one run).
     """
 
-    def zeropower_via_newtonschulz5(self, x, steps):
+    def zeropower_via_newtonschulz5(self, x: "Tensor", steps: int) -> "Tensor":
         low = super().zeropower_via_newtonschulz5(ops.cast(x, "bfloat16"), steps)
         return ops.cast(low, x.dtype)
 
 
-def learning_rate_at(step: int, config) -> float:
+def learning_rate_at(step: int, config: ConfigDict) -> float:
     """The learning rate of a step: a linear warm-up, then `config.schedule`.
 
     Args:
@@ -31,13 +36,6 @@ def learning_rate_at(step: int, config) -> float:
 
     Returns:
         The rate, at least 0.
-
-    Example:
-        >>> from types import SimpleNamespace as Config
-        >>> from sparse_ist_tf.pretraining.optimizers import learning_rate_at
-        >>> learning_rate_at(50, Config(learning_rate=1.0, scale_learning_rate=True, batch_size=512,
-        ...                             warmup_steps=0, total_steps=100, schedule="cosine"))
-        1.0
     """
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
     if config.schedule == "cosine":
@@ -51,7 +49,7 @@ def learning_rate_at(step: int, config) -> float:
     return config.learning_rate * scale * warmup * shape
 
 
-def make_optimizer(config) -> keras.optimizers.Optimizer:
+def make_optimizer(config: ConfigDict) -> keras.optimizers.Optimizer:
     """The optimizer of a run.
 
     Args:

@@ -1,13 +1,12 @@
 """How much a linear classifier makes of an encoder's features: its linear accuracy."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sparse_ist_tf.encoder.bundle import Encoder, Preprocessing
 from sparse_ist_tf.encoder.features import make_encode
 from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.masks import positions
+from sparse_ist_tf.pretraining.data import Images
 
 _BATCH = 256
 
@@ -30,20 +29,20 @@ class LinearProbe:
     def __init__(
         self,
         model: ViT,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
         most_images: int = 10000,
         seed: int = 0,
     ):
         self.most_images, self.seed, self.num_patches = most_images, seed, model.num_patches
-        seen = Preprocessing(tuple(mean), tuple(std))
+        seen = Preprocessing(mean, std)
         self._encode = make_encode(Encoder(model, seen, digest="", name="probed"), frozen=False)
 
-    def accuracy(self, images, mask_ratio: float = 0.0) -> float:
+    def accuracy(self, images: Images, mask_ratio: float = 0.0) -> float:
         """The accuracy on test images of a classifier that is trained on training images.
 
         Args:
-            images: `train` and `test` uint8[n, side, side, 3], `train_labels`, `test_labels`.
+            images: the data.
             mask_ratio: hidden share of the patches, in [0, 1); masks are fixed ones.
 
         Returns:
@@ -52,11 +51,11 @@ class LinearProbe:
         from sklearn.linear_model import LogisticRegression
 
         features, labels = self._features(images.train, images.train_labels, mask_ratio)
-        mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
+        mean, std = features.mean(axis=0), features.std(axis=0) + 1e-6
         classifier = LogisticRegression(max_iter=1000, tol=1e-3)
-        classifier.fit((features - mean) / deviation, labels)
+        classifier.fit((features - mean) / std, labels)
         features, labels = self._features(images.test, images.test_labels, mask_ratio)
-        return float(classifier.score((features - mean) / deviation, labels))
+        return float(classifier.score((features - mean) / std, labels))
 
     def _features(self, images, labels, mask_ratio):
         count = min(self.most_images, len(labels))
@@ -64,6 +63,6 @@ class LinearProbe:
         out = []
         for start in range(0, count, _BATCH):
             rows = chosen[start : start + _BATCH]
-            places = positions("fixed", self.seed, rows, self.num_patches, mask_ratio)
-            out.append(self._encode(images[rows], places).numpy())
+            visible = positions("fixed", self.seed, rows, self.num_patches, mask_ratio)
+            out.append(self._encode(images[rows], visible).numpy())
         return np.concatenate(out), labels[chosen]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from ml_collections import ConfigDict
 
 from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.encoder.bundle import architecture
@@ -41,7 +42,7 @@ class PretrainingRun(abc.ABC):
             whose outputs these images have, or Keras refuses config.optimizer.kwargs.
     """
 
-    def __init__(self, config, images: Images, workdir: str | Path):
+    def __init__(self, config: ConfigDict, images: Images, workdir: str | Path):
         self.config, self.images = config, images
         self.directory = RunDirectory(workdir)
         keras.utils.set_random_seed(config.seed)
@@ -107,7 +108,7 @@ class PretrainingRun(abc.ABC):
         return teacher
 
     @abc.abstractmethod
-    def _metric_of(self, rows, positions, size) -> float:
+    def _metric_of(self, rows: np.ndarray, positions: np.ndarray, size: int) -> float:
         """The mean metric of test images, scaled to a size and seen at positions."""
 
     def _record(self, reports, started, first):
@@ -152,8 +153,8 @@ class PretrainingRun(abc.ABC):
         total = 0.0
         for start in range(0, len(chosen), batch):
             rows = chosen[start : start + batch]
-            places = draw_positions(rng, len(rows), num_patches, ratio)
-            total += self._metric_of(rows, places, size) * len(rows)
+            positions = draw_positions(rng, len(rows), num_patches, ratio)
+            total += self._metric_of(rows, positions, size) * len(rows)
         return total / len(chosen)
 
     def average(self, report: Callable[[dict], None] = print) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from keras import ops
+from ml_collections import ConfigDict
 
 from sparse_ist_tf.masks.patches import patchify
 from sparse_ist_tf.pretraining.augmentation import MIXES, make_augmentation
@@ -20,6 +21,7 @@ from sparse_ist_tf.pretraining.optimizers import learning_rate_at
 from sparse_ist_tf.pretraining.probe import LinearProbe
 from sparse_ist_tf.pretraining.run import PretrainingRun
 from sparse_ist_tf.tracing import traced
+from sparse_ist_tf.workers.link import Link
 
 
 class Pretraining(PretrainingRun):
@@ -33,31 +35,26 @@ class Pretraining(PretrainingRun):
         config: as sparse_ist_tf.pretrain_config makes it.
         images: the data.
         workdir: the run directory, of the chief; checkpoint.safetensors and metrics.jsonl.
-        link: to the other workers (ist.link.Link); None for a single one.
+        link: to the other workers ; None for a single one.
 
     Raises:
         RequestError: as PretrainingRun, or if the run directory holds another run's checkpoint.
     """
 
-    def __init__(self, config, images: Images, workdir: str | Path, link=None):
+    def __init__(
+        self, config: ConfigDict, images: Images, workdir: str | Path, link: Link | None = None
+    ):
         super().__init__(config, images, workdir)
-        self.link = link
-        self.num_workers = link.num_workers if link else 1
+        self.link = link = link or Link.alone()
         self._all_reduce = traced(lambda flat, key: link.all_reduce(flat, key, "gradients"))
-        self.worker = link.worker if link else 0
-        seed = 1000 * (config.seed + 1) + self.worker
+        seed = 1000 * (config.seed + 1) + link.worker
         self.augment = make_augmentation(config.augment, self.encoder.image_size, seed)
-        probe = config.probe
-        self.probe = LinearProbe(self.encoder, config.mean, config.std, probe.images, config.seed)
+        color = tuple(config.mean), tuple(config.std)
+        self.probe = LinearProbe(self.encoder, *color, config.probe.images, config.seed)
         self._gradients = traced(self._gradients_eager, reduce_retracing=False)
         self._apply = traced(self._apply_eager, reduce_retracing=False)
         self._eval_steps = {size: self._eval_step_at(size) for size in self.sizes}
         self._restore()
-
-    @property
-    def chief(self) -> bool:
-        """Whether this worker evaluates and writes."""
-        return self.worker == 0
 
     def _eval_step_at(self, size):
         kept = self.images.test.shape[1]
@@ -98,13 +95,15 @@ class Pretraining(PretrainingRun):
         _, metric = self.model.loss_of(patches, positions, labels, whole)
         return metric
 
-    def train_step(self, images, labels, positions, shares):
+    def train_step(
+        self, images: tf.Tensor, labels: tf.Tensor, positions: tf.Tensor, shares: tf.Tensor
+    ) -> tf.Tensor:
         """One step on this worker's part of a batch; called by all workers.
 
         Args:
             images: float32[b, size, size, 3] in [0, 255], augmented.
             labels: int32[b].
-            positions: int32[b, v], visible places.
+            positions: int32[b, v], visible patches.
             shares: float32[b, n], what part of each patch is of the neighbour's image.
 
         Returns:
@@ -118,18 +117,18 @@ class Pretraining(PretrainingRun):
 
     def _mean(self, gradients, report):
         """Means over all workers, which have equal parts of a batch: one all-reduce."""
-        if self.num_workers == 1:
+        if self.link.num_workers == 1:
             return gradients, report
         parts = [*gradients, report]
         flat = tf.concat([tf.reshape(part, (-1,)) for part in parts], axis=0)
         args = (flat, self.link.next_key())
-        flat = self.link.strategy.run(self._all_reduce, args) / self.num_workers
+        flat = self.link.strategy.run(self._all_reduce, args) / self.link.num_workers
         sizes = [int(np.prod(part.shape)) for part in parts]
         pieces = zip(tf.split(flat, sizes), parts, strict=True)
         *gradients, report = (tf.reshape(piece, part.shape) for piece, part in pieces)
         return gradients, report
 
-    def batches(self):
+    def batches(self) -> tf.data.Dataset:
         """What train_step takes: this worker's parts from the current step on, for ever."""
         patch, mine = self.encoder.patch_size, self._mine()
         return pretraining_batches(
@@ -137,8 +136,8 @@ class Pretraining(PretrainingRun):
         )
 
     def _mine(self) -> slice:
-        part = self.config.batch_size // self.num_workers
-        return slice(self.worker * part, (self.worker + 1) * part)
+        part = self.config.batch_size // self.link.num_workers
+        return slice(self.link.worker * part, (self.link.worker + 1) * part)
 
     def train(self, report: Callable[[dict], None] = print) -> dict:
         """Runs to config.total_steps, with evaluations and checkpoints on the way.
@@ -156,7 +155,7 @@ class Pretraining(PretrainingRun):
         """
         config = self.config
         reports, started, first = [], time.perf_counter(), self.step
-        if self.chief and self.step == 0 and config.probe.every:
+        if self.link.chief and self.step == 0 and config.probe.every:
             self._log({"step": 0, "epoch": 0.0} | self.evaluate() | self._probe(), report)
         for batch in self.batches():
             if self.step >= config.total_steps:
@@ -165,12 +164,12 @@ class Pretraining(PretrainingRun):
             last = self.step == config.total_steps
             if last or self.step % config.log_every == 0:
                 record = self._record(reports, started, first)
-                if self.chief:
+                if self.link.chief:
                     self._log(record | self._measure(last), report)
                 reports, started, first = [], time.perf_counter(), self.step
-            if self.chief and (last or self.step % config.checkpoint_every == 0):
+            if self.link.chief and (last or self.step % config.checkpoint_every == 0):
                 self.save()
-        return self.directory.metrics()[-1] if self.chief else {}
+        return self.directory.metrics()[-1] if self.link.chief else {}
 
     def _measure(self, last: bool) -> dict:
         """What is due at this step; all of the test images at the last."""
@@ -193,9 +192,9 @@ class Pretraining(PretrainingRun):
 
     def _restore(self):
         """Goes on from the chief's checkpoint where it has one; called by all workers."""
-        if self.chief:
+        if self.link.chief:
             self._go_on()
-        if self.num_workers == 1:
+        if self.link.num_workers == 1:
             return
         step = np.array([self.step], np.int64)
         self.step = int(self.link.broadcast(step, purpose="control")[0])

@@ -3,8 +3,12 @@
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparse_ist_tf.errors import RunError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 SCALARS = ("loss", "train_accuracy", "test_accuracy", "centralized_accuracy", "training_bytes")
 
@@ -17,7 +21,8 @@ class ScalarLog:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder, self._writer = Path(folder), None
+        self.folder = Path(folder)
+        self._writer: tf.summary.SummaryWriter | None = None
 
     def restart(self, records: Iterable[Mapping]) -> None:
         """Begins anew with the records that a resumed run keeps, so that no step is there twice.
@@ -45,13 +50,13 @@ class ScalarLog:
         import tensorflow as tf
 
         try:
-            if self._writer is None:
-                self._writer = tf.summary.create_file_writer(str(self.folder))
-            with self._writer.as_default(step=record["step"]):
+            writer = self._writer or tf.summary.create_file_writer(str(self.folder))
+            self._writer = writer
+            with writer.as_default(step=record["step"]):
                 for name in SCALARS:
                     if record.get(name) is not None:
                         tf.summary.scalar(name, record[name])
-            self._writer.flush()
+            writer.flush()
         except tf.errors.OpError as error:
             reason = " ".join(str(error.message).split())
             raise RunError(f"{self.folder} can't be written: {reason}") from None

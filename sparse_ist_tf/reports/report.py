@@ -128,7 +128,9 @@ def summary(results: Mapping) -> str:
     return "\n".join(lines)
 
 
-def write_report(folder: Path, config: Mapping, results: Mapping, metrics: Sequence[Mapping]):
+def write_report(
+    folder: Path, config: Mapping, results: Mapping, metrics: Sequence[Mapping]
+) -> None:
     """Writes report.md and its figures.
 
     Args:

@@ -2,22 +2,19 @@
 
 import contextlib
 import hashlib
+import importlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    import msvcrt
 
 from sparse_ist_tf.config import completed
 from sparse_ist_tf.errors import RequestError, RunError, warn
@@ -26,6 +23,7 @@ from sparse_ist_tf.files import remove_leftovers, write_atomically
 if TYPE_CHECKING:
     import keras
 
+locks = importlib.import_module("msvcrt" if os.name == "nt" else "fcntl")
 KEPT_CHECKPOINTS = 2
 Complete = Callable[[Mapping], ConfigDict]
 # Keys that change where or how fast, not what; a run may go on with others.
@@ -113,7 +111,7 @@ class RunDirectory:
         with writing(self.path / name):
             write_atomically(self.path / name, data)
 
-    def config(self) -> dict[str, object]:
+    def config(self) -> dict[str, Any]:
         """The run's configuration.
 
         Raises:
@@ -298,10 +296,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
 def _locked(file: IO) -> bool:
     """Whether this process has the file for itself from now on, until it is closed."""
     try:
-        if "fcntl" in globals():
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if locks.__name__ == "fcntl":
+            locks.flock(file, locks.LOCK_EX | locks.LOCK_NB)
         else:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            locks.locking(file.fileno(), locks.LK_NBLCK, 1)
     except (BlockingIOError, PermissionError):
         return False
     except OSError:  # a file system without locks

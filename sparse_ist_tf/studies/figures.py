@@ -3,6 +3,10 @@
 import dataclasses
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
 
 _DASHES = ("-", "--", "-.", ":")
 _MARKS = "osD^vPX*"
@@ -64,9 +68,8 @@ def draw(
     height = 1.3 + 0.3 * len(ticks) if words else 3.6
     size = (9.6 if len(panels) > 1 else 7.2, height + 0.1 * (len(names) + 2))
     figure = Figure(figsize=size, layout="constrained")
-    shared = {"sharex": words, "sharey": True}
-    plots = figure.subplots(1, len(panels), squeeze=False, **shared)[0]
-    shown: dict[str, object] = {}
+    plots = figure.subplots(1, len(panels), squeeze=False, sharex=words, sharey=True)[0]
+    shown: dict[str, Artist] = {}
     scale = 100 if percent else 1
     for plot, (title, lines) in zip(plots, panels, strict=True):
         count = max((_look(i, line) for i, line in enumerate(lines)), default=0) + 1
@@ -92,9 +95,14 @@ def draw(
     if len(shown) > 1:
         longest = max(map(len, shown))
         columns = max(1, int(size[0] * 13 / (longest + 9)))
-        where = {"loc": "outside lower center", "ncols": min(columns, len(shown))}
         figure.legend(
-            shown.values(), shown.keys(), frameon=False, fontsize=9, handlelength=3.2, **where
+            list(shown.values()),
+            list(shown),
+            loc="outside lower center",
+            ncols=min(columns, len(shown)),
+            frameon=False,
+            fontsize=9,
+            handlelength=3.2,
         )
     return _svg(figure)
 

@@ -6,12 +6,13 @@ import itertools
 import json
 import math
 import re
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from sparse_ist_tf.config import identity, table, validate
 from sparse_ist_tf.errors import RequestError, did_you_mean
-from sparse_ist_tf.keys import Key, Value, assign, reset_unused
+from sparse_ist_tf.keys import Key, assign, reset_unused
 
 # The two axes that are no key of train's configuration.
 WORKERS = "num_workers"
@@ -28,7 +29,7 @@ class Cell:
         num_workers: P.
     """
 
-    values: dict[str, Value]
+    values: dict[str, Any]
     config: ConfigDict
     num_workers: int
 
@@ -157,15 +158,15 @@ def _is_pair(value) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str)
 
 
-def _settings(grid: str, study: ConfigDict, values: dict[str, Value]) -> dict[str, Value]:
+def _settings(grid: str, study: ConfigDict, values: dict[str, Any]) -> dict[str, Any]:
     """All keys that a point of a grid sets; a variant stands for several."""
-    settings: dict[str, Value] = {}
+    settings: dict[str, Any] = {}
     for key, value in values.items():
         settings |= dict(_variant(grid, study, value)) if key == VARIANT else {key: value}
     return settings
 
 
-def _configured(grid: str, study: ConfigDict, settings: dict[str, Value]) -> tuple[ConfigDict, int]:
+def _configured(grid: str, study: ConfigDict, settings: dict[str, Any]) -> tuple[ConfigDict, int]:
     """The configuration with these settings, and its number of workers."""
     config, num_workers = ConfigDict(study.base.to_dict()), study.num_workers
     for key, value in settings.items():

@@ -42,7 +42,7 @@ def link_sections(
     Returns:
         By name; what the grids have no numbers for is left out.
     """
-    sections = {}
+    sections: dict[str, AccuracyOfLinks | BytesOfImages] = {}
     varied = {
         name: (axes, rows)
         for name, (axes, rows) in grids.items()
@@ -78,7 +78,7 @@ class AccuracyOfLinks:
         some = [row for row in rows.values() if all(axis in row for axis in axes)]
         self.others = [axis for axis in axes if len({show(row[axis]) for row in some}) > 1]
         points = points_of(some, [*_OF_A_LINK, *self.others])
-        self.points = sorted((p for p in points if _bytes(p)), key=_bytes)
+        self.points = sorted((p for p in points if _bytes(p)), key=lambda p: _bytes(p) or 0)
 
     def intro(self) -> str:
         """What is counted."""
@@ -91,7 +91,7 @@ class AccuracyOfLinks:
     def table(self) -> list[tuple[str, ...]]:
         """Rows of text, the first the names of the columns, by ascending bytes."""
         best = [id(point) for point in _front(self.points)]
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (
                 "what crosses the link",
                 "JPEG quality",

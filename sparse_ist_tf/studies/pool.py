@@ -83,7 +83,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
             for name, (cell, process) in list(running.items()):
                 if process.poll() is not None:
                     del running[name]
-                    process.stdin.close()
+                    process.communicate()  # which closes the lifeline
                     failed += process.returncode != 0
                     _note_signal(process.returncode, folder / "cells" / f"{name}.log")
                     encoded.add(cell.features)

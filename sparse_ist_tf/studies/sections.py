@@ -112,18 +112,18 @@ class Section:
         for key, title in (("accuracy", "after the last step"), ("best_accuracy", "at its best")):
             lines = []
             groups = self._grouped()
-            for i, (name, places) in enumerate(groups.items()):
-                done = [self.points[j] for j in places if self.points[j][key]]
+            for i, (name, group) in enumerate(groups.items()):
+                done = [self.points[j] for j in group if self.points[j][key]]
                 x = [_place(point[axis]) for point in done]
                 means, spreads = (
                     zip(*(point[key] for point in done), strict=True) if done else 2 * ((),)
                 )
                 lines.append(Line(name, x, means, spreads, like=i))
-            for i, (name, places) in enumerate(groups.items()):
-                known = [j for j in places if self.paper[j] is not None]
+            for i, (name, group) in enumerate(groups.items()):
+                known = [(j, y) for j in group if (y := self.paper[j]) is not None]
                 if known and key == "best_accuracy":
-                    x = [_place(self.points[j][axis]) for j in known]
-                    y = [self.paper[j] for j in known]
+                    x = [_place(self.points[j][axis]) for j, _ in known]
+                    y = [y for _, y in known]
                     lines.append(Line(f"{name}, paper", x, y, like=i, is_paper=True))
             panels.append((title, lines))
         return draw(panels, label(axis))
@@ -208,12 +208,12 @@ def _place(value):
     return show(value)
 
 
-def percent(value, seeds: int) -> str:
-    """A mean and its deviation.
+def percent(value: tuple[float, float] | None, seeds: int) -> str:
+    """A mean and its std.
 
     Args:
         value: both, in [0, 1], or None.
-        seeds: how many they are of; a single one has no deviation.
+        seeds: how many they are of; a single one has no std.
 
     Returns:
         Text for a table.

@@ -1,6 +1,9 @@
 """How keys and values of a configuration are called in tables and figures."""
 
 import re
+from collections.abc import Iterable, Mapping
+
+from sparse_ist_tf.allowed import Value
 
 _NAMES = {
     "dataset.name": "data",
@@ -71,7 +74,7 @@ def label(key: str) -> str:
     return f"{short(key)} ({_UNITS[key]})" if key in _UNITS else short(key)
 
 
-def show(value) -> str:
+def show(value: Value) -> str:
     """A setting's value, for people.
 
     Args:
@@ -86,10 +89,10 @@ def show(value) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
-    return _VALUES.get(value, str(value))
+    return _VALUES.get(str(value), str(value))
 
 
-def settings(point, keys) -> str:
+def settings(point: Mapping[str, Value], keys: Iterable[str]) -> str:
     """What tells a line of a figure from the others.
 
     Args:

@@ -98,9 +98,8 @@ def test_windows_locks_are_used_where_there_are_no_others(tmp_path, monkeypatch,
         if taken:
             raise PermissionError(13, "Permission denied")
 
-    monkeypatch.delattr(run_directory, "fcntl")
-    fake = types.SimpleNamespace(locking=locking, LK_NBLCK="non-blocking")
-    monkeypatch.setattr(run_directory, "msvcrt", fake, raising=False)
+    fake = types.SimpleNamespace(__name__="msvcrt", locking=locking, LK_NBLCK="non-blocking")
+    monkeypatch.setattr(run_directory, "locks", fake)
     opened = RunDirectory(tmp_path).opened(CONFIG, patience_s=0.0)
     outcome = pytest.raises(RequestError, match="another process is at work")
     with outcome if taken else contextlib.nullcontext(), opened:
