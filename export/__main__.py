@@ -21,8 +21,11 @@ from sparse_ist_tf.errors import RequestError
 FLAGS = flags.FLAGS
 
 
-def main(_) -> int:
+def main(argv: list[str]) -> int:
     """Exports.
+
+    Args:
+        argv: the program, and nothing else.
 
     Returns:
         0 if all files are good, else 1.

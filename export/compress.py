@@ -48,7 +48,7 @@ class Compression:
     learning_rate: float = 3e-4
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         share = re.fullmatch(r"0?\.\d+", self.prune)
         if self.prune and self.prune != "2:4" and not (share and float(self.prune) > 0):
             raise RequestError(f"prune={self.prune!r}: must be 2:4 or a share between 0 and 1")

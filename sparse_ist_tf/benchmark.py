@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from sparse_ist_tf.workers.link import Link
 
 FLAGS = flags.FLAGS
-PARTS = ("encode", "train", "exchange", "export")
+PARTS = ("encode", "train", "exchange", "export", "quantize")
+_BY_DEFAULT = PARTS[:4]  # the last needs what isn't installed with the package
 
 
 def best_time(function: Callable[[], object], repetitions: int = 5) -> float:
@@ -187,7 +188,7 @@ def main(argv: list[str]) -> int:
     if os.environ.get("TF_CONFIG"):
         bench_exchange_worker()
         return 0
-    parts = argv[1:] or FLAGS.only or PARTS
+    parts = argv[1:] or FLAGS.only or _BY_DEFAULT
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
         raise RequestError(f"--only={unknown[0]}: must be some of {', '.join(PARTS)}")
@@ -213,6 +214,10 @@ def main(argv: list[str]) -> int:
         from sparse_ist_tf.benchmarks import export as speed
 
         speed.compare(FLAGS.preset or "vit_micro")
+    if "quantize" in parts:
+        from sparse_ist_tf.benchmarks import quantize
+
+        quantize.compare([FLAGS.preset] if FLAGS.preset else quantize.PRESETS)
     if "exchange" in parts:
         print(
             "Exchange on loopback, 4 subnets of the same head, Adam's moments carried", flush=True
@@ -226,7 +231,8 @@ def main(argv: list[str]) -> int:
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    flags.DEFINE_list("only", [], f"What to measure, some of {', '.join(PARTS)}; by default all.")
+    text = f"What to measure, some of {', '.join(PARTS)}; by default all but quantize."
+    flags.DEFINE_list("only", [], text)
     text = "where not given, vit_micro; vit_base where only encoding is measured."
     flags.DEFINE_string("preset", None, f"Encoder, a preset; {text}")
     text = "where not given, 64; 32 where only encoding is measured."

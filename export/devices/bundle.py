@@ -132,9 +132,7 @@ def _port(prefix: str, port: Port) -> list[str]:
     if port.scale:
         lines += [
             "// value = scale * (number - zero)",
-            f"inline constexpr float k{prefix}Scale = {np.float32(port.scale)!r}f;".replace(
-                "np.float32(", ""
-            ).replace(")f;", "f;"),
+            f"inline constexpr float k{prefix}Scale = {np.float32(port.scale)!s}f;",
             f"inline constexpr int k{prefix}Zero = {port.zero};",
         ]
     return lines
@@ -168,7 +166,7 @@ def _test_input(
 ) -> str:
     parts = [
         "#ifndef TEST_INPUT_H_\n#define TEST_INPUT_H_\n",
-        '#include "model_settings.h"\n',
+        '#include <cstring>\n\n#include "model_settings.h"\n',
         "// The first image of the test split.",
     ]
     for i, port in enumerate(inputs):
@@ -190,9 +188,7 @@ def _test_input(
         "template <typename Interpreter>\n"
         f"void FillInputs(Interpreter& interpreter) {{\n{copies}\n}}\n"
     )
-    return "\n".join([*parts, "#endif  // TEST_INPUT_H_", ""]).replace(
-        '#include "model_settings.h"\n', '#include <cstring>\n\n#include "model_settings.h"\n', 1
-    )
+    return "\n".join([*parts, "#endif  // TEST_INPUT_H_", ""])
 
 
 def _numbers(values, form: str, per_line: int) -> str:

@@ -98,43 +98,18 @@ def _strided_slice(op: Op) -> str:
     return "has an ellipsis or a new axis" if masks else ""
 
 
-RULES: dict[str, Rule | None] = {
-    "ADD": None,
-    "AVERAGE_POOL_2D": _no_activation,
-    "CONCATENATION": _concatenation,
-    "CONV_2D": _dilation,
-    "DEPTHWISE_CONV_2D": _dilation,
-    "EXPAND_DIMS": None,
-    "FULLY_CONNECTED": _fully_connected,
-    "L2_NORMALIZATION": None,
-    "LOGISTIC": None,
-    "MAXIMUM": None,
-    "MAX_POOL_2D": _no_activation,
-    "MEAN": _mean,
-    "MINIMUM": None,
-    "MUL": None,
-    "PACK": None,
-    "PAD": _pad,
-    "QUANTIZE": None,
-    "REDUCE_MAX": _batch_untouched,
-    "REDUCE_MIN": _batch_untouched,
-    "RELU": None,
-    "RELU6": None,
-    "RELU_N1_TO_1": None,
-    "RESHAPE": None,
-    "RSQRT": None,
-    "SLICE": None,
-    "SOFTMAX": _softmax,
-    "SPACE_TO_DEPTH": None,
-    "SPLIT": _split,
-    "SQUARED_DIFFERENCE": None,
-    "SQUEEZE": None,
-    "STRIDED_SLICE": _strided_slice,
-    "SUB": None,
-    "SUM": _batch_untouched,
-    "TANH": None,
-    "TRANSPOSE": None,
-}
+# The operators that are taken, each with its condition.
+RULES: dict[str, Rule | None] = dict.fromkeys(
+    ("ADD", "EXPAND_DIMS", "L2_NORMALIZATION", "LOGISTIC", "MAXIMUM", "MINIMUM", "MUL", "PACK",
+     "QUANTIZE", "RELU", "RELU6", "RELU_N1_TO_1", "RESHAPE", "RSQRT", "SLICE", "SPACE_TO_DEPTH",
+     "SQUARED_DIFFERENCE", "SQUEEZE", "SUB", "TANH", "TRANSPOSE")
+) | {
+    "AVERAGE_POOL_2D": _no_activation, "CONCATENATION": _concatenation, "CONV_2D": _dilation,
+    "DEPTHWISE_CONV_2D": _dilation, "FULLY_CONNECTED": _fully_connected,
+    "MAX_POOL_2D": _no_activation, "MEAN": _mean, "PAD": _pad, "REDUCE_MAX": _batch_untouched,
+    "REDUCE_MIN": _batch_untouched, "SOFTMAX": _softmax, "SPLIT": _split,
+    "STRIDED_SLICE": _strided_slice, "SUM": _batch_untouched,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

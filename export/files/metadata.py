@@ -24,36 +24,35 @@ ENTRY = "TFLITE_METADATA"
 LABELS, RUN = "labels.txt", "run.json"
 
 # The fields of each table, in the order of the schema: name and type. "[T]" is a vector of tables.
-_TABLES: dict[str, tuple[tuple[str, str], ...]] = {
-    "AssociatedFile": (
-        ("name", "string"), ("description", "string"), ("type", "byte"), ("locale", "string"),
-        ("version", "string"),
-    ),
-    "FeatureProperties": (),
-    "ImageSize": (("width", "uint"), ("height", "uint")),
-    "ImageProperties": (("color_space", "byte"), ("default_size", "ImageSize")),
-    "Content": (("content_properties_type", "ubyte"), ("content_properties", "any")),
-    "NormalizationOptions": (("mean", "floats"), ("std", "floats")),
-    "ProcessUnit": (("options_type", "ubyte"), ("options", "any")),
-    "Stats": (("max", "floats"), ("min", "floats")),
+_FIELDS = {
+    "AssociatedFile": "name:string description:string type:byte locale:string version:string",
+    "FeatureProperties": "",
+    "ImageSize": "width:uint height:uint",
+    "ImageProperties": "color_space:byte default_size:ImageSize",
+    "Content": "content_properties_type:ubyte content_properties:any",
+    "NormalizationOptions": "mean:floats std:floats",
+    "ProcessUnit": "options_type:ubyte options:any",
+    "Stats": "max:floats min:floats",
     "TensorMetadata": (
-        ("name", "string"), ("description", "string"), ("dimension_names", "strings"),
-        ("content", "Content"), ("process_units", "[ProcessUnit]"), ("stats", "Stats"),
-        ("associated_files", "[AssociatedFile]"),
+        "name:string description:string dimension_names:strings content:Content "
+        "process_units:[ProcessUnit] stats:Stats associated_files:[AssociatedFile]"
     ),
     "SubGraphMetadata": (
-        ("name", "string"), ("description", "string"),
-        ("input_tensor_metadata", "[TensorMetadata]"),
-        ("output_tensor_metadata", "[TensorMetadata]"),
-        ("associated_files", "[AssociatedFile]"),
+        "name:string description:string input_tensor_metadata:[TensorMetadata] "
+        "output_tensor_metadata:[TensorMetadata] associated_files:[AssociatedFile]"
     ),
     "ModelMetadata": (
-        ("name", "string"), ("description", "string"), ("version", "string"),
-        ("subgraph_metadata", "[SubGraphMetadata]"), ("author", "string"), ("license", "string"),
-        ("associated_files", "[AssociatedFile]"), ("min_parser_version", "string"),
+        "name:string description:string version:string subgraph_metadata:[SubGraphMetadata] "
+        "author:string license:string associated_files:[AssociatedFile] min_parser_version:string"
     ),
-}  # fmt: skip
-_FEATURE, _IMAGE, _NORMALIZATION, _AXIS_LABELS, _DESCRIPTIONS, _RGB = 1, 2, 1, 2, 1, 1
+}
+_TABLES = {
+    name: tuple(tuple(field.split(":")) for field in fields.split())
+    for name, fields in _FIELDS.items()
+}
+_SCALARS = {"byte": "Int8", "ubyte": "Uint8", "uint": "Uint32"}
+_IMAGE, _NORMALIZATION, _AXIS_LABELS, _DESCRIPTIONS, _RGB = 2, 1, 2, 1, 1
+_FEATURE = {"content_properties_type": 1, "content_properties": ("FeatureProperties", {})}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +103,7 @@ def attach(content: bytes, metadata: Metadata) -> bytes:
     output = {
         "name": flatbuffer.text(definition.outputs[0].name),
         "description": _OUTPUTS[flatbuffer.text(definition.outputs[0].name)],
-        "content": {"content_properties_type": _FEATURE, "content_properties": _feature()},
+        "content": _FEATURE,
     }
     if metadata.labels:
         labels = {"name": LABELS, "description": "Labels of the outputs.", "type": _AXIS_LABELS}
@@ -183,15 +182,10 @@ _INPUTS = {
 }
 
 
-def _feature():
-    return ("FeatureProperties", {})
-
-
 def _input(name: str, shape: tuple[int, ...]) -> dict:
     table = {"name": name, "description": _INPUTS[name]}
     if name != "image":
-        content = {"content_properties_type": _FEATURE, "content_properties": _feature()}
-        return table | {"content": content}
+        return table | {"content": _FEATURE}
     size = {"width": shape[2], "height": shape[1]}
     image = ("ImageProperties", {"color_space": _RGB, "default_size": size})
     # Raw bytes go in: the encoder's mean and std are part of its first matrix.
@@ -208,7 +202,7 @@ def _build(builder, table: str, values: Mapping) -> int:
     fields = _TABLES[table]
     offsets = {}
     for name, kind in fields:
-        if name in values and kind not in ("byte", "ubyte", "uint"):
+        if name in values and kind not in _SCALARS:
             offsets[name] = _build_value(builder, kind, values[name])
     builder.StartObject(len(fields))
     for slot, (name, kind) in enumerate(fields):
@@ -216,12 +210,8 @@ def _build(builder, table: str, values: Mapping) -> int:
             continue
         if name in offsets:
             builder.PrependUOffsetTRelativeSlot(slot, offsets[name], 0)
-        elif kind == "uint":
-            builder.PrependUint32Slot(slot, values[name], 0)
-        elif kind == "ubyte":
-            builder.PrependUint8Slot(slot, values[name], 0)
         else:
-            builder.PrependInt8Slot(slot, values[name], 0)
+            getattr(builder, f"Prepend{_SCALARS[kind]}Slot")(slot, values[name], 0)
     return builder.EndObject()
 
 

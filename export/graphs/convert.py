@@ -38,7 +38,7 @@ class Interface:
     whole_integer: bool = False
     per_channel: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise RequestError(f"form={self.form!r}: must be one of {', '.join(FORMS)}")
 

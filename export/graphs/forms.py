@@ -7,7 +7,7 @@ attention is a product and a mean, and softmax, which it takes of vectors alone,
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -31,13 +31,6 @@ class Network:
         vit: None for a head.
         positions: for a classifier the visible patches; for the other two only their number counts.
         tuned: the layers were trained for the integers nearest to them, or for few values.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.folding import Affine
-        >>> from sparse_ist_tf.export.graphs.forms import Network
-        >>> Network("head", (Affine(np.ones((4, 2)), np.zeros(2)),)).input_names
-        ('feature',)
     """
 
     kind: str
@@ -59,7 +52,7 @@ class Network:
         return "feature" if self.kind == "encoder" else "logits"
 
 
-def layers_of(parameters) -> tuple[Affine, ...]:
+def layers_of(parameters: Mapping[str, np.ndarray]) -> tuple[Affine, ...]:
     """A head's or subnet's parameters as a chain of affine maps.
 
     Args:
@@ -77,7 +70,9 @@ def layers_of(parameters) -> tuple[Affine, ...]:
     )
 
 
-def make_function(network: Network, form: str = "matmul", pixels: str = "float32"):
+def make_function(
+    network: Network, form: str = "matmul", pixels: str = "float32"
+) -> tf.types.experimental.PolymorphicFunction:
     """The artefact as a TensorFlow function with a fixed signature and batch 1.
 
     Args:
@@ -137,6 +132,26 @@ def _mlp(x, layers: Sequence[Affine]):
     return x
 
 
+def _activate(activation: str, y):
+    """What folding leaves of a ViT's activation."""
+    if activation == "quick_gelu":
+        return y * tf.sigmoid(y)
+    if activation == "swiglu":
+        gate, value = tf.split(y, 2, axis=-1)
+        return gate * tf.sigmoid(gate) * value
+    return tf.nn.gelu(y, approximate=activation == "gelu_tanh")
+
+
+def _pool(pool: str, steps: "_Rows", x):
+    """The normalised feature of the tokens behind the last block."""
+    if pool == "mean_norm":
+        return steps.norm(steps.mean(x))
+    x = steps.norm(x)
+    if pool == "cls_mean":
+        return steps.join([steps.first(x), steps.mean(x)])
+    return steps.mean(x) if pool == "mean" else steps.first(x)
+
+
 class _Rows:
     """The form "matmul": tokens as the rows of a matrix, [t, width]."""
 
@@ -174,7 +189,8 @@ class _Rows:
     def count(self, x):
         return x.shape[0]
 
-    def rms(self, x):
+    def norm(self, x):
+        """A layer norm of a folded ViT: the division by the root mean square."""
         power = tf.reduce_mean(x * x, axis=-1, keepdims=True)
         if self.vit.epsilon:
             power += self.vit.epsilon
@@ -185,7 +201,10 @@ class _Rows:
         return tf.concat([_constant(rows), x], axis=0) if len(rows) else x
 
     def first(self, x):
-        return x[:1]
+        return x[:1] if self.count(x) > 1 else x
+
+    def join(self, parts):
+        return tf.concat([self.flat(part) for part in parts], axis=-1)
 
     def flat(self, x):
         return x
@@ -218,17 +237,8 @@ class _Rows:
         """What attend_* leave out, to be made up for in the matrix behind them."""
         return 1.0
 
-    def mean_of_patches(self, x):
+    def mean(self, x):
         return tf.reduce_mean(x[len(self.vit.prefix) :], axis=0, keepdims=True)
-
-    def activate(self, y):
-        kind = self.vit.activation
-        if kind == "quick_gelu":
-            return y * tf.sigmoid(y)
-        if kind == "swiglu":
-            gate, value = tf.split(y, 2, axis=-1)
-            return gate * tf.sigmoid(gate) * value
-        return tf.nn.gelu(y, approximate=kind == "gelu_tanh")
 
     def feature(self, x, positions):
         """The feature of embedded patches, [1, feature_dim]."""
@@ -249,28 +259,20 @@ class _Rows:
         x = x + self.table_rows(positions)
         if vit.pre_norm:
             scale, offset = vit.pre_norm
-            x = self.rms(x) * _constant(scale) + _constant(offset)
+            x = self.norm(x) * _constant(scale) + _constant(offset)
             x = x - tf.reduce_mean(x, axis=-1, keepdims=True)
-        normed = self.put_on_top(self.rms(x), vit.prefix_normed)
+        normed = self.put_on_top(self.norm(x), vit.prefix_normed)
         x = self.put_on_top(x, vit.prefix)
         for i, block in enumerate(vit.blocks):
             if i:
-                normed = self.rms(x)
+                normed = self.norm(x)
             only_first = vit.pool == "cls" and i == len(vit.blocks) - 1
             proj = Affine(block.proj.kernel * self.attention_scale(x), block.proj.bias)
             mixed = (self.attend_first if only_first else self.attend_all)(normed, block.qkv)
             x = (self.first(x) if only_first else x) + self.dense(mixed, proj)
-            hidden = self.activate(self.dense(self.rms(x), block.fc1))
+            hidden = _activate(vit.activation, self.dense(self.norm(x), block.fc1))
             x = x + self.dense(hidden, block.fc2)
-        if vit.pool in ("mean", "cls_mean"):
-            normed = self.rms(x)
-            mean = self.flat(self.mean_of_patches(normed))
-            if vit.pool == "mean":
-                return mean
-            return tf.concat([self.flat(self.first(normed)), mean], axis=-1)
-        if vit.pool == "mean_norm":
-            x = self.mean_of_patches(x)
-        return self.flat(self.rms(x))
+        return self.flat(_pool(vit.pool, self, x))
 
 
 class _Maps(_Rows):
@@ -324,9 +326,9 @@ class _Maps(_Rows):
         return padded + _constant(np.concatenate([rows, below])[None, None])
 
     def first(self, x):
-        return x[:, :, :1, :]
+        return x[:, :, :1, :] if self.count(x) > 1 else x
 
-    def mean_of_patches(self, x):
+    def mean(self, x):
         return tf.reduce_mean(x[:, :, len(self.vit.prefix) :, :], axis=2, keepdims=True)
 
     def flat(self, x):

@@ -22,33 +22,9 @@ from sparse_ist_tf.export.integers.rounding import Inputs, round_weights
 
 # Operators that only move numbers: their inputs and outputs share one scale.
 MOVES = frozenset(
-    [
-        "RESHAPE",
-        "GATHER",
-        "TRANSPOSE",
-        "SPLIT",
-        "PAD",
-        "STRIDED_SLICE",
-        "SLICE",
-        "CONCATENATION",
-        "SQUEEZE",
-    ]
-)
-COMPUTES = frozenset(
-    [
-        "FULLY_CONNECTED",
-        "CONV_2D",
-        "BATCH_MATMUL",
-        "ADD",
-        "SUB",
-        "MUL",
-        "MEAN",
-        "SUM",
-        "RSQRT",
-        "GELU",
-        "RELU",
-    ]
-)
+    ("RESHAPE", "GATHER", "TRANSPOSE", "SPLIT", "PAD", "STRIDED_SLICE", "SLICE", "CONCATENATION",
+     "SQUEEZE")
+)  # fmt: skip
 # Operators whose output scale the specification fixes: (int8 scale, zero point), int16 scale.
 FIXED = {
     "SOFTMAX": ((1 / 256, -128), 1 / 32768),
@@ -72,11 +48,6 @@ class Scale:
     Args:
         scale: above 0.
         zero: the integer that stands for 0.
-
-    Example:
-        >>> from sparse_ist_tf.export.integers.quantize import Scale
-        >>> Scale(0.5).zero
-        0
     """
 
     scale: float
@@ -142,14 +113,11 @@ class _Rewriter:
         operators = list(self.graph.operators)
         self.names = [flatbuffer.op_name(self.model, op) for op in operators]
         for name in self.names:
-            if name not in MOVES | COMPUTES | set(FIXED):
+            if name not in MOVES | VERSIONS.keys():
                 raise RunError(f"quantization: operator {name} has no rule")
         self.scales = self._choose_scales(operators)
-        out = []
         for place, (name, operator) in enumerate(zip(self.names, operators, strict=True)):
             self._rewrite_constants(name, operator, self.measured.get(place))
-            out.append(operator)
-        self.graph.operators = out
         for index, scale in self.scales.items():
             self._set(self.graph.tensors[index], self.kind, [scale.scale], [scale.zero])
         for index, name in self.inputs.items():
@@ -273,15 +241,18 @@ class _Rewriter:
         return integers.astype(np.int8).reshape(value.shape), shift
 
     def _new_constant(self, like, integers, scales, zeros=None):
-        tensor = schema.TensorT()
-        old = self.graph.tensors[like]
-        tensor.name, tensor.shape = old.name, list(flatbuffer.shape_of(old))
-        tensor.shapeSignature, tensor.hasRank = old.shapeSignature, old.hasRank
+        tensor = self._new_tensor(like)
         tensor.buffer = flatbuffer.add_buffer(self.model, integers)
         kind = getattr(schema.TensorType, integers.dtype.name.upper())
-        zeros = [0] * len(scales) if zeros is None else zeros
-        self._set(tensor, kind, scales, zeros)
+        self._set(tensor, kind, scales, [0] * len(scales) if zeros is None else zeros)
         return self._append(tensor, integers)
+
+    def _new_tensor(self, like, suffix=""):
+        tensor, old = schema.TensorT(), self.graph.tensors[like]
+        tensor.name = flatbuffer.text(old.name) + suffix
+        tensor.shape = list(flatbuffer.shape_of(old))
+        tensor.shapeSignature, tensor.hasRank = old.shapeSignature, old.hasRank
+        return tensor
 
     def _append(self, tensor, value=None) -> int:
         self.graph.tensors.append(tensor)
@@ -298,15 +269,12 @@ class _Rewriter:
         quantization.quantizedDimension = 0
         tensor.quantization = quantization
 
-    def _like(self, index, suffix, kind, scale: Scale | None) -> int:
-        old = self.graph.tensors[index]
-        tensor = schema.TensorT()
-        tensor.name = flatbuffer.text(old.name) + suffix
-        tensor.shape = list(flatbuffer.shape_of(old))
-        tensor.shapeSignature, tensor.hasRank = old.shapeSignature, old.hasRank
-        tensor.type, tensor.buffer = kind, 0
+    def _like(self, index, suffix, scale: Scale | None = None) -> int:
+        """A computed tensor as another one: of integers with a scale, of floats without."""
+        tensor = self._new_tensor(index, suffix)
+        tensor.type, tensor.buffer = schema.TensorType.FLOAT32, 0
         if scale is not None:
-            self._set(tensor, kind, [scale.scale], [scale.zero])
+            self._set(tensor, self.kind, [scale.scale], [scale.zero])
         return self._append(tensor)
 
     def _convert(self, before: int, source: int, target: int):
@@ -325,13 +293,12 @@ class _Rewriter:
             return
         scale = self.scales[index]
         if wanted == "float32":
-            outside = self._like(index, "_float", schema.TensorType.FLOAT32, None)
+            outside = self._like(index, "_float")
             self._convert(0, outside, index)
             self._rename_input(index, outside)
             return
-        bytes_scale = Scale(1.0, 128)
         moved = {index}
-        for operator in list(self.graph.operators):
+        for operator in self.graph.operators:
             name = flatbuffer.op_name(self.model, operator)
             if name in MOVES and operator.inputs[0] in moved:
                 moved.update(operator.outputs)
@@ -339,19 +306,18 @@ class _Rewriter:
             users = [op for op in self.graph.operators if tensor in op.inputs]
             users = [op for op in users if flatbuffer.op_name(self.model, op) not in MOVES]
             if users:
-                inside = self._like(tensor, "_int", self.kind, scale)
+                inside = self._like(tensor, "_int", scale)
                 for op in users:
                     op.inputs = [inside if i == tensor else i for i in op.inputs]
                 before = min(self.graph.operators.index(op) for op in users)
                 if self.scheme.bits == 8:
                     self._convert(before, tensor, inside)
                 else:
-                    middle = self._like(tensor, "_float", schema.TensorType.FLOAT32, None)
+                    middle = self._like(tensor, "_float")
                     self._convert(before, tensor, middle)
                     self._convert(before + 1, middle, inside)
         for tensor in moved:
-            scales = [bytes_scale.scale], [bytes_scale.zero]
-            self._set(self.graph.tensors[tensor], schema.TensorType.UINT8, *scales)
+            self._set(self.graph.tensors[tensor], schema.TensorType.UINT8, [1.0], [128])
 
     def _rename_input(self, old: int, new: int):
         self.graph.inputs = [new if i == old else i for i in self.graph.inputs]
@@ -362,7 +328,7 @@ class _Rewriter:
 
     def _close_output(self):
         index = self.graph.outputs[0]
-        outside = self._like(index, "_float", schema.TensorType.FLOAT32, None)
+        outside = self._like(index, "_float")
         self._convert(len(self.graph.operators), index, outside)
         self.graph.outputs = [outside]
         for definition in self.model.signatureDefs:

@@ -13,7 +13,9 @@ _BINS = 2048
 _SEEN = 4096  # numbers of a tensor that a sample adds to its histogram
 
 
-def calibrate(content: bytes, samples: Callable[[], Iterable[Mapping[str, np.ndarray]]], bits: int):
+def calibrate(
+    content: bytes, samples: Callable[[], Iterable[Mapping[str, np.ndarray]]], bits: int
+) -> dict[int, tuple[float, float]]:
     """Measures the range of every float tensor of a file on real inputs.
 
     For 8 bits a range is the one that loses least: of some hundred ways to cut the measured
@@ -102,7 +104,9 @@ def recorded(
             yield index, interpreter.get_tensor(index)
 
 
-def best_range(counts: np.ndarray, low: float, high: float, levels: int = 255):
+def best_range(
+    counts: np.ndarray, low: float, high: float, levels: int = 255
+) -> tuple[float, float]:
     """The part of a histogram's span that int8 renders with the smallest mean squared error.
 
     Args:
@@ -113,12 +117,6 @@ def best_range(counts: np.ndarray, low: float, high: float, levels: int = 255):
 
     Returns:
         (low, high), inside the span, around 0.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.integers.ranges import best_range
-        >>> best_range(np.ones(2048), -1.0, 1.0)
-        (-1.0, 1.0)
     """
     if not high > low or not counts.sum():
         return low, high

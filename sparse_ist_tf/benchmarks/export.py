@@ -145,21 +145,20 @@ def _theirs(preset: str) -> dict[str, bytes]:
 def _main(argv: Sequence[str]) -> None:
     import litert_torch
     import torch
-    from ai_edge_quantizer import quantizer, recipe
 
     from sparse_ist_tf.benchmarks.encoding_worker import timm_model
+    from sparse_ist_tf.benchmarks.quantize import by_ai_edge
 
     preset, folder = argv
     model = timm_model(preset, num_classes=CLASSES).eval()
     size = model.patch_embed.img_size
-    path = str(Path(folder, "float32.tflite"))
-    litert_torch.convert(model, (torch.zeros(1, 3, *size),)).export(path)
-    quantizing = quantizer.Quantizer(path, recipe.static_wi8_ai8())
+    path = Path(folder, "float32.tflite")
+    litert_torch.convert(model, (torch.zeros(1, 3, *size),)).export(str(path))
     # Noise does for ranges that only the time depends on, which is that of any.
     rng = np.random.default_rng(0)
     pixels = [rng.standard_normal((1, 3, *size)).astype(np.float32) for _ in range(4)]
-    ranges = quantizing.calibrate({"serving_default": [{"args_0": value} for value in pixels]})
-    quantizing.quantize(ranges).export_model(str(Path(folder, "int8.tflite")))
+    int8 = by_ai_edge(path.read_bytes(), "int8", [{"args_0": value} for value in pixels])
+    Path(folder, "int8.tflite").write_bytes(int8)
 
 
 if __name__ == "__main__":

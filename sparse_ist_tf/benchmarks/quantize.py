@@ -20,7 +20,7 @@ from sparse_ist_tf.reports.report import format_table
 if TYPE_CHECKING:
     from sparse_ist_tf.runs.finished_run import FinishedRun
 
-WEIGHTS = ("packaged:vit_micro", "packaged:vit_pico")
+PRESETS = ("vit_micro", "vit_pico")
 QUANTIZATIONS = ("int8", "int16x8")
 _CALIBRATION = 256  # images
 
@@ -39,7 +39,7 @@ def by_ai_edge(content: bytes, quantize: str, samples: Iterable[Mapping[str, np.
         samples: inputs of batch 1 by name, for the ranges.
 
     Returns:
-        The file; its inputs and outputs stay float32.
+        The file, its inputs and outputs integers too.
     """
     from ai_edge_quantizer import quantizer, recipe
 
@@ -51,18 +51,18 @@ def by_ai_edge(content: bytes, quantize: str, samples: Iterable[Mapping[str, np.
 
 
 def compare(
-    weights: Sequence[str] = WEIGHTS, quantizations: Sequence[str] = QUANTIZATIONS
+    presets: Sequence[str] = PRESETS, quantizations: Sequence[str] = QUANTIZATIONS
 ) -> list[dict]:
     """Trains a head on digits for each encoder and prints what quantizing the classifier costs.
 
     Args:
-        weights: encoders, as encoder.weights names them.
+        presets: encoders, of those with packaged weights.
         quantizations: some of "int8", "int16x8".
 
     Returns:
-        A dictionary for each file: weights, name, quantize, bytes, float_operators, accuracy,
-        agreement (share of the float file's answers) and divergence (mean Kullback-Leibler
-        divergence of its probabilities from the float file's, in nats).
+        A dictionary for each file: preset, name, quantize, bytes, accuracy, agreement (share of
+        the float file's answers) and divergence (mean Kullback-Leibler divergence of its
+        probabilities from the float file's, in nats).
 
     Raises:
         RequestError: if ai-edge-quantizer isn't installed.
@@ -73,20 +73,17 @@ def compare(
             "ai-edge-quantizer`"
         )
     rows = []
-    for name in weights:
+    for preset in presets:
         with tempfile.TemporaryDirectory() as folder:
-            measured = _measure(_train(name, folder), quantizations)
-        rows += [{"weights": name, **row} for row in measured]
-    table = [
-        ("encoder", "file", "quantize", "bytes", "float ops", "accuracy", "as float", "divergence")
-    ]
+            measured = _measure(_train(preset, folder), quantizations)
+        rows += [{"preset": preset, **row} for row in measured]
+    table = [("encoder", "file", "quantize", "bytes", "accuracy", "as float", "divergence")]
     table += [
         (
-            row["weights"],
+            row["preset"],
             row["name"],
             row["quantize"],
             f"{row['bytes']:,}",
-            str(row["float_operators"]),
             f"{100 * row['accuracy']:.2f} %",
             f"{100 * row['agreement']:.2f} %",
             f"{row['divergence']:.5f}",
@@ -98,14 +95,14 @@ def compare(
     return rows
 
 
-def _train(weights: str, folder: str) -> "FinishedRun":
+def _train(preset: str, folder: str) -> "FinishedRun":
     from sparse_ist_tf.config import get_config
     from sparse_ist_tf.runs.finished_run import FinishedRun
     from sparse_ist_tf.runs.training import train_and_evaluate
     from sparse_ist_tf.workers.cluster import Cluster
 
     config = get_config()
-    config.encoder.weights = weights
+    config.encoder.weights = f"packaged:{preset}"
     config.masks.kind = "shared"
     config.centralized_baseline = False
     train_and_evaluate(config, Path(folder), Cluster(0, ()))
@@ -113,7 +110,6 @@ def _train(weights: str, folder: str) -> "FinishedRun":
 
 
 def _measure(run: "FinishedRun", quantizations: Sequence[str]) -> list[dict]:
-    from sparse_ist_tf.export.files.operators import operators
     from sparse_ist_tf.export.files.runtimes import LiteRT
     from sparse_ist_tf.export.graphs.convert import Interface, convert, for_integers
     from sparse_ist_tf.export.graphs.folding import fold
@@ -145,10 +141,6 @@ def _measure(run: "FinishedRun", quantizations: Sequence[str]) -> list[dict]:
             "name": name,
             "quantize": quantize,
             "bytes": len(file),
-            "float_operators": sum(
-                any(dtype == "float32" for _, dtype, *_ in (*op.inputs, *op.outputs))
-                for op in operators(file)
-            ),
             "accuracy": float(np.mean(found.argmax(axis=1) == labels)),
             "agreement": float(np.mean(found.argmax(axis=1) == exact.argmax(axis=1))),
             "divergence": _divergence(exact, found),
