@@ -96,8 +96,8 @@ def what_would_fit(exporter, result, arenas: Mapping[float, int]) -> list[str]:
         saved = _subnets_that_fit(run, result.flash, flash_limit)
         if saved:
             out.append(saved)
-    if run.encoder.model.width > PRESETS[_SMALLEST]["width"]:
-        small = create_encoder(_SMALLEST, pool=run.encoder.model.pool)
+    if run.encoder.model.spec.width > PRESETS[_SMALLEST].width:
+        small = create_encoder(_SMALLEST, pool=run.encoder.model.spec.pool)
         small = fold(small, (0.5,) * 3, (0.5,) * 3)
         if small.image_size == run.encoder.image_size:
             out += _smaller_preset(exporter, small, current, flash_limit, sram_limit)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sparse_ist_tf.encoder.bundle import Encoder, Preprocessing
+from sparse_ist_tf.encoder.bundle import Preprocessing, ViTEncoder
 from sparse_ist_tf.encoder.features import make_encode
 from sparse_ist_tf.encoder.vit import ViT
-from sparse_ist_tf.masks import positions
+from sparse_ist_tf.masks import fixed_positions
 
 _BATCH = 256
 
@@ -37,7 +37,7 @@ class LinearProbe:
     ):
         self.most_images, self.seed, self.num_patches = most_images, seed, model.num_patches
         seen = Preprocessing(tuple(mean), tuple(std))
-        self._encode = make_encode(Encoder(model, seen, digest="", name="probed"), frozen=False)
+        self._encode = make_encode(ViTEncoder(model, seen, digest="", name="probed"), frozen=False)
 
     def accuracy(self, images, mask_ratio: float = 0.0) -> float:
         """The accuracy on test images of a classifier that is trained on training images.
@@ -64,6 +64,6 @@ class LinearProbe:
         out = []
         for start in range(0, count, _BATCH):
             rows = chosen[start : start + _BATCH]
-            places = positions("fixed", self.seed, rows, self.num_patches, mask_ratio)
+            places = fixed_positions(self.seed, rows, self.num_patches, mask_ratio)
             out.append(self._encode(images[rows], places).numpy())
         return np.concatenate(out), labels[chosen]
