@@ -73,7 +73,7 @@ class Classifier:
         Raises:
             RequestError: if the image has another size or type.
         """
-        from sparse_ist_tf import masks
+        from sparse_ist_tf.masks import MaskOptions, select_patches
 
         image, side = np.asarray(image), self.image_size
         if image.shape != (side, side, 3) or image.dtype != np.uint8:
@@ -83,11 +83,9 @@ class Classifier:
         example = {"image": image}
         if self.run["artefact"]["kind"] == "classifier_patches":
             mask = self.run["mask"]
-            patches = (side // self._patch_size) ** 2
-            positions = masks.positions(
-                mask["kind"], mask["seed"], [index], patches, mask["ratio"], 0, mask["pattern"]
-            )
-            seen = masks.select_patches(image[None], positions, self._patch_size)
+            masks = MaskOptions(mask["kind"], mask["ratio"], mask["pattern"], mask["seed"])
+            positions = masks.positions([index], (side // self._patch_size) ** 2)
+            seen = select_patches(image[None], positions, self._patch_size)
             example = {"patches": seen[0], "positions": positions[0]}
         logits = self._runtime.run(example)
         grown = np.exp(logits - logits.max())

@@ -55,7 +55,7 @@ def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = 
     validate(config, cluster.num_workers)
     backend = _backend(config, cluster.num_workers)
     with quiet():
-        from sparse_ist_tf.checkpoints.loading import save_encoder
+        from sparse_ist_tf.checkpoints.writing import save_encoder
         from sparse_ist_tf.pretraining.report import write_pretraining_report
 
     check_preset(config)
@@ -140,13 +140,13 @@ def check_preset(config: ConfigDict) -> None:
     if config.preset not in PRESETS:
         raise RequestError(f"preset={config.preset!r}: must be one of {', '.join(PRESETS)}")
     sizes = PRESETS[config.preset]
-    patch = sizes["patch_size"]
+    patch = sizes.patch_size
     for size in config.image_sizes:
         if size < patch or size % patch:
             raise RequestError(
                 f"image_sizes has {size}: must be a multiple of {patch}, the side of a patch"
             )
-    num_patches = (min(config.image_sizes or [sizes["image_size"]]) // patch) ** 2
+    num_patches = (min(config.image_sizes or [sizes.image_size]) // patch) ** 2
     for ratio in (*config.mask_ratios, *config.eval_mask_ratios, *config.probe.mask_ratios):
         try:
             num_visible(num_patches, ratio)
@@ -182,7 +182,7 @@ def load_images(config: ConfigDict, link: "Link | None" = None) -> "Images":
         split_seed=config.dataset.split_seed,
         on_bad_image=config.dataset.on_bad_image,
     )
-    size = PRESETS[config.preset]["image_size"]
+    size = PRESETS[config.preset].image_size
     train, test = splits["train"], splits["test"]
     images = Images(
         decoded_images(train, size, cache_dir),

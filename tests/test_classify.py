@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sparse_ist_tf.classify import Classifier, classify, find_pictures, main
+from sparse_ist_tf.encoder.spec import ViTSpec
 from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.export.files import metadata
@@ -16,8 +17,7 @@ from sparse_ist_tf.export.files.runtimes import LiteRT
 from sparse_ist_tf.export.graphs.convert import convert
 from sparse_ist_tf.export.graphs.forms import Network, layers_of
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
-from sparse_ist_tf.masks import positions as draw
-from sparse_ist_tf.masks import select_patches
+from sparse_ist_tf.masks import fixed_positions, select_patches
 
 LABELS = ("owl", "crane, grey", "größer")
 
@@ -28,7 +28,7 @@ def files(tmp_path_factory):
     from sparse_ist_tf.export.graphs.folding import fold
 
     folder = tmp_path_factory.mktemp("files")
-    vit = fold(ViT(16, 4, width=8, depth=1, num_heads=2), (0.5,) * 3, (0.5,) * 3)
+    vit = fold(ViT(ViTSpec(16, 4, width=8, depth=1, num_heads=2)), (0.5,) * 3, (0.5,) * 3)
     layers = layers_of(init_parameters(HeadSpec(8, (6,), 3), seed=0))
     mask = {"kind": "fixed", "seed": 7, "ratio": 0.5, "pattern": "uniform", "visible": 8}
     out = {}
@@ -73,7 +73,7 @@ def test_a_file_for_patches_draws_the_masks_of_its_run(files):
     classifier = Classifier(files["classifier_patches"])
     runtime = LiteRT(files["classifier_patches"].read_bytes())
     for index in (0, 5):
-        positions = draw("fixed", 7, [index], 16, 0.5)
+        positions = fixed_positions(7, [index], 16, 0.5)
         example = {
             "patches": select_patches(image[None], positions, 4)[0],
             "positions": positions[0],

@@ -214,37 +214,37 @@ def fold(vit, mean, std) -> FoldedViT:
     Raises:
         RequestError: if the ViT has a part that this rewriting doesn't know.
     """
-    config = vit.get_config()
-    unknown = sorted(set(config) - KNOWN - {"name", "trainable", "dtype"})
-    unknown = [name for name in unknown if config[name]]
+    spec = vit.spec
+    unknown = sorted(set(dataclasses.asdict(spec)) - KNOWN)
+    unknown = [name for name in unknown if getattr(spec, name)]
     if unknown:
-        raise RequestError(f"encoder: {unknown[0]}={config[unknown[0]]!r} can't be exported")
-    channel = np.tile(np.arange(3), vit.patch_size**2)
+        raise RequestError(f"encoder: {unknown[0]}={getattr(spec, unknown[0])!r} can't be exported")
+    channel = np.tile(np.arange(3), spec.patch_size**2)
     mean, std = np.asarray(mean, np.float64)[channel], np.asarray(std, np.float64)[channel]
     scale = 1 / (255 * std)
     embed = _affine(vit.embed).after_scaling(scale, -mean / std)
     tokens = [token for token in (vit.cls_token, vit.extra) if token is not None]
-    rows = [_array(token).reshape(-1, vit.width) for token in tokens]
-    rows = _centred(np.concatenate([np.zeros((0, vit.width)), *rows]))
+    rows = [_array(token).reshape(-1, spec.width) for token in tokens]
+    rows = _centred(np.concatenate([np.zeros((0, spec.width)), *rows]))
     pre_norm = None
-    if vit.pre_norm:
+    if spec.pre_norm:
         pre_norm = _array(vit.norm_pre.scale), _array(vit.norm_pre.offset)
-        rows = _centred(_normed(rows, vit.epsilon) * pre_norm[0] + pre_norm[1])
+        rows = _centred(_normed(rows, spec.epsilon) * pre_norm[0] + pre_norm[1])
     return FoldedViT(
         embed=embed.centred(),
         table=_centred(_array(vit.position_table)),
         prefix=rows,
-        prefix_normed=_normed(rows, vit.epsilon),
+        prefix_normed=_normed(rows, spec.epsilon),
         blocks=tuple(_fold_block(block) for block in vit.blocks),
         scale=_array(vit.norm.scale),
         offset=_array(vit.norm.offset),
-        num_heads=vit.num_heads,
-        epsilon=vit.epsilon,
-        activation=vit.activation,
-        pool=vit.pool,
+        num_heads=spec.num_heads,
+        epsilon=spec.epsilon,
+        activation=spec.activation,
+        pool=spec.pool,
         pre_norm=pre_norm,
-        image_size=vit.image_size,
-        patch_size=vit.patch_size,
+        image_size=spec.image_size,
+        patch_size=spec.patch_size,
     )
 
 

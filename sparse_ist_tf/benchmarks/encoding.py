@@ -34,7 +34,7 @@ def compare(
     Both get normalised float32 pixels: ours the visible patches, as the masks cut them out, timm's
     whole images, of which it embeds every patch and then drops the hidden ones, as MAE does. A time
     is the shortest of several. FLOP are those of the matrix products that are really done (see
-    fast.flops); the peak is that of a square product of 2048, the better of the two libraries'.
+    ViTSpec.flops); the peak is that of a square product of 2048, the better of the two libraries'.
 
     Args:
         preset: a key of PRESETS.
@@ -55,8 +55,7 @@ def compare(
         RequestError: if the preset isn't known.
         RunError: if a measuring process ends early.
     """
-    from sparse_ist_tf.encoder.fast import flops
-    from sparse_ist_tf.encoder.presets import PRESETS, create_encoder
+    from sparse_ist_tf.encoder.presets import PRESETS
 
     if preset not in PRESETS:
         raise RequestError(f"preset={preset!r}: must be one of {', '.join(PRESETS)}")
@@ -65,8 +64,6 @@ def compare(
         libraries.append("timm")
     else:
         print("timm isn't installed: ours alone", file=sys.stderr, flush=True)
-    small = create_encoder(preset, depth=1)  # for its sizes
-    small.depth = PRESETS[preset]["depth"]
     found = []
     for dtype in dtypes:
         with contextlib.ExitStack() as stack:
@@ -87,7 +84,7 @@ def compare(
                     "dtype": dtype,
                     "ratio": ratio,
                     "images_per_second": rate,
-                    "gflops": rate * flops(small, best["ours"]["visible"]) / 1e9,
+                    "gflops": rate * PRESETS[preset].flops(best["ours"]["visible"]) / 1e9,
                     "memory_mb": max(t["memory_mb"] for t in times["ours"]),
                     "cores": best["ours"]["cpu"] / best["ours"]["seconds"],
                 }

@@ -144,12 +144,12 @@ def _ours(dtype, preset, batch_size):
     for variable in model.weights:  # no zeros and ones, which TensorFlow would leave out
         noise = rng.normal(scale=0.02, size=variable.shape)
         variable.assign(np.asarray(variable).astype(np.float32) + noise)
-    grid = model.image_size // model.patch_size
+    grid = model.spec.grid
     matrix = tf.cast(tf.random.normal((MATRIX, MATRIX)), dtype)
     product = tf.function(tf.linalg.matmul)
 
     def make(ratio):
-        positions, patches = _case(grid, 3 * model.patch_size**2, ratio, batch_size)
+        positions, patches = _case(grid, model.spec.pixels, ratio, batch_size)
         inputs = {"patches": tf.constant(patches), "positions": tf.constant(positions)}
         any_number = {
             "patches": tf.TensorSpec((None, None, patches.shape[-1])),
@@ -186,13 +186,13 @@ def timm_model(preset: str, num_classes: int = 0):
     sizes = PRESETS[preset]
     return timm.create_model(
         "vit_base_patch16_224",
-        img_size=sizes["image_size"],
-        patch_size=sizes["patch_size"],
-        embed_dim=sizes["width"],
-        depth=sizes["depth"],
-        num_heads=sizes["num_heads"],
-        mlp_ratio=sizes.get("mlp_ratio", 4.0),
-        act_layer=sizes["activation"],
+        img_size=sizes.image_size,
+        patch_size=sizes.patch_size,
+        embed_dim=sizes.width,
+        depth=sizes.depth,
+        num_heads=sizes.num_heads,
+        mlp_ratio=sizes.mlp_ratio,
+        act_layer=sizes.activation,
         num_classes=num_classes,
     )
 
@@ -205,7 +205,6 @@ def _timm(dtype, preset, batch_size):
     sizes, kind = PRESETS[preset], getattr(torch, dtype)
     model = timm_model(preset)
     model = model.eval().to(kind)
-    grid = sizes["image_size"] // sizes["patch_size"]
     matrix = torch.randn(MATRIX, MATRIX).to(kind)
 
     class Keep(torch.nn.Module):
@@ -220,8 +219,8 @@ def _timm(dtype, preset, batch_size):
             return x.gather(1, self.index.expand(-1, -1, x.shape[-1]))
 
     def make(ratio):
-        positions, _ = _case(grid, 1, ratio, batch_size)
-        shape = (batch_size, 3, sizes["image_size"], sizes["image_size"])
+        positions, _ = _case(sizes.grid, 1, ratio, batch_size)
+        shape = (batch_size, 3, sizes.image_size, sizes.image_size)
         images = torch.randn(shape)
         model.patch_drop = Keep(positions) if ratio else torch.nn.Identity()
 

@@ -2,12 +2,15 @@
 
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from sparse_ist_tf.checkpoints.naming import NamedTensors
-from sparse_ist_tf.encoder.presets import listed, nearest_preset
-from sparse_ist_tf.encoder.vit import sincos_positions
+from sparse_ist_tf.encoder.positions import sincos_positions
+from sparse_ist_tf.encoder.presets import nearest_preset, refuse_misfits
+from sparse_ist_tf.encoder.spec import ACTIVATIONS, ViTSpec
 from sparse_ist_tf.errors import RequestError
 
 # Attention heads of published models whose heads are not 64 wide, by width: ViT-H, ViT-g, ViT-G
@@ -16,7 +19,9 @@ _HEADS = {1280: 16, 1408: 16, 1664: 16, 1152: 16}
 _DEFAULTS = {"activation": "gelu", "epsilon": 1e-6}
 
 
-def from_timm(named: NamedTensors, settings: dict) -> tuple[dict, dict[str, np.ndarray], list[str]]:
+def from_timm(
+    named: NamedTensors, settings: dict[str, Any]
+) -> tuple[ViTSpec, dict[str, np.ndarray], list[str]]:
     """Reads the architecture off a ViT's tensors and brings them to this library's layout.
 
     Layer scale is multiplied into the weights before it, position embeddings of CLS and of the
@@ -32,7 +37,7 @@ def from_timm(named: NamedTensors, settings: dict) -> tuple[dict, dict[str, np.n
             and the feature is CLS where there is one, else the mean of the patches' tokens.
 
     Returns:
-        (arguments of ViT, path to array, what was done to the weights).
+        (the architecture, path to array, what was done to the weights).
 
     Raises:
         RequestError: if a tensor is missing, unexpected or misshapen, or the architecture is none
@@ -101,71 +106,70 @@ def from_timm(named: NamedTensors, settings: dict) -> tuple[dict, dict[str, np.n
         "pre_norm": pre_norm,
     }
     config |= {key: settings.get(key) or default for key, default in _DEFAULTS.items()}
-    taken.check(config)
+    taken.check(width, depth, patch)
+    spec = ViTSpec.read(config)
     if (scale := settings.get("qk_scale")) is not None:
-        _scale_queries(out, config, scale)
+        _scale_queries(out, spec, scale)
         notes.append(f"attention scores are scaled by {scale:g}: multiplied into the query")
     notes += [f"left out: {n} weights of the {part}" for part, n in named.left_out.items()]
-    return config, out, notes
+    return spec, out, notes
 
 
-def to_timm(config: dict, tensors: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict]:
+def to_timm(
+    spec: ViTSpec, tensors: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Brings this library's weights to timm's names and torch's layouts.
 
     Args:
-        config: arguments of ViT.
+        spec: the architecture.
         tensors: path to array, as from_timm returns them.
 
     Returns:
         (timm's name to array, arguments of timm's VisionTransformer).
     """
-    width, patch, extra = config["width"], config["patch_size"], config.get("extra_tokens", 0)
-    class_token, pre_norm = config.get("class_token", True), config.get("pre_norm", False)
-    pool = config.get("pool", "cls")
+    width, patch, pool = spec.width, spec.patch_size, spec.pool
     if pool == "cls_mean":
         raise RequestError("pool='cls_mean' has no counterpart in timm: give pool='cls' or 'mean'")
-    grid = config["image_size"] // patch
     table = tensors.get("position_table")
     if table is None:
-        table = sincos_positions(grid, width)
+        table = sincos_positions(spec.grid, width)
     kernel = tensors["embed/kernel"].reshape(patch, patch, 3, width).transpose(3, 2, 0, 1)
     out = {"patch_embed.proj.weight": kernel}
-    if pre_norm:  # timm's embedding has no bias then
+    if spec.pre_norm:  # timm's embedding has no bias then
         table = table + tensors["embed/bias"] if tensors["embed/bias"].any() else table
     else:
         out["patch_embed.proj.bias"] = tensors["embed/bias"]
-    if class_token:
+    if spec.class_token:
         out["cls_token"] = tensors["cls_token"]
-    if extra:
+    if spec.extra_tokens:
         out["reg_token"] = tensors["extra_tokens"]
-    elif class_token:  # timm's CLS has a position unless there are registers
+    elif spec.class_token:  # timm's CLS has a position unless there are registers
         table = np.concatenate([np.zeros((1, width), np.float32), table])
     out["pos_embed"] = table[None]
-    for i in range(config["depth"]):
+    for i in range(spec.depth):
         ours, theirs = f"block_{i}", f"blocks.{i}"
         for name, part in _LINEAR.items():
             out[f"{theirs}.{name}.weight"] = tensors[f"{ours}/{part}/kernel"].T
             out[f"{theirs}.{name}.bias"] = tensors[f"{ours}/{part}/bias"]
         for name in ("norm1", "norm2"):
             out |= _timm_norm(tensors, f"{ours}/{name}", f"{theirs}.{name}")
-    if pre_norm:
+    if spec.pre_norm:
         out |= _timm_norm(tensors, "norm_pre", "norm_pre")
     out |= _timm_norm(tensors, "norm", "fc_norm" if pool == "mean_norm" else "norm")
-    swiglu = config["activation"] == "swiglu"
     arguments = {
-        "img_size": config["image_size"],
+        "img_size": spec.image_size,
         "patch_size": patch,
         "embed_dim": width,
-        "depth": config["depth"],
-        "num_heads": config["num_heads"],
-        "mlp_ratio": config.get("mlp_ratio", 4.0) * (2 if swiglu else 1),
-        "class_token": class_token,
-        "reg_tokens": extra,
-        "no_embed_class": bool(extra) or not class_token,
-        "pre_norm": pre_norm,
+        "depth": spec.depth,
+        "num_heads": spec.num_heads,
+        "mlp_ratio": spec.mlp_ratio * ACTIVATIONS[spec.activation].branches,
+        "class_token": spec.class_token,
+        "reg_tokens": spec.extra_tokens,
+        "no_embed_class": bool(spec.extra_tokens) or not spec.class_token,
+        "pre_norm": spec.pre_norm,
         "global_pool": "token" if pool == "cls" else "avg",
         "fc_norm": pool == "mean_norm",
-        "act_layer": "silu" if swiglu else config["activation"],
+        "act_layer": "silu" if spec.activation == "swiglu" else spec.activation,
         "num_classes": 0,
     }
     return {name: np.ascontiguousarray(array) for name, array in out.items()}, arguments
@@ -204,24 +208,13 @@ class _Taken:
         """A block's bias: zeros where no block has one."""
         return self.take(f"{block}.{part}", shape, optional=not self.any_block_has(part))
 
-    def check(self, config):
+    def check(self, width, depth, patch):
         unexpected = [o for n, o in self.named.origin.items() if n not in self.used]
-        problems = [
-            listed(what, names)
-            for what, names in (
-                ("missing", self.missing),
-                ("unexpected", unexpected),
-                ("misshapen", self.misshapen),
-            )
-            if names
-        ]
-        if problems:
-            width, depth, patch = (config[k] for k in ("width", "depth", "patch_size"))
-            raise RequestError(
-                f"{'; '.join(problems)} (it looks like a ViT of {depth} blocks of width {width} "
-                f"with patches of {patch}; the nearest known architecture is "
-                f"{nearest_preset(width, depth, patch)})"
-            )
+        hint = (
+            f"it looks like a ViT of {depth} blocks of width {width} with patches of {patch}; the "
+            f"nearest known architecture is {nearest_preset(width, depth, patch)}"
+        )
+        refuse_misfits(self.missing, unexpected, self.misshapen, hint)
 
 
 def _prefix_tokens(taken, width):
@@ -288,13 +281,12 @@ def _block(taken, name, width, hidden, inner):
     return out
 
 
-def _scale_queries(tensors, config, scale):
+def _scale_queries(tensors, spec, scale):
     if not 0 < scale < math.inf:
         raise RequestError(f"qk_scale={scale!r}: must be a number above 0")
-    width = config["width"]
-    factor = np.ones(3 * width, np.float32)
-    factor[:width] = scale * math.sqrt(width / config["num_heads"])
-    for i in range(config["depth"]):
+    factor = np.ones(3 * spec.width, np.float32)
+    factor[: spec.width] = scale * math.sqrt(spec.width / spec.num_heads)
+    for i in range(spec.depth):
         for part in ("kernel", "bias"):
             name = f"block_{i}/qkv/{part}"
             tensors[name] = tensors[name] * factor

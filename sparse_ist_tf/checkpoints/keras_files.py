@@ -13,8 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from sparse_ist_tf.encoder.positions import sincos_positions
 from sparse_ist_tf.encoder.presets import PRESETS
-from sparse_ist_tf.encoder.vit import sincos_positions
 from sparse_ist_tf.errors import RequestError
 
 # What zipfile raises for damaged files.
@@ -123,9 +123,8 @@ def read_weights_h5(path: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
     depth = len({key.split("/")[0] for key in tensors if key.startswith("block_")})
     config = {"num_heads": max(1, width // 64), "activation": "quick_gelu", "epsilon": 1e-6}
     for preset in PRESETS.values():
-        sizes = (preset["width"], preset["depth"], preset["patch_size"])
-        if sizes == (width, depth, patch):
-            config |= {"num_heads": preset["num_heads"], "activation": preset["activation"]}
+        if (preset.width, preset.depth, preset.patch_size) == (width, depth, patch):
+            config |= {"num_heads": preset.num_heads, "activation": preset.activation}
     if tensors["block_0/fc1/kernel"].shape[1] == 2 * hidden:
         config["activation"] = "swiglu"
     sincos = width % 4 == 0 and np.array_equal(table, sincos_positions(grid, width))

@@ -1,27 +1,30 @@
-"""Encoders written for other libraries: timm's safetensors and Keras' own file."""
+"""Encoders written: as this library's safetensors, as timm's, and as Keras' own file."""
 
+import dataclasses
 import json
 import os
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from safetensors.numpy import save
 
 from sparse_ist_tf.checkpoints.conversion import to_timm
-from sparse_ist_tf.checkpoints.files import EXPORTED
+from sparse_ist_tf.checkpoints.files import EXPORTED, FORMAT
 from sparse_ist_tf.checkpoints.keras_files import PREPROCESSING_MEMBER, add_member
-from sparse_ist_tf.encoder.bundle import Encoder, architecture, stored_arrays
+from sparse_ist_tf.encoder.bundle import HALF, ViTEncoder, stored_arrays
+from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.files import write_atomically
 
 _PREPROCESSING = ("mean", "std", "crop_fraction", "interpolation")
 
 
-def export_to_timm(encoder: Encoder, path: str | os.PathLike) -> str:
+def export_to_timm(encoder: ViTEncoder, path: str | os.PathLike) -> str:
     """Writes safetensors with timm's names, which timm, and load_encoder again, can load.
 
     Args:
-        encoder: from load_encoder.
+        encoder: with a ViT.
         path: where to, ending with .safetensors.
 
     Returns:
@@ -32,25 +35,25 @@ def export_to_timm(encoder: Encoder, path: str | os.PathLike) -> str:
         RunError: if the file can't be written.
     """
     check_suffix(path, ".safetensors")
-    config = architecture(encoder.model)
-    tensors, arguments = to_timm(config, stored_arrays(encoder.model))
+    spec = encoder.model.spec
+    tensors, arguments = to_timm(spec, stored_arrays(encoder.model))
     stated = ("num_heads", "activation", "epsilon", "pool", "positions")
-    settings = {name: config[name] for name in stated} | _preprocessing_of(encoder)
+    settings = {name: getattr(spec, name) for name in stated} | _preprocessing_of(encoder)
     metadata = {"format": "pt", EXPORTED: json.dumps(settings)}
     write_file(path, save(tensors, metadata=metadata))
     text = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    if config["activation"] == "swiglu":
+    if spec.activation == "swiglu":
         text += ", mlp_layer=timm.layers.SwiGLUPacked"
-    if config["epsilon"] != 1e-6:
-        text += f", norm_layer=functools.partial(torch.nn.LayerNorm, eps={config['epsilon']})"
+    if spec.epsilon != 1e-6:
+        text += f", norm_layer=functools.partial(torch.nn.LayerNorm, eps={spec.epsilon})"
     return f"timm.create_model('vit_base_patch16_224', checkpoint_path={str(path)!r}, {text})"
 
 
-def export_to_keras(encoder: Encoder, path: str | os.PathLike) -> str:
+def export_to_keras(encoder: ViTEncoder, path: str | os.PathLike) -> str:
     """Writes a .keras file, which Keras (with this library imported) and load_encoder can load.
 
     Args:
-        encoder: from load_encoder.
+        encoder: with a ViT.
         path: where to, ending with .keras.
 
     Returns:
@@ -71,6 +74,46 @@ def export_to_keras(encoder: Encoder, path: str | os.PathLike) -> str:
     settings = json.dumps(_preprocessing_of(encoder))
     write_file(path, add_member(content, PREPROCESSING_MEMBER, settings))
     return f'keras.models.load_model("{path}")'
+
+
+def save_encoder(
+    path: str | os.PathLike,
+    model: ViT,
+    mean: tuple[float, float, float] = HALF,
+    std: tuple[float, float, float] = HALF,
+    *,
+    dtype: str = "float16",
+    extra_metadata: dict[str, str] | None = None,
+) -> None:
+    """Stores an encoder as safetensors, atomically: a good file is never left half overwritten.
+
+    Tensors are keyed by their path in the model (`block_0/qkv/kernel`); the architecture, mean and
+    std are in the file's metadata. Sine-cosine positions are computed and not stored.
+
+    Args:
+        path: where to.
+        model: the encoder's model.
+        mean: of red, green and blue, of pixels in [0, 1].
+        std: of red, green and blue.
+        dtype: "float16" or "float32", of the stored numbers.
+        extra_metadata: more texts for the file's metadata.
+
+    Raises:
+        ValueError: if a weight is not finite in dtype, or dtype is another one.
+        RunError: if the file can't be written.
+    """
+    if dtype not in ("float16", "float32"):
+        raise ValueError(f"dtype={dtype!r}: must be float16 or float32")
+    arrays = {}
+    for name, value in stored_arrays(model).items():
+        with np.errstate(over="ignore"):
+            arrays[name] = np.ascontiguousarray(value.astype(dtype))
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name}: not every weight is a finite {dtype}")
+    metadata = dict(extra_metadata or {})
+    metadata |= {"format": FORMAT, "config": json.dumps(dataclasses.asdict(model.spec))}
+    metadata |= {"mean": json.dumps(list(mean)), "std": json.dumps(list(std))}
+    write_file(path, save(arrays, metadata=metadata))
 
 
 def write_file(path: str | os.PathLike, content: bytes) -> None:

@@ -23,6 +23,7 @@ import dataclasses
 import zlib
 
 import numpy as np
+import tensorflow as tf
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.masks.drawing import fixed_positions, random_positions
@@ -41,22 +42,22 @@ class MaskSeed:
 
     Args:
         seed: any integer.
-        index: the image's place in its split, at least 0.
-        epoch: of a random mask, at least 0; None for a fixed one.
+        index: the image's place in its split, at least 0; a tensor in a graph.
+        epoch: of a random mask, at least 0; None for a fixed one; a tensor in a graph.
 
     Raises:
         ValueError: if index or epoch is out of range.
     """
 
     seed: int
-    index: int
-    epoch: int | None = None
+    index: int | tf.Tensor
+    epoch: int | tf.Tensor | None = None
 
     def __post_init__(self):
-        if not 0 <= self.index < 2**63:
-            raise ValueError(f"index={self.index}: must be in [0, 2**63)")
-        if not 0 <= (self.epoch or 0) < 2**62:
-            raise ValueError(f"epoch={self.epoch}: must be in [0, 2**62)")
+        for name, most in (("index", 63), ("epoch", 62)):
+            value = getattr(self, name)
+            if isinstance(value, int | np.integer) and not 0 <= value < 2**most:
+                raise ValueError(f"{name}={value}: must be in [0, 2**{most})")
 
     def positions(self, num_patches: int, num_visible: int) -> np.ndarray:
         """Draws the mask.
@@ -269,6 +270,7 @@ def pack_feature(feature: np.ndarray, dtype: str = "float32") -> bytes:
 
     Example:
         >>> import numpy as np
+    import tensorflow as tf
         >>> from sparse_ist_tf.codec.packing import pack_feature
         >>> len(pack_feature(np.ones(192), "int8"))
         206

@@ -9,6 +9,7 @@ positions where the receiver can draw them from a seed (messages.py has the form
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from sparse_ist_tf.codec.jpeg import MAX_SIDE, restore_jpeg, strip_jpeg
 from sparse_ist_tf.codec.messages import (
@@ -41,20 +42,17 @@ CONTENTS = ("jpeg", "raw")
 
 
 def pack_patches(
-    image,
-    positions,
+    image: np.ndarray | tf.Tensor,
+    positions: ArrayLike | tf.Tensor,
     patch_size: int,
     *,
     quality: int = 75,
     content: str = "jpeg",
-    seed: int | None = None,
-    index=None,
-    epoch=None,
-):
+    mask: MaskSeed | None = None,
+) -> bytes | tf.Tensor:
     """Packs the visible patches of an image into a message.
 
-    The mask is sent as a bitmap, or, where seed and index are given, as these numbers, from which
-    the receiver draws it again.
+    The mask is sent as a bitmap, or as numbers from which the receiver draws it again.
 
     Args:
         image: uint8[height, width, 3], sides multiples of patch_size; array or tensor.
@@ -62,9 +60,7 @@ def pack_patches(
         patch_size: side of a patch in pixels; best a multiple of 8, or else a block is filled up.
         quality: of the JPEG, 1 to 100.
         content: "jpeg" or "raw": pixels as they are.
-        seed: of a fixed or random mask; positions must be what it draws.
-        index: the image's place in its split; may be a tensor.
-        epoch: of a random mask; may be a tensor. None for a fixed one.
+        mask: what draws the positions; None for a bitmap.
 
     Returns:
         bytes, or a string scalar where image or positions is a tensor, as in a tf.data pipeline.
@@ -76,10 +72,10 @@ def pack_patches(
     Example:
         >>> import numpy as np
         >>> from sparse_ist_tf.masks import fixed_positions
-        >>> from sparse_ist_tf.codec.packing import pack_patches, unpack_patches
+        >>> from sparse_ist_tf.codec.packing import MaskSeed, pack_patches, unpack_patches
         >>> image = np.zeros((64, 64, 3), "uint8")
         >>> visible = fixed_positions(0, [7], 64, 0.5)[0]
-        >>> message = pack_patches(image, visible, 8, seed=0, index=7)
+        >>> message = pack_patches(image, visible, 8, mask=MaskSeed(0, 7))
         >>> len(message)
         49
         >>> patches, positions = unpack_patches(message)
@@ -90,10 +86,6 @@ def pack_patches(
         raise ValueError(f"content={content!r}: must be one of {', '.join(CONTENTS)}")
     if not 1 <= quality <= 100:
         raise ValueError(f"quality={quality}: must be in [1, 100]")
-    if (seed is None) != (index is None) or (seed is None and epoch is not None):
-        raise ValueError("seed and index: must both be given or neither, epoch only with them")
-    if isinstance(epoch, int) and epoch < 0:
-        raise ValueError(f"epoch={epoch}: must be at least 0")
     if image.dtype != np.uint8 or len(image.shape) != 3 or image.shape[-1] != 3:
         raise ValueError(f"image of {image.dtype} {tuple(image.shape)}: must be uint8 [h, w, 3]")
     grid = grid_of(image, patch_size)
@@ -104,14 +96,13 @@ def pack_patches(
             data = strip_jpeg(data, quality, height, width)
         else:
             data = data.tobytes()
-        at = None
-        if seed is not None:
-            at = MaskSeed(seed, int(index), None if int(epoch) < 0 else int(epoch))
+        drawn = mask and MaskSeed(mask.seed, int(index), None if epoch < 0 else int(epoch))
         kind, level = (JPEG, quality) if content == "jpeg" else (RAW, 0)
-        return write_patches(Header(kind, level, patch_size, grid, positions), data, at)
+        return write_patches(Header(kind, level, patch_size, grid, positions), data, drawn)
 
     in_graph = tf.is_tensor(image) or tf.is_tensor(positions)
-    index, epoch = -1 if index is None else index, -1 if epoch is None else epoch
+    index = mask.index if mask else -1
+    epoch = -1 if mask is None or mask.epoch is None else mask.epoch
     if not in_graph:
         positions = np.asarray(positions)
         last = grid[0] * grid[1] - 1
@@ -129,7 +120,9 @@ def pack_patches(
     return tf.ensure_shape(message, ())
 
 
-def unpack_patches(message):
+def unpack_patches(
+    message: bytes | tf.Tensor,
+) -> tuple[np.ndarray, np.ndarray] | tuple[tf.Tensor, tf.Tensor]:
     """Takes the visible patches of an image out of a message.
 
     Args:
@@ -197,16 +190,14 @@ def sent_patches(patches: tf.Tensor, patch_size: int, *, quality: int = 75) -> t
 
 
 def count_bytes(
-    image,
-    positions,
+    image: np.ndarray | tf.Tensor,
+    positions: ArrayLike | tf.Tensor,
     patch_size: int,
     *,
     quality: int = 75,
     feature_dim: int | None = None,
-    seed: int | None = None,
-    index=None,
-    epoch=None,
-) -> dict:
+    mask: MaskSeed | None = None,
+) -> dict[str, int] | dict[str, tf.Tensor]:
     """Counts what one image costs on a link in each form, by encoding it.
 
     Source: paper figures 5 and 6 count the raw float32 of the same things.
@@ -217,9 +208,7 @@ def count_bytes(
         patch_size: side of a patch in pixels.
         quality: of all JPEGs, 1 to 100; their chroma has half the resolution.
         feature_dim: length of the encoder's feature; None to leave features out.
-        seed: of the mask; None to leave messages with a seed out.
-        index: the image's place in its split; may be a tensor.
-        epoch: of a random mask; may be a tensor.
+        mask: what draws the positions; None to leave messages with a seed out.
 
     Returns:
         Bytes of "image_jpeg", the whole image as a file; of the messages "patches_raw" and
@@ -237,13 +226,11 @@ def count_bytes(
         >>> sizes["patches_raw"], sizes["feature_int8"]
         (6164, 206)
     """
-    mask = {"seed": seed, "index": index, "epoch": epoch}
-    jpeg = {"quality": quality}
     messages = {
         "image_jpeg": tf.io.encode_jpeg(image, quality=quality, chroma_downsampling=True),
-        "patches_raw": pack_patches(image, positions, patch_size, content="raw", **mask),
-        "patches_jpeg": pack_patches(image, positions, patch_size, **jpeg, **mask),
-        "patches_jpeg_bitmap": pack_patches(image, positions, patch_size, **jpeg),
+        "patches_raw": pack_patches(image, positions, patch_size, content="raw", mask=mask),
+        "patches_jpeg": pack_patches(image, positions, patch_size, quality=quality, mask=mask),
+        "patches_jpeg_bitmap": pack_patches(image, positions, patch_size, quality=quality),
     }
     if feature_dim is not None:
         for dtype in ("float32", "float16", "int8"):

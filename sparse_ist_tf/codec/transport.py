@@ -10,10 +10,11 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.codec.packing import count_bytes, sent_features, sent_patches
+from sparse_ist_tf.codec.packing import MaskSeed, count_bytes, sent_features, sent_patches
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs.decoding import image_errors
 from sparse_ist_tf.inputs.split import Split
+from sparse_ist_tf.masks.options import MaskOptions
 from sparse_ist_tf.masks.patches import grid_of, patchify, unpatchify
 from sparse_ist_tf.streams import Stream
 from sparse_ist_tf.tracing import as_written
@@ -99,6 +100,53 @@ class Transport:
         except ValueError as error:
             raise RunError(f"transport.features={self.features!r}: {error}") from None
 
+    def bytes_per_image(
+        self,
+        split: Split,
+        masks: MaskOptions,
+        image_size: int,
+        patch_size: int,
+        feature_dim: int | None = None,
+        count: int = _SAMPLED,
+        seed: int = 0,
+    ) -> dict[str, float]:
+        """What an image costs in each form: means over some images, really encoded.
+
+        Args:
+            split: the images.
+            masks: what is visible of them; random ones as in epoch 0.
+            image_size: side in pixels.
+            patch_size: side of a patch in pixels.
+            feature_dim: length of the encoder's feature; None to leave features out.
+            count: how many images, all where there are no more.
+            seed: that they are drawn with.
+
+        Returns:
+            Bytes by name, as count_bytes has them, and "images", how many were encoded.
+
+        Raises:
+            RunError: if an image can't be read.
+        """
+        chosen = Stream.SAMPLED_IMAGES.rng(seed).permutation(split.size)[:count]
+        num_patches = (image_size // patch_size) ** 2
+        rows = with_positions(
+            split.pick(image_size, np.sort(chosen)).batch(64),
+            lambda indices: masks.positions(indices, num_patches),
+        )
+
+        def sizes(row):
+            mask = None
+            if masks.kind != "shared":
+                mask = MaskSeed(masks.seed, row["index"], 0 if masks.kind == "random" else None)
+            form = {"quality": self.quality, "feature_dim": feature_dim, "mask": mask}
+            return count_bytes(row["image"], row["positions"], patch_size, **form)
+
+        with image_errors():
+            batches = rows.unbatch().map(as_written(sizes), **_PARALLEL).batch(count)
+            [found] = batches.as_numpy_iterator()
+        means = {what: float(np.mean(values)) for what, values in found.items()}
+        return {"images": len(chosen), **means}
+
     def _image(self, image, positions, patch_size):
         if self.codec == "jpeg":
             data = tf.io.encode_jpeg(image, quality=self.quality, chroma_downsampling=True)
@@ -133,55 +181,3 @@ def with_positions(
         return {**batch, "positions": tf.ensure_shape(positions, (None, visible))}
 
     return batches.map(as_written(mask), **_PARALLEL)
-
-
-def bytes_per_image(
-    split: Split,
-    image_size: int,
-    patch_size: int,
-    draw: Callable[[np.ndarray], np.ndarray],
-    *,
-    quality: int = 75,
-    feature_dim: int | None = None,
-    mask_seed: int | None = None,
-    epoch: int | None = None,
-    count: int = _SAMPLED,
-    seed: int = 0,
-) -> dict[str, float]:
-    """What an image costs on a link in each form: means over some images, really encoded.
-
-    Args:
-        split: the images.
-        image_size: side in pixels.
-        patch_size: side of a patch in pixels.
-        draw: from the places of images in their split, int64[b], to the visible positions,
-            int32[b, v].
-        quality: of all JPEGs, 1 to 100.
-        feature_dim: length of the encoder's feature; None to leave features out.
-        mask_seed: what draw draws from, where a receiver can draw the same; None otherwise.
-        epoch: of a random mask.
-        count: how many images, all where there are no more.
-        seed: that they are drawn with.
-
-    Returns:
-        Bytes by name, as count_bytes has them, and "images", how many were encoded.
-
-    Raises:
-        RunError: if an image can't be read.
-    """
-    chosen = Stream.SAMPLED_IMAGES.rng(seed).permutation(split.size)[:count]
-    rows = with_positions(split.pick(image_size, np.sort(chosen)).batch(64), draw)
-
-    def sizes(row):
-        index = None if mask_seed is None else row["index"]
-        mask = {"seed": mask_seed, "index": index, "epoch": epoch}
-        image, positions = row["image"], row["positions"]
-        return count_bytes(
-            image, positions, patch_size, quality=quality, feature_dim=feature_dim, **mask
-        )
-
-    with image_errors():
-        batches = rows.unbatch().map(as_written(sizes), **_PARALLEL).batch(count)
-        [found] = batches.as_numpy_iterator()
-    means = {what: float(np.mean(values)) for what, values in found.items()}
-    return {"images": len(chosen), **means}

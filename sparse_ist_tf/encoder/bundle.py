@@ -1,15 +1,20 @@
-"""An encoder: a ViT with trained weights, and what the images that it sees must look like."""
+"""An encoder: a model with trained weights, and what the images that it sees must look like."""
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import keras
 import numpy as np
+from keras import KerasTensor
 
-from sparse_ist_tf.encoder.positions import resample_positions
-from sparse_ist_tf.encoder.presets import listed, nearest_preset
-from sparse_ist_tf.encoder.vit import ViT, sincos_positions
+from sparse_ist_tf.encoder import fast
+from sparse_ist_tf.encoder.positions import resample_positions, sincos_positions
+from sparse_ist_tf.encoder.presets import nearest_preset, refuse_misfits
+from sparse_ist_tf.encoder.spec import ViTSpec
+from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.errors import RequestError
 
 HALF = (0.5, 0.5, 0.5)
@@ -44,19 +49,84 @@ class Preprocessing:
             raise ValueError(f"crop_fraction={self.crop_fraction}: must be in (0, 1]")
 
 
+class EncoderModel(Protocol):
+    """A Keras model, or layer, that makes features of visible patches."""
+
+    image_size: int
+    patch_size: int
+    feature_dim: int
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """All weights, each with a path of its own."""
+
+    def __call__(self, inputs: Mapping[str, KerasTensor]) -> KerasTensor:
+        """Features.
+
+        Args:
+            inputs: {"patches": float32[b, v, 3 * patch_size**2], pixels less mean over std,
+                "positions": int32[b, v], row-major}.
+
+        Returns:
+            [b, feature_dim].
+        """
+
+
+class FrozenEncoder(Protocol):
+    """What train needs of an encoder."""
+
+    @property
+    def name(self) -> str:
+        """What the weights were asked for by."""
+
+    @property
+    def digest(self) -> str:
+        """Tells it from encoders that make other features."""
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Of red, green and blue; a pixel in [0, 1] is shown as (pixel - mean) / std."""
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Of red, green and blue."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of an image."""
+
+    @property
+    def feature_dim(self) -> int:
+        """Length of a feature."""
+
+    def describe(self) -> str:
+        """A few lines for people."""
+
+    def features(self) -> Callable[[Mapping[str, KerasTensor]], KerasTensor]:
+        """A function from inputs to features, as EncoderModel's; its weights may be constants."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """A ViT with trained weights, and what the images that it sees must look like.
+    """A model with trained weights, and what the images that it sees must look like.
 
     Args:
-        model: takes {"patches": float32[b, v, 3 * patch_size**2], "positions": int32[b, v]}.
+        model: from visible patches to features.
         preprocessing: of the images.
         digest: sha256, in hex, of the weights and the architecture, whatever the dtype they run in.
         name: what the weights were asked for by.
-        notes: what was done to the weights on the way, a line each.
+        notes: what is worth telling, a line each.
     """
 
-    model: ViT
+    model: EncoderModel
     preprocessing: Preprocessing
     digest: str
     name: str
@@ -85,7 +155,7 @@ class Encoder:
     @property
     def num_patches(self) -> int:
         """Patches of an image."""
-        return self.model.num_patches
+        return (self.image_size // self.patch_size) ** 2
 
     @property
     def feature_dim(self) -> int:
@@ -93,23 +163,55 @@ class Encoder:
         return self.model.feature_dim
 
     def describe(self) -> str:
-        """The architecture, the preprocessing and the notes, a line each."""
-        model, seen = self.model, self.preprocessing
-        tokens = (["CLS"] if model.class_token else []) + [f"{model.num_patches} patches"]
-        if model.extra_tokens:
-            tokens.insert(-1, f"{model.extra_tokens} extra")
-        norms = "a norm before the blocks, " if model.pre_norm else ""
+        """What the model is, what it sees, and the notes, a line each."""
+        seen = self.preprocessing
         trained = f"trained on a centre crop of {seen.crop_fraction:.3g} of the side"
-        lines = [
-            f"{self.name}: {model.depth} blocks of width {model.width}, {model.num_heads} heads, "
-            f"MLP {round(model.width * model.mlp_ratio)} ({model.activation}), {norms}"
-            f"epsilon {model.epsilon:g}, feature: {model.pool}",
-            f"tokens: {', '.join(tokens)} of {model.patch_size} px (images of {model.image_size} "
-            f"px), {model.positions} positions",
-            f"pixels: mean {_numbers(seen.mean)}, std {_numbers(seen.std)}; {trained}"
-            + (f", {seen.interpolation}" if seen.interpolation else ""),
+        pixels = f"pixels: mean {_numbers(seen.mean)}, std {_numbers(seen.std)}; {trained}"
+        interpolation = f", {seen.interpolation}" if seen.interpolation else ""
+        return "\n".join([*self._model_lines(), pixels + interpolation, *self.notes])
+
+    def _model_lines(self) -> list[str]:
+        return [
+            f"{self.name}: {type(self.model).__name__} to {self.feature_dim} features",
+            f"{self.num_patches} patches of {self.patch_size} px (images of {self.image_size} px)",
         ]
-        return "\n".join([*lines, *self.notes])
+
+    def features(self) -> Callable[[Mapping[str, KerasTensor]], KerasTensor]:
+        """The model itself; as FrozenEncoder."""
+        return self.model
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTEncoder(Encoder):
+    """A ViT with trained weights: the only kind that exports and whose blocks can train.
+
+    Args:
+        model: as Encoder.
+        preprocessing: as Encoder.
+        digest: as Encoder.
+        name: as Encoder.
+        notes: as Encoder.
+    """
+
+    model: ViT
+
+    def features(self) -> Callable[[Mapping[str, KerasTensor]], KerasTensor]:
+        """The fast form, with the weights as they are now."""
+        return fast.frozen_features(self.model)
+
+    def _model_lines(self) -> list[str]:
+        spec = self.model.spec
+        tokens = (["CLS"] if spec.class_token else []) + [f"{spec.num_patches} patches"]
+        if spec.extra_tokens:
+            tokens.insert(-1, f"{spec.extra_tokens} extra")
+        norms = "a norm before the blocks, " if spec.pre_norm else ""
+        return [
+            f"{self.name}: {spec.depth} blocks of width {spec.width}, {spec.num_heads} heads, "
+            f"MLP {spec.hidden} ({spec.activation}), {norms}"
+            f"epsilon {spec.epsilon:g}, feature: {spec.pool}",
+            f"tokens: {', '.join(tokens)} of {spec.patch_size} px (images of {spec.image_size} "
+            f"px), {spec.positions} positions",
+        ]
 
 
 def _numbers(values):
@@ -117,19 +219,19 @@ def _numbers(values):
 
 
 def make_encoder(
-    config: dict,
+    spec: ViTSpec,
     tensors: dict[str, np.ndarray],
     preprocessing: Preprocessing | None = None,
     *,
     name: str,
     dtype: str = "float32",
     notes: tuple[str, ...] = (),
-) -> Encoder:
+) -> ViTEncoder:
     """Puts an encoder together from its parts.
 
     Args:
-        config: arguments of ViT.
-        tensors: path to array, those of stored_variables and no others.
+        spec: the architecture.
+        tensors: path to array, those of spec.weight_shapes() and no others.
         preprocessing: of the images.
         name: what the weights were asked for by.
         dtype: "float32" or "bfloat16".
@@ -139,135 +241,133 @@ def make_encoder(
         The encoder.
 
     Raises:
-        RequestError: if the architecture is impossible, or a tensor is missing, unexpected,
-            misshapen or not finite.
+        RequestError: if a tensor is missing, unexpected, misshapen or not finite, or the
+            architecture can't be made.
     """
+    wanted = spec.weight_shapes()
+    misshapen = [
+        f"{key} is {tensors[key].shape}, not {shape}"
+        for key, shape in wanted.items()
+        if key in tensors and tensors[key].shape != shape
+    ]
+    refuse_misfits(
+        [key for key in wanted if key not in tensors],
+        [key for key in tensors if key not in wanted],
+        misshapen,
+        "the nearest known architecture is "
+        + nearest_preset(spec.width, spec.depth, spec.patch_size),
+    )
+    architecture = json.dumps(dataclasses.asdict(spec), sort_keys=True)
+    digest = weights_digest(architecture, {key: tensors[key] for key in sorted(wanted)})
     try:
-        # Before the model is made: a damaged file may claim one that no memory holds.
-        wanted = weight_shapes(config, most_blocks=len(tensors))
-        problems = [
-            listed(what, names)
-            for what, names in (
-                ("missing", [key for key in wanted if key not in tensors]),
-                ("unexpected", [key for key in tensors if key not in wanted]),
-                (
-                    "misshapen",
-                    [
-                        f"{key} is {tensors[key].shape}, not {shape}"
-                        for key, shape in wanted.items()
-                        if key in tensors and tensors[key].shape != shape
-                    ],
-                ),
-            )
-            if names
-        ]
-        if problems:
-            sizes = (config["width"], config["depth"], config["patch_size"])
-            raise RequestError(
-                f"{'; '.join(problems)} (the nearest known architecture is "
-                f"{nearest_preset(*sizes)})"
-            )
-        model = ViT(**config, dtype=dtype)
-    except RequestError:
-        raise
-    except (TypeError, ValueError, KeyError, ArithmeticError) as error:
-        raise RequestError(f"no encoder can be made of {config}: {error}") from None
-    variables = stored_variables(model)
-    digest = hashlib.sha256(json.dumps(architecture(model), sort_keys=True).encode())
-    for key in sorted(variables):
-        value = np.ascontiguousarray(tensors[key], "<f4")
+        model = ViT(spec, dtype=dtype)
+    except ValueError as error:
+        raise RequestError(f"no encoder can be made of {spec}: {error}") from None
+    for key, variable in stored_variables(model).items():
+        variable.assign(np.ascontiguousarray(tensors[key], "<f4"))
+    return ViTEncoder(model, preprocessing or Preprocessing(), digest, name, tuple(notes))
+
+
+def keras_encoder(
+    model: EncoderModel,
+    preprocessing: Preprocessing | None = None,
+    *,
+    name: str,
+    architecture: str = "",
+    notes: tuple[str, ...] = (),
+) -> Encoder:
+    """An encoder of any Keras model, such as one's own.
+
+    Args:
+        model: built, with weights.
+        preprocessing: of the images.
+        name: what the weights were asked for by.
+        architecture: what tells it from others with the same weights; its class and sizes where
+            empty.
+        notes: what is worth telling.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        RequestError: if a weight is not finite.
+    """
+    sizes = (model.image_size, model.patch_size, model.feature_dim)
+    arrays = {v.path: keras.ops.convert_to_numpy(v) for v in model.variables}
+    digest = weights_digest(architecture or f"{type(model).__qualname__} {sizes}", arrays)
+    return Encoder(model, preprocessing or Preprocessing(), digest, name, notes)
+
+
+def vit_encoder(encoder: FrozenEncoder, wanted: str) -> ViTEncoder:
+    """An encoder that must be a ViT.
+
+    Args:
+        encoder: any.
+        wanted: what is asked of it, such as "encoder.trainable_blocks=2".
+
+    Returns:
+        The encoder.
+
+    Raises:
+        RequestError: if it is none.
+    """
+    if not isinstance(encoder, ViTEncoder):
+        raise RequestError(f"{wanted}: only for a ViT, {encoder.name} is none")
+    return encoder
+
+
+def weights_digest(architecture: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """What tells an encoder from others: sha256, in hex, of its architecture and weights.
+
+    Args:
+        architecture: any text.
+        arrays: name to array, in their order.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        RequestError: if a weight is not finite.
+    """
+    digest = hashlib.sha256(architecture.encode())
+    for key, array in arrays.items():
+        value = np.ascontiguousarray(array, "<f4")
         if not np.isfinite(value).all():
             raise RequestError(f"{key} is not finite")
         digest.update(f"\n{key} {value.shape}\n".encode() + value.tobytes())
-        variables[key].assign(value)
-    return Encoder(model, preprocessing or Preprocessing(), digest.hexdigest(), name, tuple(notes))
-
-
-def weight_shapes(config: dict, most_blocks: int = 1000) -> dict[str, tuple[int, ...]]:
-    """The shapes of stored_variables, found without making the model.
-
-    Args:
-        config: arguments of ViT.
-        most_blocks: that the model may have.
-
-    Returns:
-        Path to shape.
-
-    Raises:
-        ValueError: if a size is not a positive whole number, or far from any model's.
-        KeyError: if one is missing.
-    """
-    limits = {"image_size": 2**14, "patch_size": 2**14, "width": 2**20, "num_heads": 2**20}
-    for name, most in (limits | {"depth": most_blocks}).items():
-        value = config[name]
-        if not isinstance(value, int) or not 1 <= value <= most:
-            raise ValueError(f"{name}={value!r}: must be a whole number from 1 to {most}")
-    extra, ratio, epsilon = (
-        config.get(name, default)
-        for name, default in (("extra_tokens", 0), ("mlp_ratio", 4.0), ("epsilon", 1e-6))
-    )
-    if not isinstance(extra, int) or not 0 <= extra <= 2**14:
-        raise ValueError(f"extra_tokens={extra!r}: must be a whole number of at least 0")
-    for name, value in (("mlp_ratio", ratio), ("epsilon", epsilon)):
-        if not isinstance(value, int | float) or not 0 < value < 2**10:
-            raise ValueError(f"{name}={value!r}: must be a number above 0")
-    patch, width = config["patch_size"], config["width"]
-    hidden, num_patches = round(width * ratio), (config["image_size"] // patch) ** 2
-    if num_patches > 2**16:
-        raise ValueError(f"{num_patches} patches of {patch} px: more than any model's")
-    inner = hidden * (2 if config.get("activation") == "swiglu" else 1)
-
-    def dense(name, inputs, outputs):
-        return {f"{name}/kernel": (inputs, outputs), f"{name}/bias": (outputs,)}
-
-    def norm(name):
-        return {f"{name}/scale": (width,), f"{name}/offset": (width,)}
-
-    shapes = {}
-    if config.get("positions", "sincos") == "learned":
-        shapes["position_table"] = (num_patches, width)
-    if config.get("class_token", True):
-        shapes["cls_token"] = (1, 1, width)
-    if extra:
-        shapes["extra_tokens"] = (1, extra, width)
-    shapes |= dense("embed", 3 * patch**2, width)
-    for i in range(config["depth"]):
-        block = f"block_{i}"
-        shapes |= norm(f"{block}/norm1") | dense(f"{block}/qkv", width, 3 * width)
-        shapes |= dense(f"{block}/proj", width, width) | norm(f"{block}/norm2")
-        shapes |= dense(f"{block}/fc1", width, inner) | dense(f"{block}/fc2", hidden, width)
-    return shapes | (norm("norm_pre") if config.get("pre_norm") else {}) | norm("norm")
+    return digest.hexdigest()
 
 
 def resized(
-    config: dict, tensors: dict[str, np.ndarray], image_size: int
-) -> tuple[dict, dict[str, np.ndarray], list[str]]:
+    spec: ViTSpec, tensors: dict[str, np.ndarray], image_size: int
+) -> tuple[ViTSpec, dict[str, np.ndarray], list[str]]:
     """The same encoder for another image size: its position embeddings are resampled.
 
     Args:
-        config: arguments of ViT.
+        spec: the architecture.
         tensors: path to array.
         image_size: side in pixels, a multiple of the patch size.
 
     Returns:
-        (arguments of ViT, path to array, what was done: one line, or none).
+        (the new architecture, path to array, what was done: one line, or none).
 
     Raises:
         RequestError: if image_size is no multiple of the patch size.
     """
-    patch, width, old = config["patch_size"], config["width"], config["image_size"]
-    if image_size == old:
-        return config, tensors, []
-    if image_size < 1 or image_size % patch:
-        raise RequestError(f"image_size={image_size}: must be a multiple of the patch size {patch}")
-    if config["positions"] == "sincos":
-        table = sincos_positions(old // patch, width)
+    if image_size == spec.image_size:
+        return spec, tensors, []
+    if image_size < 1 or image_size % spec.patch_size:
+        raise RequestError(
+            f"image_size={image_size}: must be a multiple of the patch size {spec.patch_size}"
+        )
+    if spec.positions == "sincos":
+        table = sincos_positions(spec.grid, spec.width)
     else:
         table = tensors["position_table"]
-    grid = image_size // patch
-    tensors = tensors | {"position_table": resample_positions(table, grid)}
-    note = f"position embeddings are resampled (bicubic) from {old} to {image_size} px"
-    return config | {"image_size": image_size, "positions": "learned"}, tensors, [note]
+    resampled = resample_positions(table, image_size // spec.patch_size)
+    note = f"position embeddings are resampled (bicubic) from {spec.image_size} to {image_size} px"
+    spec = dataclasses.replace(spec, image_size=image_size, positions="learned")
+    return spec, tensors | {"position_table": resampled}, [note]
 
 
 def stored_variables(model: ViT) -> dict[str, keras.Variable]:
@@ -282,7 +382,7 @@ def stored_variables(model: ViT) -> dict[str, keras.Variable]:
         Path to variable, in the model's order.
     """
     named = {v.path.removeprefix(f"{model.name}/"): v for v in model.variables}
-    if model.positions == "sincos":
+    if model.spec.positions == "sincos":
         del named["position_table"]
     return named
 
@@ -300,16 +400,3 @@ def stored_arrays(model: ViT) -> dict[str, np.ndarray]:
         name: keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
         for name, variable in stored_variables(model).items()
     }
-
-
-def architecture(model: ViT) -> dict:
-    """The arguments that make a ViT of the same architecture, its name and dtype left out.
-
-    Args:
-        model: the encoder's model.
-
-    Returns:
-        Arguments of ViT.
-    """
-    config = model.get_config()
-    return {key: config[key] for key in config if key not in ("name", "dtype", "trainable")}

@@ -1,6 +1,5 @@
-"""Files of features: what they depend on, and how they are written and read."""
+"""Files of features: how they are written, read and never trusted blindly."""
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -8,51 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sparse_ist_tf.codec.transport import Transport
 from sparse_ist_tf.errors import warn
 from sparse_ist_tf.files import replacing
-from sparse_ist_tf.inputs.split import Split
-from sparse_ist_tf.masks.drawing import num_visible
-from sparse_ist_tf.masks.options import MaskOptions
-
-_FORMAT = 2  # raise it when encoding changes what it returns by more than round-off
-NO_TRANSPORT = Transport()
-
-
-def cache_key(
-    encoder,
-    split: Split,
-    masks: MaskOptions,
-    dtype: str = "float32",
-    transport: Transport = NO_TRANSPORT,
-) -> str:
-    """What features depend on, as a digest: the name of their cache file.
-
-    The cache holds features as the encoder makes them; what transport.features makes of
-    them is made anew, so that all number formats share a file.
-
-    Args:
-        encoder: from load_encoder.
-        split: the images.
-        masks: what is visible of them.
-        dtype: that the encoder computes in.
-        transport: that the images cross before.
-
-    Returns:
-        64 hexadecimal digits.
-    """
-    parts = {
-        "format": _FORMAT,
-        "encoder": encoder.digest,
-        "split": split.fingerprint,
-        "masks": dataclasses.asdict(masks) if masks.ratio else "none",
-        "visible": num_visible(encoder.num_patches, masks.ratio),
-        "preprocessing": [list(encoder.mean), list(encoder.std), encoder.image_size],
-        "dtype": dtype,
-    }
-    if transport.images_key:
-        parts["link"] = transport.images_key
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def cache_path(cache_dir: str | Path, key: str) -> Path:
@@ -60,7 +16,7 @@ def cache_path(cache_dir: str | Path, key: str) -> Path:
 
     Args:
         cache_dir: the cache; $XDG_CACHE_HOME/sparse_ist_tf/features where empty.
-        key: from cache_key.
+        key: from Features.key.
 
     Returns:
         A path in the cache.
@@ -75,7 +31,7 @@ def save_features(path: Path, key: str, features: np.ndarray) -> None:
 
     Args:
         path: of the file.
-        key: from cache_key.
+        key: from Features.key.
         features: float32[n, d].
 
     Raises:
@@ -93,7 +49,7 @@ def load_features(path: Path, key: str) -> np.ndarray | None:
 
     Args:
         path: of the file.
-        key: from cache_key.
+        key: from Features.key.
 
     Returns:
         float32[n, d]; None if there is no file, or one that is damaged or made by another key.

@@ -11,33 +11,32 @@ tokens are needed as its keys and values, but what becomes of them is not.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
-from keras import ops
+from keras import KerasTensor, ops
 
-from sparse_ist_tf.encoder.vit import QUICK_GELU, Block, LayerNorm, ViT
+from sparse_ist_tf.encoder.spec import ACTIVATIONS, POOLS
+from sparse_ist_tf.encoder.vit import Block, LayerNorm, ViT
 
 _MOST_FROZEN = 2**24  # bytes: vit_micro (11 MB) gains by it, vit_small (88 MB) doesn't
 
 
-def features(model: ViT, inputs: dict):
+def features(model: ViT, inputs: Mapping[str, KerasTensor]) -> KerasTensor:
     """What `model(inputs)` returns, faster.
 
     Args:
-        model: the encoder's model; one that is no ViT is called as it is.
+        model: the encoder's model.
         inputs: {"patches": float32[b, v, 3 * patch_size**2], "positions": int32[b, v]}.
 
     Returns:
-        [b, width], of the model's dtype.
+        [b, feature_dim], of the model's dtype.
     """
-    if not isinstance(model, ViT):
-        return model(inputs)
     return upper_features(model, lower_tokens(model, inputs, 0), 0)
 
 
-def frozen_features(model: keras.Model) -> Callable[[dict], object]:
+def frozen_features(model: ViT) -> Callable[[Mapping[str, KerasTensor]], KerasTensor]:
     """`features` with the weights as they are now, for a graph that is called many times.
 
     As constants of the graph, small weights are rearranged for the matrix products once and not at
@@ -61,88 +60,69 @@ def frozen_features(model: keras.Model) -> Callable[[dict], object]:
     return frozen
 
 
-def lower_tokens(model: ViT, inputs: dict, first: int):
+def lower_tokens(model: ViT, inputs: Mapping[str, KerasTensor], first: int) -> KerasTensor:
     """The tokens that go into block number `first`.
 
     Args:
         model: the encoder's model.
         inputs: as `features`.
-        first: from 0 to model.depth.
+        first: from 0 to the depth.
 
     Returns:
         [b, t, width], of the model's dtype.
     """
-    x = _embed(model, inputs["patches"], inputs["positions"])
+    batch, visible, pixels = ops.shape(inputs["patches"])
+    x = model.embed(ops.reshape(ops.convert_to_tensor(inputs["patches"]), (-1, pixels)))
+    x = model.first_tokens(ops.reshape(x, (batch, visible, model.spec.width)), inputs)
     batch, tokens, width = ops.shape(x)
     x = ops.reshape(x, (-1, width))
-    if model.pre_norm:
+    if model.spec.pre_norm:
         x = _norm(model.norm_pre, x)
     for block in model.blocks[:first]:
         x = _block(block, x, batch, tokens)
     return ops.reshape(x, (batch, tokens, width))
 
 
-def upper_features(model: ViT, x, first: int):
+def upper_features(model: ViT, x: KerasTensor, first: int) -> KerasTensor:
     """The feature, from the tokens that go into block number `first`.
 
     Args:
         model: the encoder's model.
         x: [b, t, width], from lower_tokens.
-        first: from 0 to model.depth - 1.
+        first: from 0 to the depth less 1.
 
     Returns:
         [b, width], of the model's dtype.
     """
     batch, tokens, width = ops.shape(x)
     x = ops.reshape(x, (-1, width))
-    only_cls = model.pool == "cls"
-    for block in model.blocks[first:-1] if only_cls else model.blocks[first:]:
+    pool = POOLS[model.spec.pool]
+    for block in model.blocks[first : -1 if pool.first_alone else None]:
         x = _block(block, x, batch, tokens)
-    if only_cls:
-        return _norm(model.norm, _last_block(model.blocks[-1], x, batch, tokens))
-    x = x if model.pool == "mean_norm" else _norm(model.norm, x)
-    x = ops.reshape(x, (batch, tokens, width))
-    mean = ops.mean(x[:, model.num_prefix_tokens :], axis=1)
-    if model.pool == "cls_mean":
-        return ops.concatenate([x[:, 0], mean], axis=-1)
-    return mean if model.pool == "mean" else _norm(model.norm, mean)
+    if pool.first_alone:
+        x, tokens = _last_block(model.blocks[-1], x, batch, tokens), None
+    return pool.of(_Rows(model, batch, tokens), x)
 
 
-def flops(model: ViT, num_visible: int) -> float:
-    """Multiplications and additions in the matrix products of `features`, for one image.
+class _Rows:
+    """The TokenOps of tokens as the rows [b * t, width] of one matrix; of CLS alone, [b, width]."""
 
-    Args:
-        model: the encoder's model.
-        num_visible: visible patches.
+    def __init__(self, model: ViT, batch: int, tokens: int | None):
+        self._model, self._tokens = model, tokens
+        self._shape = (batch, tokens, model.spec.width)
 
-    Returns:
-        FLOP; fewer than those of the model itself where the feature is CLS.
-    """
-    width, tokens = model.width, num_visible + model.num_prefix_tokens
-    hidden = round(width * model.mlp_ratio)
-    inner = hidden * (2 if model.activation == "swiglu" else 1)
+    def norm(self, x: KerasTensor) -> KerasTensor:
+        return _norm(self._model.norm, x)
 
-    def block(queries):
-        dense = queries * (2 * width * width + width * inner + hidden * width)
-        return dense + tokens * 2 * width * width + 2 * queries * tokens * width
+    def first(self, x: KerasTensor) -> KerasTensor:
+        return x if self._tokens is None else ops.reshape(x, self._shape)[:, 0]
 
-    last = 1 if model.pool == "cls" else tokens
-    blocks = (model.depth - 1) * block(tokens) + block(last)
-    return 2.0 * (blocks + num_visible * 3 * model.patch_size**2 * width)
+    def mean(self, x: KerasTensor) -> KerasTensor:
+        x = ops.reshape(x, self._shape)
+        return ops.mean(x[:, self._model.spec.num_prefix_tokens :], axis=1)
 
-
-def _embed(model, patches, positions):
-    """[b, t, width]: CLS, the extra tokens, and the visible patches with their positions."""
-    batch, visible, pixels = ops.shape(patches)
-    x = model.embed(ops.reshape(ops.convert_to_tensor(patches), (-1, pixels)))
-    x = ops.reshape(x, (batch, visible, model.width))
-    x = x + ops.cast(ops.take(model.position_table, positions, axis=0), x.dtype)
-    prefix = [
-        ops.broadcast_to(ops.cast(token, x.dtype), (batch, *token.shape[1:]))
-        for token in (model.cls_token, model.extra)
-        if token is not None
-    ]
-    return ops.concatenate([*prefix, x], axis=1)
+    def join(self, parts: Sequence[KerasTensor]) -> KerasTensor:
+        return ops.concatenate(parts, axis=-1)
 
 
 def _block(block: Block, x, batch, tokens):
@@ -176,16 +156,17 @@ def _last_block(block: Block, x, batch, tokens):
 
 def _mlp(block: Block, x):
     """block.fc2(block.activate(block.fc1(x)))."""
-    if block.activation != "quick_gelu":
+    activation = ACTIVATIONS[block.activation]
+    if activation.folded is None:
         return block.fc2(block.activate(block.fc1(x)))
     weights = (
-        QUICK_GELU * block.fc1.kernel,
-        QUICK_GELU * block.fc1.bias,
-        block.fc2.kernel / QUICK_GELU,
+        activation.gain * block.fc1.kernel,
+        activation.gain * block.fc1.bias,
+        block.fc2.kernel / activation.gain,
         block.fc2.bias,
     )
     kernel1, bias1, kernel2, bias2 = (ops.cast(value, x.dtype) for value in weights)
-    x = ops.silu(ops.add(ops.matmul(x, kernel1), bias1))
+    x = activation.folded(ops, ops.add(ops.matmul(x, kernel1), bias1))
     return ops.add(ops.matmul(x, kernel2), bias2)
 
 

@@ -1,7 +1,12 @@
 """Features of masked images: encoded once, kept in a cache that is never trusted blindly."""
 
+import dataclasses
 import functools
+import hashlib
+import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -9,42 +14,31 @@ from tqdm import tqdm
 
 from sparse_ist_tf.codec.transport import Transport
 from sparse_ist_tf.encoder import fast
-from sparse_ist_tf.encoder.cache import (
-    NO_TRANSPORT,
-    cache_key,
-    cache_path,
-    load_features,
-    save_features,
-)
+from sparse_ist_tf.encoder.bundle import FrozenEncoder
+from sparse_ist_tf.encoder.cache import cache_path, load_features, save_features
 from sparse_ist_tf.errors import RunError, warn
 from sparse_ist_tf.inputs.datasets import Split, image_errors
-from sparse_ist_tf.masks import select_patches
-from sparse_ist_tf.masks.options import MaskOptions
+from sparse_ist_tf.masks import MaskOptions, num_visible, select_patches
 from sparse_ist_tf.tracing import traced
 from sparse_ist_tf.workers.link import Link
 
+_FORMAT = 2  # raise it when encoding changes what it returns by more than round-off
 
-def make_encode(encoder, frozen: bool = True):
+
+def make_encode(
+    encoder: FrozenEncoder, frozen: bool = True
+) -> Callable[[np.ndarray, np.ndarray], tf.Tensor]:
     """A function from images to features.
 
     Args:
         encoder: from load_encoder.
-        frozen: whether its weights stay as they are now; faster.
+        frozen: whether its weights stay as they are now; faster. Only of a ViT they may change.
 
     Returns:
         f(images uint8[b, side, side, 3], positions int32[b, v]) -> float32[b, feature_dim].
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.encoder.features import make_encode
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
-        >>> encode = make_encode(load_encoder("random:vit_pico"))
-        >>> encode(np.zeros((1, 64, 64, 3), "uint8"), np.zeros((1, 4), "int32")).shape
-        TensorShape([1, 96])
     """
     mean, std = (tf.constant(value, tf.float32) for value in (encoder.mean, encoder.std))
-    model = encoder.model
-    features = fast.frozen_features(model) if frozen else functools.partial(fast.features, model)
+    features = encoder.features() if frozen else functools.partial(fast.features, encoder.model)
     side = encoder.image_size
     any_number = (  # of images and of patches: one graph, in a form that TensorFlow fuses
         tf.TensorSpec((None, side, side, 3), tf.uint8),
@@ -63,149 +57,189 @@ def make_encode(encoder, frozen: bool = True):
     return traced(encode, input_signature=any_number)
 
 
-def encode_split(
-    encoder,
-    split: Split,
-    masks: MaskOptions,
-    *,
-    start: int = 0,
-    stop: int | None = None,
-    epoch: int = 0,
-    batch_size: int = 64,
-    progress: bool = True,
-    transport: Transport = NO_TRANSPORT,
-) -> np.ndarray:
-    """Encodes a part of a split.
-
-    Batches are always full (the last is padded), so a row's value never depends on how many images
-    stand beside it, nor on the number of workers that share the work.
+@dataclasses.dataclass(frozen=True)
+class FeatureOptions:
+    """How features are made, but for what they are of.
 
     Args:
-        encoder: from load_encoder.
-        split: the images.
-        masks: what is visible of them.
-        start: first image.
-        stop: the image behind the last; the split's end where None.
-        epoch: for random masks.
-        batch_size: images at a time.
-        progress: show a bar with images/s.
-        transport: that the images cross before.
-
-    Returns:
-        float32[stop - start, feature_dim].
-
-    Raises:
-        RunError: if an image can't be read.
-
-    Example:
-        >>> from sparse_ist_tf.masks.options import MaskOptions
-        >>> from sparse_ist_tf.encoder.features import encode_split
-        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
-        >>> from sparse_ist_tf.inputs import datasets
-        >>> test = datasets.load("digits")["test"]
-        >>> encode_split(load_encoder("random:vit_pico"), test, MaskOptions("fixed", 0.5),
-        ...              stop=8, progress=False).shape
-        (8, 96)
-    """
-    stop = split.size if stop is None else stop
-    encode = make_encode(encoder)
-    out = np.empty((stop - start, encoder.feature_dim), np.float32)
-    rows = transport.sent_images(
-        split.dataset(encoder.image_size, start=start, stop=stop),
-        lambda indices: masks.positions(indices, encoder.num_patches, epoch),
-        encoder.patch_size,
-        batch_size,
-    )
-    bar = tqdm(
-        total=stop - start,
-        desc=f"encoding {split.name}",
-        unit=" images",
-        disable=not progress,
-        mininterval=0.5,
-    )
-    with bar, image_errors():
-        for batch in rows.as_numpy_iterator():
-            images, positions, indices = batch["image"], batch["positions"], batch["index"]
-            count = len(indices)
-            pad = [(0, batch_size - count)]
-            images = np.pad(images, pad + [(0, 0)] * 3)
-            positions = np.pad(positions, [*pad, (0, 0)])
-            at = int(indices[0]) - start
-            out[at : at + count] = encode(images, positions).numpy()[:count]
-            bar.update(count)
-    return out
-
-
-def shared_features(
-    encoder,
-    split: Split,
-    masks: MaskOptions,
-    link: Link,
-    *,
-    dtype: str = "float32",
-    cache_dir: str = "",
-    batch_size: int = 64,
-    epoch: int = 0,
-    progress: bool = True,
-    transport: Transport = NO_TRANSPORT,
-) -> np.ndarray:
-    """The features of a whole split on every worker: from the cache, or encoded in shares.
-
-    If any worker lacks them, each encodes its share and the shares are exchanged. Random masks are
-    not cached. Called by all workers.
-
-    Args:
-        encoder: from load_encoder.
-        split: the images.
-        masks: what is visible of them.
-        link: to the other workers.
         dtype: that the encoder computes in.
         cache_dir: as cache_path.
         batch_size: images at a time.
-        epoch: for random masks.
-        progress: show a bar.
-        transport: that the images, or their features, cross before they are used.
-
-    Returns:
-        float32[split.size, feature_dim].
-
-    Raises:
-        RunError: if an image can't be read, or a feature is not finite or can't cross transport.
     """
-    keep = masks.kind != "random"
-    key = cache_key(encoder, split, masks, dtype, transport)
-    path = cache_path(cache_dir, key)
-    features = load_features(path, key) if keep else None
-    mine = np.array([[features is not None]], np.float32)
-    if link.all_gather(mine, purpose="features").all():
-        if progress:
-            count = f"{split.name}: {split.size:,} features"
-            print(f"{count} from the cache", file=sys.stderr, flush=True)
-        return transport.sent_features(features)
-    options = {"epoch": epoch, "batch_size": batch_size, "transport": transport}
-    features = _encode_shares(encoder, split, masks, link, progress=progress, **options)
-    if keep:
-        _keep(path, key, features, link)
-    return transport.sent_features(features)
+
+    dtype: str = "float32"
+    cache_dir: str | Path = ""
+    batch_size: int = 64
 
 
-def _encode_shares(encoder, split, masks, link, *, batch_size, **options) -> np.ndarray:
-    """Encodes this worker's share, and puts it together with those of the others."""
-    # Shares are whole batches, so that every image is encoded in the same place of a batch.
-    batches = -(-split.size // batch_size)
-    per_worker = -(-batches // link.num_workers) * batch_size
-    start = min(split.size, link.worker * per_worker)
-    stop = min(split.size, start + per_worker)
-    options |= {"start": start, "stop": stop, "batch_size": batch_size}
-    share = encode_split(encoder, split, masks, **options)
-    share = np.pad(share, [(0, per_worker - len(share)), (0, 0)])
-    features = link.all_gather(share, purpose="features").reshape(-1, share.shape[1])[: split.size]
-    if not np.isfinite(features).all():
-        raise RunError(f"{split.name}: not all features are finite: are the encoder's weights?")
-    return features
+_PLAIN, _DEFAULT = Transport(), FeatureOptions()
 
 
-def _keep(path, key, features, link) -> None:
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """The features of masked images: encoded once, then from the cache.
+
+    The cache holds them as the encoder makes them; what the transport makes of their numbers is
+    made anew, so that all number formats share a file. Random masks are not cached.
+
+    Args:
+        encoder: from load_encoder.
+        masks: what is visible of the images.
+        transport: that the images, or their features, cross before they are used.
+        options: the rest.
+
+    Example:
+        >>> from sparse_ist_tf.checkpoints.loading import load_encoder
+        >>> from sparse_ist_tf.encoder.features import Features
+        >>> from sparse_ist_tf.inputs import datasets
+        >>> from sparse_ist_tf.masks import MaskOptions
+        >>> features = Features(load_encoder("random:vit_pico"), MaskOptions("fixed", 0.5))
+        >>> features.encode(datasets.load("digits")["test"], stop=8, progress=False).shape
+        (8, 96)
+    """
+
+    encoder: FrozenEncoder
+    masks: MaskOptions
+    transport: Transport = _PLAIN
+    options: FeatureOptions = _DEFAULT
+
+    def at_ratio(self, ratio: float) -> "Features":
+        """The same of images with another hidden share.
+
+        Args:
+            ratio: in [0, 1).
+        """
+        return dataclasses.replace(self, masks=dataclasses.replace(self.masks, ratio=ratio))
+
+    def key(self, split: Split) -> str:
+        """What features depend on, as a digest: the name of their cache file.
+
+        Args:
+            split: the images.
+
+        Returns:
+            64 hexadecimal digits.
+        """
+        encoder = self.encoder
+        masks = dataclasses.asdict(self.masks.canonical()) if self.masks.ratio else "none"
+        parts = {
+            "format": _FORMAT,
+            "encoder": encoder.digest,
+            "split": split.fingerprint,
+            "masks": masks,
+            "visible": num_visible(encoder.num_patches, self.masks.ratio),
+            "preprocessing": [list(encoder.mean), list(encoder.std), encoder.image_size],
+            "dtype": self.options.dtype,
+        }
+        if self.transport.images_key:
+            parts["link"] = self.transport.images_key
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def of(self, split: Split, link: Link, epoch: int = 0, progress: bool = True) -> np.ndarray:
+        """The features of a whole split on every worker: from the cache, or encoded in shares.
+
+        If any worker lacks them, each encodes its share and the shares are exchanged. Called by
+        all workers.
+
+        Args:
+            split: the images.
+            link: to the other workers.
+            epoch: for random masks.
+            progress: show a bar.
+
+        Returns:
+            float32[split.size, feature_dim].
+
+        Raises:
+            RunError: if an image can't be read, or a feature is not finite or can't cross.
+        """
+        keep, key = self.masks.kind != "random", self.key(split)
+        path = cache_path(self.options.cache_dir, key)
+        features = load_features(path, key) if keep else None
+        mine = np.array([[features is not None]], np.float32)
+        if link.all_gather(mine, purpose="features").all():
+            if progress:
+                count = f"{split.name}: {split.size:,} features"
+                print(f"{count} from the cache", file=sys.stderr, flush=True)
+        else:
+            features = self._encode_shares(split, link, epoch, progress)
+            if keep:
+                _keep(path, key, features, link)
+        return self.transport.sent_features(features)
+
+    def _encode_shares(self, split, link, epoch, progress):
+        """Encodes this worker's share, and puts it together with those of the others."""
+        # Shares are whole batches, so that every image is encoded in the same place of a batch.
+        batches = -(-split.size // self.options.batch_size)
+        per_worker = -(-batches // link.num_workers) * self.options.batch_size
+        start = min(split.size, link.worker * per_worker)
+        stop = min(split.size, start + per_worker)
+        share = self.encode(split, start, stop, epoch=epoch, progress=progress)
+        share = np.pad(share, [(0, per_worker - len(share)), (0, 0)])
+        shares = link.all_gather(share, purpose="features")
+        features = shares.reshape(-1, share.shape[1])[: split.size]
+        if not np.isfinite(features).all():
+            raise RunError(f"{split.name}: not all features are finite: are the encoder's weights?")
+        return features
+
+    def encode(
+        self,
+        split: Split,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        epoch: int = 0,
+        progress: bool = True,
+    ) -> np.ndarray:
+        """Encodes a part of a split, without the cache.
+
+        Batches are always full (the last is padded), so a row's value never depends on how many
+        images stand beside it, nor on the number of workers that share the work.
+
+        Args:
+            split: the images.
+            start: first image.
+            stop: the image behind the last; the split's end where None.
+            epoch: for random masks.
+            progress: show a bar with images/s.
+
+        Returns:
+            float32[stop - start, feature_dim].
+
+        Raises:
+            RunError: if an image can't be read.
+        """
+        encoder, batch_size = self.encoder, self.options.batch_size
+        stop = split.size if stop is None else stop
+        encode = make_encode(encoder)
+        out = np.empty((stop - start, encoder.feature_dim), np.float32)
+        rows = self.transport.sent_images(
+            split.dataset(encoder.image_size, start=start, stop=stop),
+            lambda indices: self.masks.positions(indices, encoder.num_patches, epoch),
+            encoder.patch_size,
+            batch_size,
+        )
+        bar = tqdm(
+            total=stop - start,
+            desc=f"encoding {split.name}",
+            unit=" images",
+            disable=not progress,
+            mininterval=0.5,
+        )
+        with bar, image_errors():
+            for batch in rows.as_numpy_iterator():
+                images, positions, indices = batch["image"], batch["positions"], batch["index"]
+                count = len(indices)
+                pad = [(0, batch_size - count)]
+                images = np.pad(images, pad + [(0, 0)] * 3)
+                positions = np.pad(positions, [*pad, (0, 0)])
+                at = int(indices[0]) - start
+                out[at : at + count] = encode(images, positions).numpy()[:count]
+                bar.update(count)
+        return out
+
+
+def _keep(path, key, features, link):
     """Puts features into the cache: once where workers share it, on each machine elsewhere."""
 
     def save():

@@ -7,8 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.encoder import fast
-from sparse_ist_tf.encoder.bundle import Encoder, stored_variables
-from sparse_ist_tf.encoder.vit import ViT
+from sparse_ist_tf.encoder.bundle import FrozenEncoder, ViTEncoder, stored_variables, vit_encoder
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs.datasets import Split
 from sparse_ist_tf.inputs.decoded import decoded_images
@@ -20,7 +19,7 @@ _IN_MEMORY = 2 << 30  # bytes of tokens that are kept rather than computed again
 _BATCH = 64
 
 
-def trained_variables(encoder: Encoder, trainable_blocks: int) -> dict[str, keras.Variable]:
+def trained_variables(encoder: FrozenEncoder, trainable_blocks: int) -> dict[str, keras.Variable]:
     """The variables of an encoder's last blocks and of its final norm.
 
     Args:
@@ -33,18 +32,13 @@ def trained_variables(encoder: Encoder, trainable_blocks: int) -> dict[str, kera
     Raises:
         RequestError: if the encoder is no ViT, or has fewer blocks.
     """
-    model = encoder.model
-    if not isinstance(model, ViT):
-        raise RequestError(
-            f"encoder.trainable_blocks={trainable_blocks}: must be 0 for {encoder.name}, no ViT"
-        )
-    if not 1 <= trainable_blocks <= model.depth:
-        raise RequestError(
-            f"encoder.trainable_blocks={trainable_blocks}: must be from 0 to {model.depth}, the "
-            f"blocks of {encoder.name}"
-        )
-    first = model.depth - trainable_blocks
-    trained = ("norm/", *(f"block_{i}/" for i in range(first, model.depth)))
+    wanted = f"encoder.trainable_blocks={trainable_blocks}"
+    model = vit_encoder(encoder, wanted).model
+    depth = model.spec.depth
+    if not 1 <= trainable_blocks <= depth:
+        raise RequestError(f"{wanted}: must be from 0 to {depth}, the blocks of {encoder.name}")
+    first = depth - trainable_blocks
+    trained = ("norm/", *(f"block_{i}/" for i in range(first, depth)))
     return {k: v for k, v in stored_variables(model).items() if k.startswith(trained)}
 
 
@@ -63,7 +57,7 @@ class FrozenTokens:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: ViTEncoder,
         split: Split,
         masks: MaskOptions,
         first_block: int,
@@ -72,8 +66,10 @@ class FrozenTokens:
         self.size, self.masks, self.epoch = split.size, masks, 0
         self.images = decoded_images(split, encoder.image_size, cache_dir)
         self.num_patches, self._lower = encoder.num_patches, _make_lower(encoder, first_block)
-        tokens = num_visible(encoder.num_patches, masks.ratio) + encoder.model.num_prefix_tokens
-        shape = (split.size, tokens, encoder.model.width)
+        tokens = (
+            num_visible(encoder.num_patches, masks.ratio) + encoder.model.spec.num_prefix_tokens
+        )
+        shape = (split.size, tokens, encoder.model.spec.width)
         self._kept = None
         if masks.kind != "random" and 4 * np.prod(shape, dtype=np.int64) <= _IN_MEMORY:
             kept = np.empty(shape, np.float32)

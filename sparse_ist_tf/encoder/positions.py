@@ -5,6 +5,36 @@ import numpy as np
 from sparse_ist_tf.errors import RequestError
 
 
+def sincos_positions(grid: int, width: int) -> np.ndarray:
+    """Two-dimensional sine-cosine position embeddings of a square grid of patches.
+
+    The first half of the channels encodes the column, the second half the row, each as sines then
+    cosines, as in the reference implementation of MAE.
+
+    Source: "Masked Autoencoders Are Scalable Vision Learners" (He et al., 2022), appendix A.1.
+
+    Args:
+        grid: patches along a side of the image.
+        width: channels of an embedding, a multiple of 4.
+
+    Returns:
+        float32[grid * grid, width], row-major.
+
+    Raises:
+        ValueError: if width is not a multiple of 4.
+
+    """
+    if width % 4:
+        raise ValueError(f"width={width}: sine-cosine positions need a multiple of 4")
+    frequencies = 1.0 / 10000 ** (np.arange(width // 4, dtype=np.float64) / (width / 4))
+    rows, columns = np.meshgrid(np.arange(grid), np.arange(grid), indexing="ij")
+    halves = []
+    for coordinate in (columns, rows):
+        angles = coordinate.reshape(-1, 1) * frequencies
+        halves += [np.sin(angles), np.cos(angles)]
+    return np.concatenate(halves, axis=1).astype(np.float32)
+
+
 def resample_positions(table: np.ndarray, grid: int) -> np.ndarray:
     """Resamples the position embeddings of a square grid: bicubic, antialiased when it shrinks.
 

@@ -1,45 +1,59 @@
 """The architectures by name."""
 
+import dataclasses
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from sparse_ist_tf.encoder.vit import ViT
+from sparse_ist_tf.encoder.spec import ViTSpec
+from sparse_ist_tf.errors import RequestError
+
+if TYPE_CHECKING:
+    from sparse_ist_tf.encoder.vit import ViT
 
 _EDGE = {"image_size": 64, "patch_size": 8, "activation": "quick_gelu", "positions": "sincos"}
 _PAPER = {"image_size": 224, "patch_size": 16, "activation": "gelu", "positions": "sincos"}
 
 # Source of vit_tiny to vit_large: "Training data-efficient image transformers" (Touvron et al.,
 # 2021), table 1, and "An Image is Worth 16x16 Words" (Dosovitskiy et al., 2021), table 1.
-PRESETS: dict[str, dict] = {
-    "vit_pico": _EDGE | {"width": 96, "depth": 4, "num_heads": 3, "mlp_ratio": 3.0},
-    "vit_micro": _EDGE | {"width": 192, "depth": 6, "num_heads": 3},
-    "vit_tiny": _PAPER | {"width": 192, "depth": 12, "num_heads": 3},
-    "vit_small": _PAPER | {"width": 384, "depth": 12, "num_heads": 6},
-    "vit_base": _PAPER | {"width": 768, "depth": 12, "num_heads": 12},
-    "vit_large": _PAPER | {"width": 1024, "depth": 24, "num_heads": 16},
+PRESETS: dict[str, ViTSpec] = {
+    "vit_pico": ViTSpec(**_EDGE, width=96, depth=4, num_heads=3, mlp_ratio=3.0),
+    "vit_micro": ViTSpec(**_EDGE, width=192, depth=6, num_heads=3),
+    "vit_tiny": ViTSpec(**_PAPER, width=192, depth=12, num_heads=3),
+    "vit_small": ViTSpec(**_PAPER, width=384, depth=12, num_heads=6),
+    "vit_base": ViTSpec(**_PAPER, width=768, depth=12, num_heads=12),
+    "vit_large": ViTSpec(**_PAPER, width=1024, depth=24, num_heads=16),
 }
 
 
-def create_encoder(preset: str, **overrides) -> ViT:
-    """Makes an encoder with fresh weights.
+def create_encoder(
+    preset: str, name: str = "", dtype: str | None = None, **overrides: Any
+) -> "ViT":
+    """Makes an encoder's model with fresh weights.
 
     Args:
         preset: a key of PRESETS.
-        **overrides: arguments of ViT that replace the preset's.
+        name: of the model; the preset's where empty.
+        dtype: a policy of Keras; its default where None.
+        **overrides: fields of ViTSpec that replace the preset's.
 
     Returns:
-        The encoder, built.
+        The model, built.
 
     Raises:
         ValueError: if the preset isn't known.
 
     Example:
         >>> from sparse_ist_tf.encoder.presets import create_encoder
-        >>> create_encoder("vit_pico").width
+        >>> create_encoder("vit_pico").spec.width
         96
     """
+    from sparse_ist_tf.encoder.vit import ViT
+
     if preset not in PRESETS:
         raise ValueError(f"preset={preset!r}: must be one of {', '.join(PRESETS)}")
-    return ViT(**{"name": preset, **PRESETS[preset], **overrides})
+    spec = dataclasses.replace(PRESETS[preset], **overrides)
+    return ViT(spec, name=name or preset, dtype=dtype)
 
 
 def nearest_preset(width: int, depth: int, patch_size: int) -> str:
@@ -53,16 +67,35 @@ def nearest_preset(width: int, depth: int, patch_size: int) -> str:
     Returns:
         A key of PRESETS.
     """
-    sizes = (width, depth, patch_size)
 
-    def distance(preset):
-        theirs = (preset["width"], preset["depth"], preset["patch_size"])
-        return sum(abs(math.log(a / b)) for a, b in zip(sizes, theirs, strict=True))
+    def distance(name):
+        spec = PRESETS[name]
+        sizes = ((width, spec.width), (depth, spec.depth), (patch_size, spec.patch_size))
+        return sum(abs(math.log(ours / theirs)) for ours, theirs in sizes)
 
-    return min(PRESETS, key=lambda name: distance(PRESETS[name]))
+    return min(PRESETS, key=distance)
 
 
-def listed(what: str, names: list[str], most: int = 8) -> str:
+def refuse_misfits(
+    missing: Sequence[str], unexpected: Sequence[str], misshapen: Sequence[str], hint: str
+) -> None:
+    """Refuses tensors that aren't those of a model.
+
+    Args:
+        missing: names of tensors that aren't there.
+        unexpected: names of those that the model hasn't.
+        misshapen: what is wrong with the shapes of others.
+        hint: what it looks like.
+
+    Raises:
+        RequestError: if there is any.
+    """
+    found = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    if problems := [listed(what, names) for what, names in found.items() if names]:
+        raise RequestError(f"{'; '.join(problems)} ({hint})")
+
+
+def listed(what: str, names: Sequence[str], most: int = 8) -> str:
     """A few of some names, for an error.
 
     Args:

@@ -7,16 +7,16 @@ in place of a hidden one.
 """
 
 import contextlib
-import dataclasses
-import hashlib
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import KerasTensor, ops
 
-from sparse_ist_tf.encoder.bundle import Encoder, Preprocessing
+from sparse_ist_tf.encoder.bundle import Encoder, Preprocessing, keras_encoder
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.masks.patches import unpatchify
 from sparse_ist_tf.streams import Stream
@@ -42,9 +42,9 @@ class PaintedResNet(keras.layers.Layer):
     """
 
     patch_size = PATCH_SIZE
-    width = feature_dim = WIDTH
+    feature_dim = WIDTH
 
-    def __init__(self, image_size: int = 224, **kwargs):
+    def __init__(self, image_size: int = 224, **kwargs: Any):
         super().__init__(trainable=False, **kwargs)
         if image_size < _SMALLEST or image_size % PATCH_SIZE:
             raise RequestError(
@@ -62,7 +62,7 @@ class PaintedResNet(keras.layers.Layer):
         """Patches of an image."""
         return (self.image_size // PATCH_SIZE) ** 2
 
-    def call(self, inputs):
+    def call(self, inputs: Mapping[str, KerasTensor]) -> KerasTensor:
         """Features.
 
         Args:
@@ -82,42 +82,20 @@ class PaintedResNet(keras.layers.Layer):
         images = unpatchify(whole, PATCH_SIZE, (side, side))
         return self.network(images[..., ::-1], training=False)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments that make it again."""
         return {**super().get_config(), "image_size": self.image_size}
 
 
-@dataclasses.dataclass(frozen=True)
-class ResNetEncoder(Encoder):
-    """A PaintedResNet with weights; used as the other encoders are.
-
-    Args:
-        model: a PaintedResNet.
-        preprocessing: as Encoder.
-        digest: as Encoder.
-        name: as Encoder.
-        notes: as Encoder.
-    """
-
-    model: PaintedResNet
-
-    def describe(self) -> str:
-        """The network and what it sees, a line each."""
-        side, patches = self.image_size, self.num_patches
-        return "\n".join(
-            [
-                f"{self.name}: ResNet-50 of keras.applications, inference mode, average pooling to "
-                f"{WIDTH} features",
-                f"images of {side} px, {patches} patches of {PATCH_SIZE} px; hidden ones are "
-                "painted with the mean colour",
-                *self.notes,
-            ]
-        )
-
-
 def load_resnet(
-    source: str, *, name: str, dtype: str = "float32", image_size: int | None = None, seed: int = 0
-) -> ResNetEncoder:
+    source: str,
+    *,
+    name: str,
+    dtype: str = "float32",
+    image_size: int = 224,
+    seed: int = 0,
+    **settings: Any,
+) -> Encoder:
     """Makes a ResNet-50 and gives it weights.
 
     Args:
@@ -126,33 +104,35 @@ def load_resnet(
             one without top. No class in it is deserialised, arrays only are read.
         name: what the weights were asked for by.
         dtype: "float32" or "bfloat16", in which it computes.
-        image_size: side of the images in pixels; 224 where None.
+        image_size: side of the images in pixels.
         seed: of `random`.
+        **settings: none.
 
     Returns:
         The encoder.
 
     Raises:
-        RequestError: if there is no such file, or it holds no ResNet-50; or of image_size.
+        RequestError: if there is no such file, or it holds no ResNet-50; or of image_size or
+            settings.
         RunError: if `imagenet` can't be downloaded.
     """
+    if settings:
+        raise RequestError(f"{next(iter(settings))}: is a ViT's, a ResNet-50 has no such setting")
     if source not in ("random", "imagenet") and not Path(source).is_file():
         raise RequestError(f"{source}: no such file; must be resnet50:random, imagenet or a path")
     policy = dtype if dtype == "float32" else f"mixed_{dtype}"
-    model = PaintedResNet(224 if image_size is None else image_size, dtype=policy)
+    model = PaintedResNet(image_size, dtype=policy)
     if source == "random":
         _draw(model.network, seed)
     elif source == "imagenet":
         _download(model.network, name)
     else:
         _read(model.network, Path(source))
-    digest = hashlib.sha256(f"resnet50 {model.image_size}".encode())
-    for variable in model.network.variables:
-        value = np.ascontiguousarray(ops.convert_to_numpy(variable), "<f4")
-        if not np.isfinite(value).all():
-            raise RequestError(f"{variable.path} is not finite")
-        digest.update(f"\n{variable.path} {value.shape}\n".encode() + value.tobytes())
-    return ResNetEncoder(model, Preprocessing(_MEAN, _STD), digest.hexdigest(), name)
+    note = "ResNet-50 of keras.applications, inference mode; hidden patches are painted with the "
+    note += "mean colour"
+    architecture = f"resnet50 {model.image_size}"
+    seen = Preprocessing(_MEAN, _STD)
+    return keras_encoder(model, seen, name=name, architecture=architecture, notes=(note,))
 
 
 def _draw(network, seed):

@@ -4,51 +4,16 @@ Written with keras.ops and Dense layers on tensors of at most four dimensions: i
 Keras 3 backend, and TFLite, TFLite Micro and GPU delegates have every operation of it.
 """
 
+import dataclasses
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
-import numpy as np
-from keras import ops
+from keras import KerasTensor, ops
 
-ACTIVATIONS = ("quick_gelu", "gelu", "gelu_tanh", "swiglu")
-POSITIONS = ("sincos", "learned")
-POOLS = ("cls", "cls_mean", "mean", "mean_norm")
-
-QUICK_GELU = 1.702  # the a of x * sigmoid(a x)
-
-
-def sincos_positions(grid: int, width: int) -> np.ndarray:
-    """Two-dimensional sine-cosine position embeddings of a square grid of patches.
-
-    The first half of the channels encodes the column, the second half the row, each as sines then
-    cosines, as in the reference implementation of MAE.
-
-    Source: "Masked Autoencoders Are Scalable Vision Learners" (He et al., 2022), appendix A.1.
-
-    Args:
-        grid: patches along a side of the image.
-        width: channels of an embedding, a multiple of 4.
-
-    Returns:
-        float32[grid * grid, width], row-major.
-
-    Raises:
-        ValueError: if width is not a multiple of 4.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.vit import sincos_positions
-        >>> sincos_positions(8, 192).shape
-        (64, 192)
-    """
-    if width % 4:
-        raise ValueError(f"width={width}: sine-cosine positions need a multiple of 4")
-    frequencies = 1.0 / 10000 ** (np.arange(width // 4, dtype=np.float64) / (width / 4))
-    rows, columns = np.meshgrid(np.arange(grid), np.arange(grid), indexing="ij")
-    halves = []
-    for coordinate in (columns, rows):
-        angles = coordinate.reshape(-1, 1) * frequencies
-        halves += [np.sin(angles), np.cos(angles)]
-    return np.concatenate(halves, axis=1).astype(np.float32)
+from sparse_ist_tf.encoder.positions import sincos_positions
+from sparse_ist_tf.encoder.spec import ACTIVATIONS, POOLS, ViTSpec, block_shapes
 
 
 @keras.saving.register_keras_serializable(package="sparse_ist_tf")
@@ -62,7 +27,7 @@ class LayerNorm(keras.layers.Layer):
         epsilon: added to the variance.
     """
 
-    def __init__(self, epsilon: float = 1e-6, **kwargs):
+    def __init__(self, epsilon: float = 1e-6, **kwargs: Any):
         super().__init__(**kwargs)
         self.epsilon = epsilon
 
@@ -89,9 +54,7 @@ class Block(keras.layers.Layer):
     Args:
         num_heads: attention heads, a divisor of the width.
         hidden: width of the MLP's hidden layer.
-        activation: "quick_gelu" (x * sigmoid(1.702 x)), "gelu" (exact), "gelu_tanh" (Gaussian by
-            its tanh approximation) or "swiglu" (fc1 makes 2 * hidden numbers a and b, and
-            a * sigmoid(a) * b goes on).
+        activation: as ViTSpec's.
         epsilon: of the layer norms.
     """
 
@@ -101,34 +64,29 @@ class Block(keras.layers.Layer):
         hidden: int,
         activation: str = "quick_gelu",
         epsilon: float = 1e-6,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.num_heads, self.hidden = num_heads, hidden
         self.activation, self.epsilon = activation, epsilon
 
     def build(self, input_shape):
-        width = input_shape[-1]
-
-        def part(layer, size):
-            layer.build((*input_shape[:-1], size))
-            return layer
-
-        dense = {"kernel_initializer": keras.initializers.TruncatedNormal(stddev=0.02)}
+        kernels = keras.initializers.TruncatedNormal(stddev=0.02)
         kind = {"dtype": self.dtype_policy}
-        self.norm1 = part(LayerNorm(self.epsilon, name="norm1", **kind), width)
-        self.qkv = part(keras.layers.Dense(3 * width, name="qkv", **dense, **kind), width)
-        self.proj = part(keras.layers.Dense(width, name="proj", **dense, **kind), width)
-        self.norm2 = part(LayerNorm(self.epsilon, name="norm2", **kind), width)
-        inner = self.hidden * (2 if self.activation == "swiglu" else 1)
-        self.fc1 = part(keras.layers.Dense(inner, name="fc1", **dense, **kind), width)
-        self.fc2 = part(keras.layers.Dense(width, name="fc2", **dense, **kind), self.hidden)
+        shapes = block_shapes(input_shape[-1], self.hidden, self.activation)
+        for name, shape in shapes.items():
+            if len(shape) == 2:
+                layer = keras.layers.Dense(shape[1], kernel_initializer=kernels, name=name, **kind)
+            else:
+                layer = LayerNorm(self.epsilon, name=name, **kind)
+            layer.build((*input_shape[:-1], shape[0]))
+            setattr(self, name, layer)
 
     def call(self, x):
         x = x + self.attend(self.norm1(x))
         return x + self.fc2(self.activate(self.fc1(self.norm2(x))))
 
-    def attend(self, x):
+    def attend(self, x: KerasTensor) -> KerasTensor:
         """Multi-head self-attention over the tokens, [b, t, width] to [b, t, width]."""
         batch, tokens, width = ops.shape(x)
         size = width // self.num_heads
@@ -142,15 +100,9 @@ class Block(keras.layers.Layer):
         mixed = ops.matmul(ops.softmax(scores, axis=-1), value)
         return self.proj(ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (batch, tokens, width)))
 
-    def activate(self, x):
+    def activate(self, x: KerasTensor) -> KerasTensor:
         """The activation of the MLP's hidden layer."""
-        if self.activation == "quick_gelu":
-            gate = ops.sigmoid(ops.cast(QUICK_GELU * x, "float32"))  # in bfloat16 half as fast
-            return x * ops.cast(gate, x.dtype)
-        if self.activation == "swiglu":
-            gate, value = ops.split(x, 2, axis=-1)
-            return ops.silu(gate) * value
-        return ops.gelu(x, approximate=self.activation == "gelu_tanh")
+        return ACTIVATIONS[self.activation].of(ops, x)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -170,168 +122,151 @@ class ViT(keras.Model):
     Source: paper section 3.1; "An Image is Worth 16x16 Words" (Dosovitskiy et al., 2021), eq. 1-4.
 
     Args:
-        image_size: side of the square image in pixels, a multiple of patch_size.
-        patch_size: side of a patch in pixels.
-        width: channels of a token.
-        depth: number of blocks.
-        num_heads: attention heads, a divisor of width.
-        mlp_ratio: hidden width of a block's MLP over width.
-        activation: "quick_gelu", which converts to every target, or another of Block's.
-        positions: "sincos" (fixed) or "learned" embeddings of the patches' places.
-        epsilon: of the layer norms.
-        class_token: whether a CLS token goes before the patches.
-        extra_tokens: how many more tokens go between CLS and the patches: a distillation token,
-            registers.
-        pool: the feature is the "cls" token, the "mean" of the patches' tokens, both behind each
-            other ("cls_mean", twice as long), or the mean before the final norm, normalised
-            ("mean_norm").
-        pre_norm: whether a layer norm comes before the first block.
-
-    Raises:
-        ValueError: if a size doesn't divide as it must or a name isn't known.
+        spec: the architecture.
+        **kwargs: of keras.Model.
 
     Example:
         >>> import numpy as np
+        >>> from sparse_ist_tf.encoder.spec import ViTSpec
         >>> from sparse_ist_tf.encoder.vit import ViT
-        >>> vit = ViT(image_size=16, patch_size=4, width=8, depth=1, num_heads=2)
+        >>> vit = ViT(ViTSpec(image_size=16, patch_size=4, width=8, depth=1, num_heads=2))
         >>> patches = np.zeros((2, 5, 48), "float32")
         >>> vit({"patches": patches, "positions": np.tile(np.arange(5), (2, 1))}).shape
         TensorShape([2, 8])
     """
 
-    def __init__(
-        self,
-        image_size: int,
-        patch_size: int,
-        width: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: float = 4.0,
-        activation: str = "quick_gelu",
-        positions: str = "sincos",
-        epsilon: float = 1e-6,
-        class_token: bool = True,
-        extra_tokens: int = 0,
-        pool: str = "cls",
-        pre_norm: bool = False,
-        **kwargs,
-    ):
+    def __init__(self, spec: ViTSpec, **kwargs: Any):
         super().__init__(**kwargs)
-        _check_one_of("activation", activation, ACTIVATIONS)
-        _check_one_of("positions", positions, POSITIONS)
-        pools = POOLS if class_token else [name for name in POOLS if "cls" not in name]
-        _check_one_of("pool", pool, pools)
-        if image_size % patch_size:
-            raise ValueError(
-                f"image_size={image_size}: must be a multiple of patch_size={patch_size}"
-            )
-        if width % num_heads:
-            raise ValueError(f"width={width}: must be a multiple of num_heads={num_heads}")
-        self.image_size, self.patch_size = image_size, patch_size
-        self.width, self.depth, self.num_heads = width, depth, num_heads
-        self.mlp_ratio, self.activation = mlp_ratio, activation
-        self.positions, self.epsilon = positions, epsilon
-        self.class_token, self.extra_tokens = class_token, extra_tokens
-        self.pool, self.pre_norm = pool, pre_norm
-        self.num_prefix_tokens = int(class_token) + extra_tokens
-        self.num_patches = (image_size // patch_size) ** 2
-
-        kind = {"dtype": self.dtype_policy}
+        self.spec = spec
+        kind, shapes = {"dtype": self.dtype_policy}, spec.token_shapes()
         init = keras.initializers.TruncatedNormal(stddev=0.02)
         self.embed = keras.layers.Dense(
-            width, kernel_initializer="glorot_uniform", name="embed", **kind
+            spec.width, kernel_initializer="glorot_uniform", name="embed", **kind
         )
-        self.embed.build((None, None, 3 * patch_size**2))
-        if positions == "sincos":
-            table = sincos_positions(image_size // patch_size, width)
+        self.embed.build((None, None, spec.pixels))
+        computed = spec.positions == "sincos"
+        if computed:
+            table = sincos_positions(spec.grid, spec.width)
             init_table = lambda shape, dtype=None: ops.convert_to_tensor(table, dtype)  # noqa: E731
-        else:
-            init_table = init
         self.position_table = self.add_weight(
             name="position_table",
-            shape=(self.num_patches, width),
-            initializer=init_table,
-            trainable=positions == "learned",
+            shape=shapes.pop("position_table"),
+            initializer=init_table if computed else init,
+            trainable=not computed,
         )
-        self.cls_token = self.extra = None
-        if class_token:
-            self.cls_token = self.add_weight(
-                name="cls_token", shape=(1, 1, width), initializer=init
-            )
-        if extra_tokens:
-            self.extra = self.add_weight(
-                name="extra_tokens", shape=(1, extra_tokens, width), initializer=init
-            )
-        hidden = round(width * mlp_ratio)
+        tokens = {
+            name: self.add_weight(name=name, shape=shape, initializer=init)
+            for name, shape in shapes.items()
+        }
+        self.cls_token, self.extra = tokens.get("cls_token"), tokens.get("extra_tokens")
         self.blocks = [
-            Block(num_heads, hidden, activation, epsilon, name=f"block_{i}", **kind)
-            for i in range(depth)
+            Block(
+                spec.num_heads,
+                spec.hidden,
+                spec.activation,
+                spec.epsilon,
+                name=f"block_{i}",
+                **kind,
+            )
+            for i in range(spec.depth)
         ]
         for block in self.blocks:
-            block.build((None, None, width))
-        if pre_norm:
-            self.norm_pre = LayerNorm(epsilon, name="norm_pre", **kind)
-            self.norm_pre.build((None, None, width))
-        self.norm = LayerNorm(epsilon, name="norm", **kind)
-        self.norm.build((None, width))
+            block.build((None, None, spec.width))
+        if spec.pre_norm:
+            self.norm_pre = LayerNorm(spec.epsilon, name="norm_pre", **kind)
+            self.norm_pre.build((None, None, spec.width))
+        self.norm = LayerNorm(spec.epsilon, name="norm", **kind)
+        self.norm.build((None, spec.width))
         self.built = True
 
-    def call(self, inputs):
-        if self.pool == "mean_norm":
-            return self.norm(ops.mean(self.raw_tokens(inputs)[:, self.num_prefix_tokens :], axis=1))
-        tokens = self.tokens(inputs)
-        if self.pool == "cls":
-            return tokens[:, 0]
-        mean = ops.mean(tokens[:, self.num_prefix_tokens :], axis=1)
-        return mean if self.pool == "mean" else ops.concatenate([tokens[:, 0], mean], axis=-1)
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self.spec.image_size
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.spec.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of an image."""
+        return self.spec.num_patches
 
     @property
     def feature_dim(self) -> int:
         """Entries of the feature."""
-        return self.width * (2 if self.pool == "cls_mean" else 1)
+        return self.spec.feature_dim
 
-    def tokens(self, inputs):
+    def call(self, inputs):
+        return POOLS[self.spec.pool].of(_Tokens(self), self.raw_tokens(inputs))
+
+    def tokens(self, inputs: Mapping[str, KerasTensor]) -> KerasTensor:
         """All tokens after the final norm: CLS first, then the visible patches in their order.
 
         Extra tokens, of a model that has some, stand between CLS and the patches.
 
         Args:
             inputs: {"patches": float32[b, v, 3 * patch_size**2], normalised pixels,
-                "positions": int32[b, v], row-major place of each patch; and where the grid of
-                patches is another, "table": float32[n, width], its position embeddings}.
+                "positions": int32[b, v], row-major; and where the grid of patches is another,
+                "table": float32[n, width], its position embeddings}.
 
         Returns:
             float32[b, num_prefix_tokens + v, width].
         """
         return self.norm(self.raw_tokens(inputs))
 
-    def raw_tokens(self, inputs):
+    def raw_tokens(self, inputs: Mapping[str, KerasTensor]) -> KerasTensor:
         """All tokens after the last block; arguments and result as those of `tokens`."""
-        patches, positions = inputs["patches"], inputs["positions"]
+        x = self.first_tokens(self.embed(inputs["patches"]), inputs)
+        if self.spec.pre_norm:
+            x = self.norm_pre(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def first_tokens(self, x: KerasTensor, inputs: Mapping[str, KerasTensor]) -> KerasTensor:
+        """The tokens before the first block and the norm before it, if any.
+
+        Args:
+            x: [b, v, width], the embedded patches.
+            inputs: as `tokens`.
+
+        Returns:
+            [b, num_prefix_tokens + v, width].
+        """
         table = inputs.get("table", self.position_table)
-        x = self.embed(patches)
-        x = x + ops.cast(ops.take(table, positions, axis=0), x.dtype)
+        x = x + ops.cast(ops.take(table, inputs["positions"], axis=0), x.dtype)
         batch = ops.shape(x)[0]
         prefix = [
             ops.broadcast_to(ops.cast(token, x.dtype), (batch, *token.shape[1:]))
             for token in (self.cls_token, self.extra)
             if token is not None
         ]
-        x = ops.concatenate([*prefix, x], axis=1)
-        if self.pre_norm:
-            x = self.norm_pre(x)
-        for block in self.blocks:
-            x = block(x)
-        return x
+        return ops.concatenate([*prefix, x], axis=1)
 
     def get_config(self):
-        names = (
-            "image_size patch_size width depth num_heads mlp_ratio activation positions epsilon "
-            "class_token extra_tokens pool pre_norm"
-        )
-        return super().get_config() | {name: getattr(self, name) for name in names.split()}
+        return super().get_config() | dataclasses.asdict(self.spec)
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        fields = {f.name: config[f.name] for f in dataclasses.fields(ViTSpec) if f.name in config}
+        rest = {name: value for name, value in config.items() if name not in fields}
+        return cls(ViTSpec(**fields), **rest)
 
 
-def _check_one_of(name, value, allowed):
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r}: must be one of {', '.join(allowed)}")
+class _Tokens:
+    """The TokenOps of tokens [b, t, width]."""
+
+    def __init__(self, model: ViT):
+        self.norm, self._ahead = model.norm, model.spec.num_prefix_tokens
+
+    def first(self, x: KerasTensor) -> KerasTensor:
+        return x[:, 0]
+
+    def mean(self, x: KerasTensor) -> KerasTensor:
+        return ops.mean(x[:, self._ahead :], axis=1)
+
+    def join(self, parts: Sequence[KerasTensor]) -> KerasTensor:
+        return ops.concatenate(parts, axis=-1)

@@ -99,7 +99,7 @@ class FineTuningTrainer(Trainer):
         super().__init__(spec, options, link, dataclasses.replace(data, features=nothing))
         encoder = self.encoder = tuning.encoder
         self.tokens = tuning.tokens
-        self.first_block = encoder.model.depth - tuning.trainable_blocks
+        self.first_block = encoder.model.spec.depth - tuning.trainable_blocks
         tuned = trained_variables(encoder, tuning.trainable_blocks)
         initial = init_parameters(spec, options.seed, options.initializer)
         config = options.optimizer_config()

@@ -11,7 +11,6 @@ from sparse_ist_tf.masks.drawing import (
     PATTERNS,
     fixed_positions,
     num_visible,
-    positions,
     random_positions,
     shared_positions,
 )
@@ -35,7 +34,6 @@ __all__ = [
     "grid_of",
     "num_visible",
     "patchify",
-    "positions",
     "random_positions",
     "select_patches",
     "shared_positions",

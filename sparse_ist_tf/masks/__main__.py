@@ -8,11 +8,12 @@ from absl import flags
 from sparse_ist_tf.commands import run
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
-from sparse_ist_tf.masks.drawing import KINDS, PATTERNS, positions
+from sparse_ist_tf.masks.drawing import KINDS, PATTERNS
+from sparse_ist_tf.masks.options import MaskOptions
 from sparse_ist_tf.masks.preview import write_mask_preview
 
 
-def _define_flags():
+def _define_flags() -> None:
     flags.DEFINE_string("dataset", "digits", "Data set: digits, cifar10, aid, folder:PATH, ...")
     flags.DEFINE_string("data_dir", "", "Where TFDS looks; its own default where empty.")
     flags.DEFINE_string("split", "test", "Part of the data set.")
@@ -27,7 +28,7 @@ def _define_flags():
     flags.DEFINE_string("output", "masks.png", "Where the PNG goes.")
 
 
-def preview(args) -> None:
+def preview(args: flags.FlagValues) -> None:
     """Draws the sheet that the flags of the command ask for.
 
     Args:
@@ -43,8 +44,9 @@ def preview(args) -> None:
     if not Path(args.output).absolute().parent.is_dir():
         raise RequestError(f"--output={args.output}: must lie in a folder that exists")
     num_patches = (args.image_size // args.patch_size) ** 2
+    masks = MaskOptions(args.kind, args.ratio, args.pattern, args.seed)
     try:  # before any image is read
-        positions(args.kind, args.seed, [0], num_patches, args.ratio, args.epoch, args.pattern)
+        masks.positions(np.zeros(1, np.int64), num_patches, args.epoch)
     except ValueError as error:
         raise RequestError(f"--ratio={args.ratio}: {error}") from error
     splits = datasets.load(args.dataset, data_dir=args.data_dir or None)
@@ -55,9 +57,7 @@ def preview(args) -> None:
     chosen = np.linspace(0, split.size - 1, count).astype(np.int64)  # so that all classes show
     rows = [next(iter(split.dataset(args.image_size, start=i, stop=i + 1))) for i in chosen]
     images = np.stack([row["image"].numpy() for row in rows])
-    visible = positions(
-        args.kind, args.seed, chosen, num_patches, args.ratio, args.epoch, args.pattern
-    )
+    visible = masks.positions(chosen, num_patches, args.epoch)
     write_mask_preview(args.output, images, visible, args.patch_size)
     print(f"{args.output}: {count} images of {split.name}, {args.kind} masks at {args.ratio:g}")
 

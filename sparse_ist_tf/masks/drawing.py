@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 KINDS = ("fixed", "random", "shared")
 PATTERNS = ("uniform", "grid", "center", "border")
@@ -56,7 +57,9 @@ def num_visible(num_patches: int, mask_ratio: float) -> int:
     return min(visible, num_patches)
 
 
-def fixed_positions(seed: int, indices, num_patches: int, mask_ratio: float):
+def fixed_positions(
+    seed: int, indices: ArrayLike | tf.Tensor, num_patches: int, mask_ratio: float
+) -> np.ndarray | tf.Tensor:
     """Visible positions under fixed masks: one mask per image, for ever.
 
     A function of (seed, image index, mask_ratio) alone, so a seed can be sent instead of
@@ -84,7 +87,13 @@ def fixed_positions(seed: int, indices, num_patches: int, mask_ratio: float):
     return _draw(seed, _FIXED, indices, num_patches, mask_ratio)
 
 
-def random_positions(seed: int, indices, epoch, num_patches: int, mask_ratio: float):
+def random_positions(
+    seed: int,
+    indices: ArrayLike | tf.Tensor,
+    epoch: ArrayLike | tf.Tensor,
+    num_patches: int,
+    mask_ratio: float,
+) -> np.ndarray | tf.Tensor:
     """Visible positions under random masks: a new mask per image and epoch.
 
     Source: paper section 3.1, random masks.
@@ -159,51 +168,6 @@ def shared_positions(
             f"(rows, columns) whose product it is"
         )
     return _pattern(pattern, int(grid[0]), int(grid[1]), visible).copy()
-
-
-def positions(
-    kind: str,
-    seed: int,
-    indices,
-    num_patches: int,
-    mask_ratio: float,
-    epoch=0,
-    pattern: str = "uniform",
-    grid: tuple[int, int] | None = None,
-):
-    """Visible positions of some images under any kind of mask.
-
-    Args:
-        kind: "fixed", "random" or "shared".
-        seed: any integer.
-        indices: integers [b], the images' places in their split; an array, or a tensor.
-        num_patches: patches of an image.
-        mask_ratio: in [0, 1).
-        epoch: for random masks, as in random_positions.
-        pattern: for shared masks, as in shared_positions.
-        grid: for shared masks, as in shared_positions.
-
-    Returns:
-        int32[b, num_visible], ascending in a row: an array, or a tensor where indices is one.
-
-    Raises:
-        ValueError: if kind or pattern isn't known, or as num_visible.
-
-    Example:
-        >>> from sparse_ist_tf.masks import positions
-        >>> positions("shared", 0, [3, 4], 64, 0.5, pattern="grid").shape
-        (2, 32)
-    """
-    if kind == "fixed":
-        return fixed_positions(seed, indices, num_patches, mask_ratio)
-    if kind == "random":
-        return random_positions(seed, indices, epoch, num_patches, mask_ratio)
-    if kind != "shared":
-        raise ValueError(f"kind={kind!r}: must be one of {', '.join(KINDS)}")
-    row = shared_positions(seed, num_patches, mask_ratio, pattern, grid)
-    if tf.is_tensor(indices):
-        return tf.tile(row[None], (tf.shape(indices)[0], 1))
-    return np.tile(row, (len(indices), 1))
 
 
 def _mix(x):

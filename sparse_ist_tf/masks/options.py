@@ -3,8 +3,10 @@
 import dataclasses
 
 import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
 
-from sparse_ist_tf.masks.drawing import positions
+from sparse_ist_tf.masks.drawing import KINDS, fixed_positions, random_positions, shared_positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +25,40 @@ class MaskOptions:
     pattern: str = "uniform"
     seed: int = 0
 
-    def positions(self, indices, num_patches: int, epoch: int = 0) -> np.ndarray:
-        """Visible positions of some images: int32[b, num_visible]."""
-        return positions(
-            self.kind, self.seed, indices, num_patches, self.ratio, epoch, self.pattern
-        )
+    def positions(
+        self,
+        indices: ArrayLike | tf.Tensor,
+        num_patches: int,
+        epoch: int | tf.Tensor = 0,
+        grid: tuple[int, int] | None = None,
+    ) -> np.ndarray | tf.Tensor:
+        """Visible positions of some images.
+
+        Args:
+            indices: integers [b], the images' places in their split; an array, or a tensor.
+            num_patches: patches of an image.
+            epoch: for random masks, as in random_positions.
+            grid: for shared masks, as in shared_positions.
+
+        Returns:
+            int32[b, num_visible], ascending in a row: an array, or a tensor where indices is one.
+
+        Raises:
+            ValueError: if kind or pattern isn't known, or as num_visible.
+        """
+        if self.kind == "fixed":
+            return fixed_positions(self.seed, indices, num_patches, self.ratio)
+        if self.kind == "random":
+            return random_positions(self.seed, indices, epoch, num_patches, self.ratio)
+        if self.kind != "shared":
+            raise ValueError(f"kind={self.kind!r}: must be one of {', '.join(KINDS)}")
+        row = shared_positions(self.seed, num_patches, self.ratio, self.pattern, grid)
+        if tf.is_tensor(indices):
+            return tf.tile(row[None], (tf.shape(indices)[0], 1))
+        return np.tile(row, (len(indices), 1))
+
+    def canonical(self) -> "MaskOptions":
+        """The same masks, with what doesn't matter to them at its default."""
+        if self.kind != "shared":
+            return dataclasses.replace(self, pattern="uniform")
+        return self if self.pattern == "uniform" else dataclasses.replace(self, seed=0)

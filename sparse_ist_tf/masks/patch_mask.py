@@ -1,10 +1,13 @@
 """A Keras layer that paints the hidden patches of images."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.masks.drawing import KINDS, PATTERNS, num_visible, positions
+from sparse_ist_tf.masks.drawing import KINDS, PATTERNS, num_visible
+from sparse_ist_tf.masks.options import MaskOptions
 from sparse_ist_tf.masks.patches import grid_of, visible_from_positions
 
 
@@ -47,7 +50,7 @@ class PatchMask(keras.layers.Layer):
         seed: int = 0,
         pattern: str = "uniform",
         fill: float | tuple[float, ...] = 127.5,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs, autocast=False)
         if kind not in KINDS:
@@ -90,16 +93,9 @@ class PatchMask(keras.layers.Layer):
             epoch = tf.random.uniform((), maxval=2**62, dtype=tf.int64, seed=self.seed % 2**31)
         if indices is None:
             indices = tf.range(batch, dtype=tf.int64)
-        visible = positions(
-            self.kind,
-            self.seed,
-            tf.convert_to_tensor(indices),
-            num_patches,
-            self.mask_ratio,
-            0 if epoch is None else tf.convert_to_tensor(epoch),
-            self.pattern,
-            grid,
-        )
+        options = MaskOptions(self.kind, self.mask_ratio, self.pattern, self.seed)
+        epoch = 0 if epoch is None else tf.convert_to_tensor(epoch)
+        visible = options.positions(tf.convert_to_tensor(indices), num_patches, epoch, grid)
         return visible_from_positions(visible, num_patches)
 
     def compute_output_shape(self, input_shape):

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from sparse_ist_tf.encoder.positions import bicubic_weights
-from sparse_ist_tf.encoder.vit import Block, LayerNorm, ViT, sincos_positions
+from sparse_ist_tf.encoder.positions import bicubic_weights, sincos_positions
+from sparse_ist_tf.encoder.vit import Block, LayerNorm, ViT
 
 if TYPE_CHECKING:
     import jax
@@ -167,10 +167,10 @@ class MaskedAutoencoder(keras.Model):
         self.table = sincos_positions(grid, width)
         kind = {"dtype": encoder.dtype_policy}
         self.embed = keras.layers.Dense(width, name="decoder_embed", **kind)
-        self.embed.build((None, None, encoder.width))
+        self.embed.build((None, None, encoder.spec.width))
         self.mask_token = self.add_weight(name="mask_token", shape=(1, 1, width), initializer=init)
         self.blocks = [
-            Block(num_heads, 4 * width, encoder.activation, name=f"decoder_block_{i}", **kind)
+            Block(num_heads, 4 * width, encoder.spec.activation, name=f"decoder_block_{i}", **kind)
             for i in range(depth)
         ]
         for block in self.blocks:

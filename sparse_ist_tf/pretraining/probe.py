@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from sparse_ist_tf.encoder.bundle import Encoder, Preprocessing
+from sparse_ist_tf.encoder.bundle import Preprocessing, ViTEncoder
 from sparse_ist_tf.encoder.features import make_encode
 from sparse_ist_tf.encoder.vit import ViT
-from sparse_ist_tf.masks import positions
+from sparse_ist_tf.masks import fixed_positions
 from sparse_ist_tf.pretraining.data import Images
 
 _BATCH = 256
@@ -35,8 +35,8 @@ class LinearProbe:
         seed: int = 0,
     ):
         self.most_images, self.seed, self.num_patches = most_images, seed, model.num_patches
-        seen = Preprocessing(mean, std)
-        self._encode = make_encode(Encoder(model, seen, digest="", name="probed"), frozen=False)
+        seen = Preprocessing(tuple(mean), tuple(std))
+        self._encode = make_encode(ViTEncoder(model, seen, digest="", name="probed"), frozen=False)
 
     def accuracy(self, images: Images, mask_ratio: float = 0.0) -> float:
         """The accuracy on test images of a classifier that is trained on training images.
@@ -63,6 +63,6 @@ class LinearProbe:
         out = []
         for start in range(0, count, _BATCH):
             rows = chosen[start : start + _BATCH]
-            visible = positions("fixed", self.seed, rows, self.num_patches, mask_ratio)
+            visible = fixed_positions(self.seed, rows, self.num_patches, mask_ratio)
             out.append(self._encode(images[rows], visible).numpy())
         return np.concatenate(out), labels[chosen]

@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import keras
@@ -13,7 +14,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sparse_ist_tf.checkpoints.loading import load_encoder
-from sparse_ist_tf.encoder.bundle import architecture
 from sparse_ist_tf.encoder.presets import create_encoder
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.pretraining.augmentation import draw_positions
@@ -68,7 +68,7 @@ class PretrainingRun(abc.ABC):
 
     def _start_from(self, weights):
         given = load_encoder(weights).model
-        wanted, found = architecture(self.encoder), architecture(given)
+        wanted, found = asdict(self.encoder.spec), asdict(given.spec)
         unlike = [key for key in wanted if wanted[key] != found.get(key)]
         if unlike:
             raise RequestError(

@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sparse_ist_tf.config import ist_options
-from sparse_ist_tf.encoder.bundle import Encoder
+from sparse_ist_tf.encoder.bundle import FrozenEncoder
 from sparse_ist_tf.inputs.split import Split
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, logits, table_of_accuracies
 from sparse_ist_tf.ist.missing import missing_workers
@@ -28,7 +28,7 @@ class Evaluation:
 
     config: ConfigDict
     spec: HeadSpec
-    encoder: Encoder
+    encoder: FrozenEncoder
     test: Split
 
     def accuracies(self, state: HeadState, rounds: int, features: np.ndarray) -> dict:
@@ -82,6 +82,5 @@ class Evaluation:
 
     def _features_at(self, ratio: float, progress: bool) -> np.ndarray:
         """By the chief alone: the other workers have gone when a run is at its end."""
-        config = ConfigDict(self.config.to_dict())
-        config.masks.ratio = ratio
-        return features_of(config, self.encoder, self.test, Link.alone(), progress=progress)
+        features = features_of(self.config, self.encoder).at_ratio(ratio)
+        return features.of(self.test, Link.alone(), progress=progress)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparse_ist_tf.checkpoints.loading import load_configured, save_encoder
-from sparse_ist_tf.codec.transport import bytes_per_image
+from sparse_ist_tf.checkpoints.loading import load_configured
+from sparse_ist_tf.checkpoints.writing import save_encoder
 from sparse_ist_tf.files import replacing
 from sparse_ist_tf.inputs.datasets import image_errors
 from sparse_ist_tf.ist.head import build_model
@@ -77,23 +77,15 @@ def _as_written(run: "Run"):
     save_encoder(path, encoder.model, encoder.mean, encoder.std, dtype="float32")
     config = with_tuned_encoder(run.config, path.parent)
     encoder, test = load_configured(config.encoder), run.splits["test"]
-    features = features_of(run.config, encoder, test, Link.alone())
+    features = features_of(run.config, encoder).of(test, Link.alone())
     return Evaluation(run.config, run.evaluation.spec, encoder, test), features
 
 
 def _bytes_per_image(run: "Run") -> dict:
-    encoder, masks, quality = run.encoder, run.masks, run.transport.quality
-    sizes = bytes_per_image(
-        run.splits["test"],
-        encoder.image_size,
-        encoder.patch_size,
-        lambda indices: masks.positions(indices, encoder.num_patches),
-        quality=quality,
-        feature_dim=encoder.feature_dim,
-        mask_seed=None if masks.kind == "shared" else masks.seed,
-        epoch=0 if masks.kind == "random" else None,
-    )
-    return {"quality": quality, **sizes}
+    encoder, test = run.encoder, run.splits["test"]
+    sizes = (encoder.image_size, encoder.patch_size, encoder.feature_dim)
+    found = run.transport.bytes_per_image(test, run.masks, *sizes)
+    return {"quality": run.transport.quality, **found}
 
 
 def _write_masks(run: "Run", path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from sparse_ist_tf.encoder.bundle import Encoder
+from sparse_ist_tf.encoder.bundle import FrozenEncoder
 from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.masks import select_patches
 from sparse_ist_tf.runs.parts import features_of, load_splits, mask_options, transport
@@ -24,7 +24,7 @@ class Images:
         encoder: from load_encoder.
     """
 
-    def __init__(self, config: ConfigDict, encoder: Encoder):
+    def __init__(self, config: ConfigDict, encoder: FrozenEncoder):
         self.config, self.encoder = config, encoder
         self.masks, self.transport = mask_options(config), transport(config)
         self.splits: dict[str, Split] = load_splits(config)
@@ -96,7 +96,7 @@ class Images:
 
     def features(self, part: str) -> np.ndarray:
         """Features of a split by the Keras encoder, from the cache or into it."""
-        return features_of(self.config, self.encoder, self.splits[part], Link.alone())
+        return features_of(self.config, self.encoder).of(self.splits[part], Link.alone())
 
 
 def stratified(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:

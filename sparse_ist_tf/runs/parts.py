@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from sparse_ist_tf.codec.transport import Transport
 from sparse_ist_tf.config import hidden_widths, ist_options
-from sparse_ist_tf.encoder.bundle import Encoder
-from sparse_ist_tf.encoder.features import shared_features
+from sparse_ist_tf.encoder.bundle import FrozenEncoder
+from sparse_ist_tf.encoder.features import FeatureOptions, Features
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.ist.finetuning import FineTuningTrainer, Tuning
@@ -86,42 +86,20 @@ def transport(config: ConfigDict) -> Transport:
     return Transport(transport.codec, int(transport.quality), transport.features)
 
 
-def features_of(
-    config: ConfigDict,
-    encoder: Encoder,
-    split: datasets.Split,
-    link: Link,
-    epoch: int = 0,
-    progress: bool = True,
-) -> np.ndarray:
-    """The features of a split by a configuration's masks, transport and cache.
+def features_of(config: ConfigDict, encoder: FrozenEncoder) -> Features:
+    """What makes features by a configuration's masks, transport and cache.
 
     Args:
         config: valid.
         encoder: from load_encoder.
-        split: the images.
-        link: to the other workers, which share the work.
-        epoch: for random masks.
-        progress: show a bar.
 
     Returns:
-        float32[split.size, feature_dim].
-
-    Raises:
-        RunError: if an image can't be read, or a feature is not finite.
+        The features.
     """
-    return shared_features(
-        encoder,
-        split,
-        mask_options(config),
-        link,
-        dtype=config.encoder.dtype,
-        cache_dir=config.features.cache_dir,
-        batch_size=config.encoder.batch_size,
-        epoch=epoch,
-        progress=progress,
-        transport=transport(config),
+    options = FeatureOptions(
+        config.encoder.dtype, config.features.cache_dir, config.encoder.batch_size
     )
+    return Features(encoder, mask_options(config), transport(config), options)
 
 
 def with_tuned_encoder(config: ConfigDict, folder: str | Path) -> ConfigDict:

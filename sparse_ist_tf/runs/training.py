@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sparse_ist_tf.checkpoints.loading import load_configured
-from sparse_ist_tf.encoder.cache import cache_key, cache_path
+from sparse_ist_tf.encoder.cache import cache_path
 from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.ist.finetuning import Tuning
@@ -67,10 +67,8 @@ class Run:
         self.splits = self._load_splits()
         self.steps = total_steps(config, self.splits["train"].size)
         self.rounds = self._count_rounds()
-        self.feature_keys = {
-            part: cache_key(self.encoder, split, self.masks, config.encoder.dtype, self.transport)
-            for part, split in self.splits.items()
-        }
+        self.features = features_of(config, self.encoder)
+        self.feature_keys = {part: self.features.key(s) for part, s in self.splits.items()}
         found = self._find_checkpoint()
         self.epoch = self._epoch_of(self.start_step)
         if link.chief:
@@ -100,14 +98,13 @@ class Run:
         return step * self.config.batch_size // self.splits["train"].size
 
     def _features(self, part: str, epoch: int) -> np.ndarray:
-        split, progress = self.splits[part], self.link.chief
-        return features_of(self.config, self.encoder, split, self.link, epoch, progress)
+        return self.features.of(self.splits[part], self.link, epoch, progress=self.link.chief)
 
     def _frozen_tokens(self) -> dict[str, FrozenTokens]:
         """Where blocks of the encoder train: what is below them."""
         blocks = self.config.encoder.trainable_blocks
         cache_dir = cache_path(self.config.features.cache_dir, "").parent
-        first = self.encoder.model.depth - blocks
+        first = self.encoder.model.spec.depth - blocks
         parts = (
             FrozenTokens(self.encoder, split, self.masks, first, cache_dir)
             for split in self.splits.values()

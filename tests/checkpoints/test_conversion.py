@@ -8,11 +8,12 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from sparse_ist_tf.checkpoints.conversion import from_timm, to_timm
-from sparse_ist_tf.checkpoints.loading import load_encoder, save_encoder
+from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.checkpoints.naming import named_tensors
-from sparse_ist_tf.checkpoints.writing import export_to_timm
-from sparse_ist_tf.encoder.bundle import architecture, stored_arrays
+from sparse_ist_tf.checkpoints.writing import export_to_timm, save_encoder
+from sparse_ist_tf.encoder.bundle import stored_arrays
 from sparse_ist_tf.encoder.presets import PRESETS, listed, nearest_preset
+from sparse_ist_tf.encoder.spec import ViTSpec
 from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.errors import RequestError
 
@@ -31,7 +32,7 @@ VARIANTS = [
 
 
 def randomised(seed=3, **changes):
-    model = ViT(**SMALL | changes)
+    model = ViT(ViTSpec(**SMALL | changes))
     rng = np.random.default_rng(seed)
     for variable in model.trainable_variables:
         value = rng.standard_normal(variable.shape).astype(np.float32)
@@ -51,13 +52,13 @@ def assert_bits(tensors, model):
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 def test_ours_to_timm_to_ours_is_bit_identical(changes, tmp_path):
     model = randomised(**changes)
-    tensors, arguments = to_timm(architecture(model), stored_arrays(model))
+    tensors, arguments = to_timm(model.spec, stored_arrays(model))
     assert all(array.flags["C_CONTIGUOUS"] for array in tensors.values())
     names = ("num_heads", "activation", "epsilon", "pool", "positions")
     settings = {name: getattr(model, name) for name in names}
     config, back, _ = from_timm(named_tensors(tensors), settings)
     assert_bits(back, model)
-    assert config == architecture(model)
+    assert config == model.spec
     assert arguments["embed_dim"] == 64
 
     save_encoder(tmp_path / "ours.safetensors", model, (0.1, 0.2, 0.3), dtype="float32")
@@ -65,7 +66,7 @@ def test_ours_to_timm_to_ours_is_bit_identical(changes, tmp_path):
     export_to_timm(encoder, tmp_path / "timm.safetensors")
     again = load_encoder(str(tmp_path / "timm.safetensors"))
     assert_bits(stored_arrays(again.model), model)
-    assert architecture(again.model) == architecture(model)
+    assert again.model.spec == model.spec
     assert again.preprocessing == encoder.preprocessing
     assert again.digest == encoder.digest
 
@@ -74,7 +75,7 @@ def test_a_norm_before_the_blocks_moves_the_bias_into_the_positions():
     """Timm's embedding has no bias then: the function stays, the split of it doesn't."""
     model = randomised(pre_norm=True, positions="learned")
     ours = stored_arrays(model)
-    tensors, _ = to_timm(architecture(model), ours)
+    tensors, _ = to_timm(model.spec, ours)
     assert "patch_embed.proj.bias" not in tensors
     _, back, _ = from_timm(named_tensors(tensors), {"num_heads": 4, "positions": "learned"})
     np.testing.assert_array_equal(
@@ -267,13 +268,13 @@ def test_heads_that_nobody_knows_must_be_given():
     tensors = timm_tensors(width=96, hidden=96)
     with pytest.raises(RequestError, match="num_heads is not known of a ViT of width 96"):
         from_timm(named_tensors(tensors), {})
-    assert from_timm(named_tensors(tensors), {"num_heads": 3})[0]["num_heads"] == 3
-    assert from_timm(named_tensors(timm_tensors(width=128)), {})[0]["num_heads"] == 2
+    assert from_timm(named_tensors(tensors), {"num_heads": 3})[0].num_heads == 3
+    assert from_timm(named_tensors(timm_tensors(width=128)), {})[0].num_heads == 2
 
 
 def test_a_table_of_sincos_positions_is_recognised():
     model = randomised()
-    tensors, _ = to_timm(architecture(model), stored_arrays(model))
+    tensors, _ = to_timm(model.spec, stored_arrays(model))
     assert convert(tensors)[0]["positions"] == "sincos"
     tensors["pos_embed"] = tensors["pos_embed"].copy()
     tensors["pos_embed"][0, 5, 5] += 1e-6

@@ -8,6 +8,7 @@ import resource
 import struct
 import zipfile
 import zlib
+from dataclasses import asdict
 
 import ml_dtypes
 import numpy as np
@@ -15,15 +16,15 @@ import pytest
 from safetensors.numpy import save_file
 
 from sparse_ist_tf.checkpoints.conversion import to_timm
-from sparse_ist_tf.checkpoints.loading import load_encoder, save_encoder
-from sparse_ist_tf.checkpoints.writing import export_to_keras
-from sparse_ist_tf.encoder.bundle import architecture, stored_arrays
+from sparse_ist_tf.checkpoints.loading import load_encoder
+from sparse_ist_tf.checkpoints.writing import export_to_keras, save_encoder
+from sparse_ist_tf.encoder.bundle import stored_arrays
 from sparse_ist_tf.encoder.presets import create_encoder
 from sparse_ist_tf.errors import RequestError
 
 MODEL = create_encoder("vit_pico", depth=1)
-OURS, CONFIG = stored_arrays(MODEL), architecture(MODEL)
-TIMM = to_timm(CONFIG, OURS)[0]
+OURS, CONFIG = stored_arrays(MODEL), asdict(MODEL.spec)
+TIMM = to_timm(MODEL.spec, OURS)[0]
 KINDS = ("ours.safetensors", "timm.safetensors", "flax.npz", "e.keras", "e.weights.h5", "e.pth")
 
 
@@ -74,13 +75,13 @@ def test_every_kind_of_file_gives_the_same_encoder(folder, kind):
     encoder = load_encoder(str(folder / kind), **given, activation="quick_gelu")
     for key, value in stored_arrays(encoder.model).items():
         np.testing.assert_array_equal(value, OURS[key], err_msg=key)
-    assert architecture(encoder.model) == CONFIG
+    assert asdict(encoder.model.spec) == CONFIG
 
 
 def one_line(path, told="encoder.weights="):
     """The error of a path, which must be one line of moderate length that names the path."""
     with pytest.raises(RequestError, match=told) as caught:
-        load_encoder(str(path), num_heads=3)
+        load_encoder(f"{path}?num_heads=3")
     text = str(caught.value)
     assert len(text.splitlines()) == 1
     assert len(text) < 1500
@@ -110,7 +111,7 @@ def test_damaged_bytes_end_in_one_line_or_in_other_numbers(folder, tmp_path, kin
             bad[rng.integers(*spans[trial % 3])] = rng.integers(256)
         path.write_bytes(bad)
         try:
-            told = load_encoder(str(path), num_heads=3).describe()
+            told = load_encoder(f"{path}?num_heads=3").describe()
         except RequestError as error:
             told = str(error)
             assert len(told.splitlines()) == 1
@@ -256,7 +257,7 @@ def test_bfloat16_and_float64_tensors_are_read(tmp_path):
     np.savez(tmp_path / "b.npz", **rounded)
     np.savez(tmp_path / "d.npz", **{k: v.astype(np.float64) for k, v in TIMM.items()})
     for name in ("b.safetensors", "b.npz", "d.npz"):
-        encoder = load_encoder(str(tmp_path / name), num_heads=3, activation="quick_gelu")
+        encoder = load_encoder(f"{tmp_path / name}?num_heads=3", activation="quick_gelu")
         value = stored_arrays(encoder.model)["block_0/fc1/kernel"]
         wanted = OURS["block_0/fc1/kernel"]
         if name != "d.npz":
@@ -277,7 +278,7 @@ def test_shards_are_joined_and_stay_in_their_folder(tmp_path):
     config = {"model_type": "vit", "num_attention_heads": 3, "hidden_act": "quick_gelu"}
     (tmp_path / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-6}))
     encoder = load_encoder(str(tmp_path))
-    assert encoder.model.num_heads == 3
+    assert encoder.model.spec.num_heads == 3
     np.testing.assert_array_equal(encoder.model.get_weights()[0], MODEL.get_weights()[0])
     for bad in ({"a": "../m-1-of-2.safetensors"}, {"a": "/etc/passwd"}, {"a": "gone"}, [], 3):
         index.write_text(json.dumps({"weight_map": bad}))

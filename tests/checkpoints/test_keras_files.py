@@ -3,6 +3,7 @@
 import json
 import shutil
 import zipfile
+from dataclasses import asdict
 
 import h5py
 import keras
@@ -17,8 +18,9 @@ from sparse_ist_tf.checkpoints.keras_files import (
     read_weights_h5,
 )
 from sparse_ist_tf.checkpoints.loading import load_encoder
-from sparse_ist_tf.encoder.bundle import architecture, stored_arrays
+from sparse_ist_tf.encoder.bundle import stored_arrays
 from sparse_ist_tf.encoder.presets import create_encoder
+from sparse_ist_tf.encoder.spec import ViTSpec
 from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.errors import RequestError
 
@@ -37,7 +39,7 @@ VARIANTS = [
 
 
 def randomised(**changes):
-    model = ViT(**SMALL | changes)
+    model = ViT(ViTSpec(**SMALL | changes))
     rng = np.random.default_rng(3)
     for variable in model.trainable_variables:
         variable.assign(rng.standard_normal(variable.shape))
@@ -56,14 +58,14 @@ def test_both_kinds_hold_what_the_model_has(changes, tmp_path):
     model = randomised(**changes)
     model.save(tmp_path / "e.keras")
     config, tensors, preprocessing = read_keras(tmp_path / "e.keras")
-    assert config == architecture(model)
+    assert config == asdict(model.spec)
     assert preprocessing == {}
     assert_same(tensors, model)
 
     model.save_weights(tmp_path / "e.weights.h5")
     config, tensors = read_weights_h5(tmp_path / "e.weights.h5")
     assert_same(tensors, model)
-    assert config == architecture(model)
+    assert config == asdict(model.spec)
 
 
 @pytest.mark.parametrize("name", ["vit_pico", "vit_micro", "vit_tiny"])
@@ -71,7 +73,7 @@ def test_shapes_find_the_preset(name, tmp_path):
     """What no shape tells, such as vit_micro's three heads, comes from the preset of its sizes."""
     model = create_encoder(name)
     model.save_weights(tmp_path / "e.weights.h5")
-    assert read_weights_h5(tmp_path / "e.weights.h5")[0] == architecture(model)
+    assert read_weights_h5(tmp_path / "e.weights.h5")[0] == asdict(model.spec)
 
 
 def test_another_model_is_told(tmp_path):

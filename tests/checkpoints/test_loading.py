@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import zipfile
 
 import keras
 import numpy as np
@@ -14,25 +13,18 @@ import pytest
 from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
 
-from sparse_ist_tf.checkpoints.loading import (
-    PACKAGED,
-    load_configured,
-    load_encoder,
-    main,
-    save_encoder,
-)
-from sparse_ist_tf.checkpoints.writing import export_to_keras, export_to_timm
+from sparse_ist_tf.checkpoints.loading import PACKAGED, load_configured, load_encoder
+from sparse_ist_tf.checkpoints.writing import export_to_keras, export_to_timm, save_encoder
 from sparse_ist_tf.encoder.bundle import (
     Preprocessing,
-    architecture,
     make_encoder,
     resized,
     stored_arrays,
-    weight_shapes,
 )
-from sparse_ist_tf.encoder.positions import resample_positions
-from sparse_ist_tf.encoder.presets import create_encoder
-from sparse_ist_tf.encoder.vit import ViT, sincos_positions
+from sparse_ist_tf.encoder.positions import resample_positions, sincos_positions
+from sparse_ist_tf.encoder.presets import PRESETS, create_encoder
+from sparse_ist_tf.encoder.spec import ViTSpec
+from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.errors import RequestError, RunError
 
 
@@ -58,12 +50,12 @@ def test_packaged_weights_are_those_of_their_card(micro):
     size = os.path.getsize(PACKAGED / "vit_micro.safetensors")
     assert f"({size / 1e6:.1f} MB)" in card
     depth, heads = re.search(r"(\d+) blocks, (\d+) heads", card).groups()
-    assert (micro.model.depth, micro.model.num_heads) == (int(depth), int(heads))
+    assert (micro.model.spec.depth, micro.model.spec.num_heads) == (int(depth), int(heads))
     assert f"width {micro.feature_dim}" in card
     assert (
         f"{micro.image_size} x {micro.image_size} pixels in patches of {micro.patch_size}" in card
     )
-    assert architecture(micro.model) == architecture(create_encoder("vit_micro"))
+    assert micro.model.spec == PRESETS["vit_micro"]
     assert micro.mean == micro.std == (0.5, 0.5, 0.5)
     assert "licence" in card
 
@@ -92,7 +84,7 @@ def test_packaged_weights_tell_images_apart(micro):
 
 def test_same_seed_same_weights_and_digest():
     one, same = load_encoder("random:vit_pico"), load_encoder("random:vit_pico")
-    other = load_encoder("random:vit_pico", seed=1)
+    other = load_encoder("random:vit_pico?seed=1")
     assert one.digest == same.digest != other.digest
     np.testing.assert_array_equal(features(one), features(same))
     assert np.abs(features(one) - features(other)).max() > 0.01
@@ -175,13 +167,13 @@ def test_another_image_size_resamples_the_positions_and_says_so(caplog):
 
 def test_resized_leaves_its_arguments_alone():
     model = create_encoder("vit_pico", positions="learned")
-    config, tensors = architecture(model), stored_arrays(model)
+    spec, tensors = model.spec, stored_arrays(model)
     before = tensors["position_table"].copy()
-    new_config, new_tensors, _ = resized(config, tensors, 32)
-    assert (config["image_size"], new_config["image_size"]) == (64, 32)
+    new_spec, new_tensors, _ = resized(spec, tensors, 32)
+    assert (spec.image_size, new_spec.image_size) == (64, 32)
     np.testing.assert_array_equal(tensors["position_table"], before)
     assert new_tensors["position_table"].shape == (16, 96)
-    assert resized(config, tensors, 64) == (config, tensors, [])
+    assert resized(spec, tensors, 64) == (spec, tensors, [])
 
 
 @pytest.mark.parametrize("name", ["vit_pico", "vit_micro", "vit_tiny"])
@@ -189,40 +181,39 @@ def test_shapes_are_known_before_the_model_is_made(name):
     for changes in ({}, {"positions": "learned", "extra_tokens": 3, "activation": "swiglu"}):
         model = create_encoder(name, **changes)
         shapes = {key: value.shape for key, value in stored_arrays(model).items()}
-        assert weight_shapes(architecture(model)) == shapes
-    headless = ViT(16, 4, 8, 1, 2, class_token=False, pool="mean", pre_norm=True)
+        assert model.spec.weight_shapes() == shapes
+    headless = ViT(ViTSpec(16, 4, 8, 1, 2, class_token=False, pool="mean", pre_norm=True))
     shapes = {key: value.shape for key, value in stored_arrays(headless).items()}
-    assert weight_shapes(architecture(headless)) == shapes
+    assert headless.spec.weight_shapes() == shapes
 
 
 def test_settings_that_are_given_win(tmp_path):
     model = create_encoder("vit_micro")
     save_encoder(tmp_path / "e.safetensors", model)
     encoder = load_encoder(
-        str(tmp_path / "e.safetensors"),
-        num_heads=6,
+        f"{tmp_path}/e.safetensors?num_heads=6&epsilon=1e-5",
         activation="gelu",
-        epsilon=1e-5,
         pool="mean",
         mean=(0, 0, 0),
         std=(1, 1, 1),
     )
-    found = architecture(encoder.model)
-    assert (found["num_heads"], found["activation"]) == (6, "gelu")
-    assert (found["epsilon"], found["pool"]) == (1e-5, "mean")
+    found = encoder.model.spec
+    assert (found.num_heads, found.activation) == (6, "gelu")
+    assert (found.epsilon, found.pool) == (1e-5, "mean")
     assert (encoder.mean, encoder.std) == ((0.0,) * 3, (1.0,) * 3)
 
 
 def test_an_encoder_of_a_configuration(tmp_path):
-    nothing = {"image_size": 0, "num_heads": 0, "activation": "", "epsilon": 0.0, "pool": ""}
-    config = ConfigDict({"weights": "random:vit_pico", "dtype": "float32", "batch_size": 64})
+    nothing = {"image_size": 0, "activation": "", "pool": ""}
+    weights = "random:vit_pico?epsilon=1e-5"
+    config = ConfigDict({"weights": weights, "dtype": "float32", "batch_size": 64})
     config.update(nothing | {"mean": (), "std": ()})
-    plain = load_encoder("random:vit_pico")
+    plain = load_encoder(weights)
     assert load_configured(config).digest == plain.digest
-    assert load_configured({"weights": "random:vit_pico"}).digest == plain.digest
-    config.update({"image_size": 96, "pool": "mean", "mean": (0.1, 0.2, 0.3), "epsilon": 1e-5})
+    assert load_configured({"weights": weights}).digest == plain.digest
+    config.update({"image_size": 96, "pool": "mean", "mean": (0.1, 0.2, 0.3)})
     other = load_configured(config)
-    assert (other.image_size, other.model.pool, other.model.epsilon) == (96, "mean", 1e-5)
+    assert (other.image_size, other.model.spec.pool, other.model.spec.epsilon) == (96, "mean", 1e-5)
     assert other.mean == (0.1, 0.2, 0.3)
 
 
@@ -260,7 +251,7 @@ def test_settings_of_the_configuration_beside_are_read_and_printed(tmp_path):
     }
     (tmp_path / "config.json").write_text(json.dumps(timm))
     found = load_encoder(str(tmp_path))
-    assert (found.model.pool, found.model.activation) == ("mean", "quick_gelu")
+    assert (found.model.spec.pool, found.model.spec.activation) == ("mean", "quick_gelu")
     assert found.preprocessing.crop_fraction == 0.9
     timm["model_args"] = {"num_heads": 3}
     for name, activation in (
@@ -268,7 +259,7 @@ def test_settings_of_the_configuration_beside_are_read_and_printed(tmp_path):
         ("vit_so400m_patch14_siglip_gap_378", "gelu"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(timm | {"architecture": name}))
-        assert load_encoder(str(tmp_path)).model.activation == activation
+        assert load_encoder(str(tmp_path)).model.spec.activation == activation
     timm["architecture"] = "vit_base_patch16_rpn_224"
     (tmp_path / "config.json").write_text(json.dumps(timm))
     with pytest.raises(RequestError, match="normalise after attention and MLP"):
@@ -279,7 +270,7 @@ def test_assumed_preprocessing_is_said(tmp_path):
     export_to_timm(load_encoder("random:vit_pico"), tmp_path / "t.safetensors")
     path = tmp_path / "plain.safetensors"
     save_file(load_file(tmp_path / "t.safetensors"), path)
-    encoder = load_encoder(str(path), num_heads=3)
+    encoder = load_encoder(f"{path}?num_heads=3")
     assert encoder.mean == (0.485, 0.456, 0.406)
     assert "mean and std are ImageNet's: none are stated" in encoder.describe()
 
@@ -294,12 +285,17 @@ def test_assumed_preprocessing_is_said(tmp_path):
         ("random:vit_pico", {"dtype": "float8"}, "dtype='float8': must be one of float32"),
         ("random:vit_pico", {"activation": "relu"}, "activation='relu'"),
         ("random:vit_pico", {"pool": "max"}, "pool='max'"),
-        ("random:vit_pico", {"num_heads": 5}, "num_heads=5"),
-        ("random:vit_pico", {"num_heads": 0}, "num_heads=0"),
+        ("random:vit_pico?num_heads=5", {}, "num_heads=5"),
+        ("random:vit_pico?num_heads=0", {}, "num_heads=0: must be a whole number above 0"),
+        ("random:vit_pico?num_heads=1.5", {}, "num_heads=1.5: must be a whole number above 0"),
+        ("packaged:vit_pico?seed=1", {}, "seed=1: must not be given"),
+        ("random:vit_pico?heads=3", {}, "?heads=3: must be num_heads, qk_scale, epsilon, seed"),
+        ("random:vit_pico?", {}, "?: must be num_heads"),
         ("random:vit_pico", {"mean": (1, 2)}, "must be three each"),
         ("random:vit_pico", {"std": (1, 0, 1)}, "stds positive"),
-        ("random:vit_pico", {"epsilon": 0.0}, "epsilon=0.0"),
-        ("random:vit_pico", {"qk_scale": 0.1}, "qk_scale=0.1: must not be given"),
+        ("random:vit_pico?epsilon=0.0", {}, "epsilon=0.0: must be a number above 0"),
+        ("random:vit_pico?epsilon=nan", {}, "epsilon=nan: must be a number above 0"),
+        ("random:vit_pico?qk_scale=0.1", {}, "qk_scale=0.1: must not be given"),
     ],
 )
 def test_what_can_not_be_met_is_one_line(weights, given, told):
@@ -358,74 +354,7 @@ def test_a_damaged_weight_is_not_half_loaded():
         tensors | {"cls_token": np.full((1, 1, 96), np.nan, np.float32)},
     ):
         with pytest.raises(RequestError, match=r"cls_token|more"):
-            make_encoder(architecture(model), spoiled, name="mine")
-
-
-def run(*argv, **kwargs):
-    """The command, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "sparse_ist_tf.checkpoints.loading", *argv],
-        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
-        capture_output=True,
-        text=True,
-        **kwargs,
-    )
-
-
-def test_command_exports_and_tells_how_to_load(tmp_path):
-    out = tmp_path / "m.safetensors"
-    done = run("--to=timm", "packaged:vit_micro", str(out))
-    assert done.returncode == 0, done.stderr
-    assert "6 blocks of width 192, 3 heads" in done.stdout
-    assert f"{out}: load it with" in done.stdout
-    assert "timm.create_model(" in done.stdout
-    assert done.stderr == ""
-    assert load_encoder(str(out)).digest == load_encoder("packaged:vit_micro").digest
-
-
-def test_command_main_to_keras_and_back(tmp_path, capsys):
-    out = tmp_path / "m.keras"
-    assert main(["--to=keras", "random:vit_pico", str(out), "--mean", ".1", ".2", ".3"]) == 0
-    assert "keras.models.load_model(" in capsys.readouterr().out
-    encoder = load_encoder("random:vit_pico")
-    again = load_encoder(str(out))
-    assert again.digest == encoder.digest
-    assert again.mean == (0.1, 0.2, 0.3)
-    np.testing.assert_array_equal(features(again), features(encoder))
-    loaded = keras.models.load_model(out)
-    for one, other in zip(loaded.get_weights(), encoder.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-    with zipfile.ZipFile(out) as archive:
-        assert archive.testzip() is None
-
-
-@pytest.mark.parametrize(
-    ("argv", "status", "told"),
-    [
-        (["--to=onnx", "random:vit_pico", "{}/a.onnx"], 2, "--to: invalid choice: 'onnx'"),
-        (["random:vit_pico", "{}/a.keras"], 2, "--to"),
-        (["--to=timm", "random:vit_pico"], 2, "OUT"),
-        (["--to=timm", "random:vit_pico", "{}/a.bin"], 2, "must end with .safetensors"),
-        (["--to=timm", "hf:nobody/nothing", "{}/a.bin"], 2, "must end with .safetensors"),
-        (["--to=keras", "random:vit_pico", "{}/a.safetensors"], 2, "must end with .keras"),
-        (["--to=timm", "{}/none.pth", "{}/a.safetensors"], 2, "no such file"),
-        (["--to=timm", "random:vit_pico", "{}/no/a.safetensors"], 1, "can't be written"),
-        (["--to=timm", "random:vit_pico", "{}/a.safetensors", "--image_size=70"], 2, "70"),
-        (["--to=timm", "random:vit_pico", "{}/a.safetensors", "--image_size=x"], 2, "image_size"),
-        (["--to=timm", "random:vit_pico", "{}/a.safetensors", "--pool=max"], 2, "--pool"),
-        (["--to=timm", "random:vit_pico", "{}/a.safetensors", "--zoo=1"], 2, "--zoo"),
-    ],
-)
-def test_command_says_bad_input_in_one_line(tmp_path, capsys, argv, status, told):
-    (tmp_path / "file").write_text("")
-    argv = [arg.format(tmp_path if "/no/" not in arg else tmp_path / "file") for arg in argv]
-    assert main(argv) == status
-    printed = capsys.readouterr()
-    lines = printed.err.splitlines()
-    assert len(lines) == 1, printed.err
-    assert lines[0].startswith("error: ")
-    assert told in lines[0]
-    assert not [name for name in os.listdir(tmp_path) if name != "file"]
+            make_encoder(model.spec, spoiled, name="mine")
 
 
 def test_export_to_an_unwritable_place_is_a_run_error(tmp_path):

@@ -54,7 +54,7 @@ def test_features_equal_keras_hubs(keras_hub, make_case, tmp_path, changes):
     assert np.abs(theirs).max() > 1
     if "use_class_token" not in changes:
         np.testing.assert_allclose(encoder.model(inputs), theirs[:, 0], rtol=0, atol=1e-4)
-    assert encoder.model.epsilon == changes.get("layer_norm_epsilon", 1e-6)
+    assert encoder.model.spec.epsilon == changes.get("layer_norm_epsilon", 1e-6)
 
 
 def test_mean_and_std_come_from_the_image_converter(keras_hub, tmp_path):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from sparse_ist_tf.checkpoints.loading import load_encoder, save_encoder
-from sparse_ist_tf.checkpoints.writing import export_to_timm
+from sparse_ist_tf.checkpoints.loading import load_encoder
+from sparse_ist_tf.checkpoints.writing import export_to_timm, save_encoder
 from sparse_ist_tf.encoder.positions import resample_positions
+from sparse_ist_tf.encoder.spec import ViTSpec
 from sparse_ist_tf.encoder.vit import ViT
 
 # Sizes that make a model small where its kind, not its size, is looked at.
@@ -77,7 +78,7 @@ def compare(torch, model, encoder, make_case, ratio, tolerance=1e-4):
     images, places, inputs = make_case(encoder.image_size, encoder.patch_size, ratio)
     feature, tokens = their_outputs(torch, model, images, places)
     ours = np.asarray(encoder.model.tokens(inputs))
-    if encoder.model.pool != "mean_norm":
+    if encoder.model.spec.pool != "mean_norm":
         # timm's DeiT averages CLS and the distillation token for its head: tokens are compared.
         np.testing.assert_allclose(ours, tokens, rtol=0, atol=tolerance)
     assert np.abs(tokens).max() > 1
@@ -115,7 +116,7 @@ def test_activations_that_timms_code_alone_tells(torch, timm, randomise, make_ca
     store_as_timm(model, name, arguments, tmp_path)
     encoder = load_encoder(str(tmp_path))
     tanh = isinstance(model.blocks[0].mlp.act, timm.layers.GELUTanh)
-    assert encoder.model.activation == ("gelu_tanh" if tanh else "gelu")
+    assert encoder.model.spec.activation == ("gelu_tanh" if tanh else "gelu")
     compare(torch, model, encoder, make_case, 0.5)
 
 
@@ -142,7 +143,7 @@ EXPORTS = [
 @pytest.mark.parametrize("changes", EXPORTS, ids=str)
 def test_timm_loads_what_is_exported_and_agrees(torch, timm, make_case, tmp_path, changes):
     sizes = {"image_size": 32, "patch_size": 8, "width": 64, "depth": 2, "num_heads": 4}
-    vit = ViT(**sizes | changes)
+    vit = ViT(ViTSpec(**sizes | changes))
     rng = np.random.default_rng(0)
     for variable in vit.trainable_variables:
         variable.assign(np.asarray(variable) + 0.1 * rng.standard_normal(variable.shape))
@@ -181,9 +182,7 @@ def test_what_torch_saves_is_read_as_it_is(torch, timm, randomise, tmp_path, leg
     path = tmp_path / "w.pth"
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     save_file({k: v.numpy() for k, v in model.state_dict().items()}, tmp_path / "w.safetensors")
-    loaded = [
-        load_encoder(str(tmp_path / f"w.{kind}"), num_heads=4) for kind in ("pth", "safetensors")
-    ]
+    loaded = [load_encoder(f"{tmp_path}/w.{kind}?num_heads=4") for kind in ("pth", "safetensors")]
     assert loaded[0].digest == loaded[1].digest
     half = {k: v.bfloat16().t() if v.ndim == 2 else v.half() for k, v in model.state_dict().items()}
     torch.save(half, path, _use_new_zipfile_serialization=not legacy)

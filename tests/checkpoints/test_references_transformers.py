@@ -6,7 +6,7 @@ import pytest
 from sparse_ist_tf.checkpoints import conversion
 from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.checkpoints.naming import named_tensors
-from sparse_ist_tf.encoder.vit import sincos_positions
+from sparse_ist_tf.encoder.positions import sincos_positions
 from sparse_ist_tf.masks import visible_from_positions
 from sparse_ist_tf.pretraining.objectives import MaskedAutoencoder
 

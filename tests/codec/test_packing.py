@@ -62,10 +62,10 @@ def test_round_trip(size, rows, columns, ratio, form, content, seed, index):
         places = random_positions(seed, [index], 3, patches, ratio)[0]
     else:
         places = fixed_positions(seed, [index], patches, ratio)[0]
-    mask = {} if form == "bitmap" else {"seed": seed, "index": index}
-    if form == "random":
-        mask["epoch"] = 3
-    message = pack_patches(image, places, size, content=content, quality=95, **mask)
+    mask = None
+    if form != "bitmap":
+        mask = MaskSeed(seed, index, 3 if form == "random" else None)
+    message = pack_patches(image, places, size, content=content, quality=95, mask=mask)
     pixels, positions = unpack_patches(message)
     assert positions.dtype == np.int32
     np.testing.assert_array_equal(positions, places)
@@ -129,7 +129,7 @@ def test_works_in_a_pipeline():
 
     def through(image, index):
         places = fixed_positions(4, index[None], 16, 0.5)[0]
-        message = pack_patches(image, places, 8, quality=80, seed=4, index=index)
+        message = pack_patches(image, places, 8, quality=80, mask=MaskSeed(4, index))
         pixels, positions = unpack_patches(message)
         pixels = tf.ensure_shape(pixels, (8, 192))
         return message, pixels, tf.ensure_shape(positions, (8,))
@@ -142,7 +142,7 @@ def test_works_in_a_pipeline():
     found = [np.concatenate(part) for part in zip(*rows.as_numpy_iterator(), strict=True)]
     for i, (message, pixels, positions) in enumerate(zip(*found, strict=True)):
         places = fixed_positions(4, [100 + i], 16, 0.5)[0]
-        alone = pack_patches(images[i], places, 8, quality=80, seed=4, index=100 + i)
+        alone = pack_patches(images[i], places, 8, quality=80, mask=MaskSeed(4, 100 + i))
         assert message == alone
         np.testing.assert_array_equal(positions, places)
         np.testing.assert_array_equal(pixels, unpack_patches(alone)[0])
@@ -160,7 +160,7 @@ def test_raw_works_in_a_pipeline():
     np.testing.assert_array_equal(pixels, select_patches(image[None], [[1, 5]], 8)[0])
 
 
-MESSAGE = pack_patches(picture(64, 64), fixed_positions(0, [7], 64, 0.5)[0], 8, seed=0, index=7)
+MESSAGE = pack_patches(picture(64, 64), fixed_positions(0, [7], 64, 0.5)[0], 8, mask=MaskSeed(0, 7))
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_the_format_is_what_the_documentation_says():
     assert pack_patches(image, [1, 2], 1, content="raw") == expected
     seed = MaskSeed(300, 5, epoch=1)
     places = seed.positions(4, 2)
-    message = pack_patches(image, places, 1, content="raw", seed=300, index=5, epoch=1)
+    message = pack_patches(image, places, 1, content="raw", mask=seed)
     assert message.startswith(bytes.fromhex("5350 01 21 00 01 02 02 ac02 05 02 01"))
     np.testing.assert_array_equal(places, random_positions(300, [5], 1, 4, 0.5)[0])
 
@@ -255,11 +255,7 @@ def test_the_format_is_what_the_documentation_says():
         ({"positions": [-1, 2]}, "positions: must be"),
         ({"positions": [16]}, r"positions: must be .*\[0, 15\]"),
         ({"positions": [[1]]}, "positions: must be"),
-        ({"positions": [0, 1], "seed": 0, "index": 0}, "positions: are not those that MaskSeed"),
-        ({"seed": 0}, "seed and index"),
-        ({"epoch": 0}, "seed and index"),
-        ({"seed": 0, "index": 0, "epoch": -1}, "epoch=-1"),
-        ({"seed": 0, "index": -1}, "index=-1"),
+        ({"positions": [0, 1], "mask": MaskSeed(0, 0)}, "positions: are not those that MaskSeed"),
         ({"quality": 0}, "quality=0"),
         ({"quality": 101}, "quality=101"),
         ({"content": "webp"}, "content='webp': must be one of jpeg, raw"),
@@ -272,6 +268,12 @@ def test_impossible_arguments_are_named(changed, says):
     arguments = {"image": picture(32, 32), "positions": [1, 2], "patch_size": 8} | changed
     with pytest.raises(ValueError, match=says):
         pack_patches(**arguments)
+
+
+def test_numbers_that_no_mask_has_are_named():
+    for numbers, says in (((0, 0, -1), "epoch=-1"), ((0, -1), "index=-1")):
+        with pytest.raises(ValueError, match=says):
+            MaskSeed(*numbers)
 
 
 @pytest.mark.parametrize(
@@ -317,10 +319,10 @@ def test_forged_features_are_refused():
 
 def test_count_bytes_counts_what_is_sent():
     image, places = picture(64, 64), fixed_positions(0, [9], 64, 0.75)[0]
-    sizes = count_bytes(image, places, 8, quality=75, feature_dim=192, seed=0, index=9)
+    sizes = count_bytes(image, places, 8, quality=75, feature_dim=192, mask=MaskSeed(0, 9))
     assert sizes["image_jpeg"] == len(tf.io.encode_jpeg(image, quality=75).numpy())
     assert sizes["patches_raw"] == 16 * 192 + 15
-    assert sizes["patches_jpeg"] == len(pack_patches(image, places, 8, seed=0, index=9))
+    assert sizes["patches_jpeg"] == len(pack_patches(image, places, 8, mask=MaskSeed(0, 9)))
     assert sizes["patches_jpeg_bitmap"] == sizes["patches_jpeg"] + 8 - 3
     assert sizes["feature_float32"] == len(pack_feature(np.ones(192)))
     assert sizes["feature_float16"] < sizes["feature_float32"]
@@ -345,10 +347,12 @@ def test_bytes_of_real_photos(side, size):
             whole = sent = 0
             for index, image in images.items():
                 places = fixed_positions(0, [index], patches, ratio)[0]
-                sizes = count_bytes(image, places, size, quality=quality, seed=0, index=index)
+                sizes = count_bytes(image, places, size, quality=quality, mask=MaskSeed(0, index))
                 whole += sizes["image_jpeg"]
                 sent += sizes["patches_jpeg"]
-                message = pack_patches(image, places, size, quality=quality, seed=0, index=index)
+                message = pack_patches(
+                    image, places, size, quality=quality, mask=MaskSeed(0, index)
+                )
                 assert len(message) == sizes["patches_jpeg"]
                 np.testing.assert_array_equal(unpack_patches(message)[1], places)
             share = sent / whole / (1 - ratio)

@@ -5,17 +5,18 @@ import pytest
 import tensorflow as tf
 
 from sparse_ist_tf.codec.packing import (
+    MaskSeed,
     count_bytes,
     pack_feature,
     pack_patches,
     unpack_feature,
     unpack_patches,
 )
-from sparse_ist_tf.codec.transport import Transport, bytes_per_image, with_positions
+from sparse_ist_tf.codec.transport import Transport, with_positions
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.split import ArraySource, Split
-from sparse_ist_tf.masks import fixed_positions, select_patches, shared_positions
+from sparse_ist_tf.masks import MaskOptions, fixed_positions, select_patches
 
 
 def draw(indices):
@@ -45,7 +46,7 @@ def test_patches_are_those_of_the_message(photos):
     np.testing.assert_array_equal(places, draw(indices))
     patches = select_patches(images, places, 8)
     for i, original in enumerate(photos.source.images):
-        message = pack_patches(original, places[i], 8, quality=40, seed=0, index=i)
+        message = pack_patches(original, places[i], 8, quality=40, mask=MaskSeed(0, i))
         np.testing.assert_array_equal(patches[i], unpack_patches(message)[0])
     assert not np.array_equal(patches, select_patches(photos.source.images, places, 8))
 
@@ -111,23 +112,14 @@ def test_only_codecs_that_change_pixels_have_a_key():
     assert len(keys - {None}) == 4
 
 
-@pytest.mark.parametrize("epoch", [None, 0])
-def test_bytes_are_means_of_what_single_images_cost(photos, epoch):
-    from sparse_ist_tf.masks import random_positions
-
-    def places_of(indices):
-        if epoch is None:
-            return draw(indices)
-        return random_positions(0, indices, epoch, 16, 0.5)
-
-    found = bytes_per_image(
-        photos, 32, 8, places_of, quality=60, feature_dim=12, mask_seed=0, epoch=epoch
-    )
-    images = photos.source.images
-    mask = {"quality": 60, "feature_dim": 12, "seed": 0, "epoch": epoch}
+@pytest.mark.parametrize(("kind", "epoch"), [("fixed", None), ("random", 0)])
+def test_bytes_are_means_of_what_single_images_cost(photos, kind, epoch):
+    masks = MaskOptions(kind, 0.5)
+    found = Transport(quality=60).bytes_per_image(photos, masks, 32, 8, feature_dim=12)
+    form = {"quality": 60, "feature_dim": 12}
+    pairs = zip(photos.source.images, masks.positions(np.arange(21), 16), strict=True)
     single = [
-        count_bytes(image, places, 8, index=i, **mask)
-        for i, (image, places) in enumerate(zip(images, places_of(np.arange(21)), strict=True))
+        count_bytes(*pair, 8, mask=MaskSeed(0, i, epoch), **form) for i, pair in enumerate(pairs)
     ]
     assert found.pop("images") == 21
     assert found == {name: np.mean([sizes[name] for sizes in single]) for name in single[0]}
@@ -135,17 +127,15 @@ def test_bytes_are_means_of_what_single_images_cost(photos, epoch):
 
 def test_bytes_of_some_images_are_drawn_with_a_seed(photos):
     def sizes(seed):
-        return bytes_per_image(photos, 32, 8, draw, count=5, seed=seed)
+        masks = MaskOptions("fixed", 0.5)
+        return Transport().bytes_per_image(photos, masks, 32, 8, count=5, seed=seed)
 
     assert sizes(0) == sizes(0) != sizes(1)
     assert sizes(0)["images"] == 5
 
 
 def test_a_shared_mask_has_no_seed_to_send(photos):
-    def same(indices):
-        return np.tile(shared_positions(0, 16, 0.5), (len(indices), 1))
-
-    found = bytes_per_image(photos, 32, 8, same, count=5)
+    found = Transport().bytes_per_image(photos, MaskOptions("shared", 0.5), 32, 8, count=5)
     assert found["patches_jpeg"] == found["patches_jpeg_bitmap"]
     assert "feature_int8" not in found
 

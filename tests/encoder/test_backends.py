@@ -9,7 +9,9 @@ import keras
 import numpy as np
 import pytest
 
-from sparse_ist_tf.checkpoints.loading import load_encoder, save_encoder
+from sparse_ist_tf.checkpoints.loading import load_encoder
+from sparse_ist_tf.checkpoints.writing import save_encoder
+from sparse_ist_tf.encoder.spec import ViTSpec
 from sparse_ist_tf.encoder.vit import ViT
 
 _ENCODE = """
@@ -44,7 +46,7 @@ def test_features_are_the_same_under_another_backend(backend, tmp_path):
     names = ["packaged:vit_micro"]
     for i, changes in enumerate(variants):
         names.append(str(tmp_path / f"{i}.safetensors"))
-        model = ViT(image_size=64, patch_size=8, width=32, depth=2, num_heads=2, **changes)
+        model = ViT(ViTSpec(image_size=64, patch_size=8, width=32, depth=2, num_heads=2, **changes))
         save_encoder(names[-1], model, dtype="float32")
     rng = np.random.default_rng(0)
     cases, features = {}, []

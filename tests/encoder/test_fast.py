@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.encoder import fast as fast_module
-from sparse_ist_tf.encoder.fast import features, flops, frozen_features
+from sparse_ist_tf.encoder.fast import features, frozen_features
 from sparse_ist_tf.encoder.presets import create_encoder
+from sparse_ist_tf.encoder.spec import ViTSpec
 from sparse_ist_tf.encoder.vit import ViT
 
 SMALL = {"image_size": 16, "patch_size": 4, "width": 32, "depth": 3, "num_heads": 4}
@@ -38,7 +39,7 @@ def case(num_patches, pixels, visible, batch=3):
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 def test_the_feature_is_the_models(changes):
-    model = ViT(**SMALL | changes)
+    model = ViT(ViTSpec(**SMALL | changes))
     rng = np.random.default_rng(1)
     for variable in model.trainable_variables:
         variable.assign(np.asarray(variable) + 0.2 * rng.standard_normal(variable.shape))
@@ -86,7 +87,7 @@ def test_frozen_weights_are_constants_of_the_graph(dtype):
 
 
 def test_many_weights_stay_variables(monkeypatch):
-    model = ViT(**SMALL)
+    model = ViT(ViTSpec(**SMALL))
     inputs = {k: tf.constant(v) for k, v in case(16, 48, 5).items()}
     assert not _has_variables(frozen_features(model), inputs)
     monkeypatch.setattr(fast_module, "_MOST_FROZEN", 1000)
@@ -113,7 +114,7 @@ def test_bfloat16_is_no_further_from_the_truth_than_the_model():
 @pytest.mark.parametrize("rows", [None, 3])
 def test_gradients_are_the_models(rows):
     """Fine-tuning trains through it."""
-    model = ViT(**SMALL)
+    model = ViT(ViTSpec(**SMALL))
     inputs = case(16, 48, 5)
     direction = np.random.default_rng(2).standard_normal(32).astype(np.float32)
     spec = {key: tf.TensorSpec((rows, *s.shape[1:]), s.dtype) for key, s in ANY_NUMBER.items()}
@@ -134,7 +135,7 @@ def test_gradients_are_the_models(rows):
 
 
 def test_products_and_biases_stand_together_for_tensorflow_to_fuse():
-    model = ViT(**SMALL)
+    model = ViT(ViTSpec(**SMALL))
     inputs = {k: tf.constant(v) for k, v in case(16, 48, 5).items()}
     graph = tf.function(lambda x: features(model, x)).get_concrete_function(inputs).graph
     products = [op for op in graph.get_operations() if op.type == "MatMul"]
@@ -145,7 +146,7 @@ def test_products_and_biases_stand_together_for_tensorflow_to_fuse():
 
 def test_flops_are_those_of_the_products_in_the_graph():
     for changes in ({}, {"pool": "mean"}, {"activation": "swiglu", "extra_tokens": 2}):
-        model = ViT(**SMALL | changes)
+        model = ViT(ViTSpec(**SMALL | changes))
         inputs = {k: tf.constant(v) for k, v in case(16, 48, 5, batch=1).items()}
         graph = tf.function(lambda x, m=model: features(m, x)).get_concrete_function(inputs).graph
         found = 0
@@ -154,9 +155,9 @@ def test_flops_are_those_of_the_products_in_the_graph():
                 rows, inner = op.inputs[0].shape[-2:]
                 found += 2 * np.prod(op.outputs[0].shape) * inner
                 assert not (op.type == "MatMul" and op.get_attr("transpose_a")), rows
-        assert found == flops(model, 5)
+        assert found == model.spec.flops(5)
 
 
 def test_cls_alone_saves_most_of_the_last_block():
     cls, mean = (create_encoder("vit_base", pool=pool, depth=1) for pool in ("cls", "mean"))
-    assert flops(mean, 196) / flops(cls, 196) > 3
+    assert mean.spec.flops(196) / cls.spec.flops(196) > 3

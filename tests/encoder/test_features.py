@@ -5,17 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.codec.transport import Transport
-from sparse_ist_tf.encoder.cache import cache_key, cache_path, load_features, save_features
-from sparse_ist_tf.encoder.features import encode_split, make_encode, shared_features
+from sparse_ist_tf.encoder.cache import cache_path, load_features, save_features
+from sparse_ist_tf.encoder.features import FeatureOptions, Features, make_encode
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs import datasets
-from sparse_ist_tf.masks.options import MaskOptions
+from sparse_ist_tf.masks import KINDS, PATTERNS, MaskOptions
 from sparse_ist_tf.workers.link import Link
 
-MASKS = MaskOptions("fixed", 0.5)
+MASKS, PLAIN = MaskOptions("fixed", 0.5), Transport()
 KNOWN_KEY = "a3cebe219ac43f77aa23bd8aca078cc083f27e96014378c34ded168d31b97e09"
 
 
@@ -29,10 +31,18 @@ def test_split():
     return datasets.load("digits")["test"]
 
 
-def _shared(encoder, split, cache_dir, masks=MASKS, epoch=0, **more):
-    link = Link.alone()
-    options = {"cache_dir": str(cache_dir), "epoch": epoch, "progress": False, **more}
-    return shared_features(encoder, split, masks, link, **options)
+def _shared(encoder, split, cache_dir, masks=MASKS, epoch=0, transport=PLAIN):
+    features = Features(encoder, masks, transport, FeatureOptions(cache_dir=str(cache_dir)))
+    return features.of(split, Link.alone(), epoch, progress=False)
+
+
+def _encode(encoder, split, masks=MASKS, *, transport=PLAIN, batch_size=64, **part):
+    features = Features(encoder, masks, transport, FeatureOptions(batch_size=batch_size))
+    return features.encode(split, progress=False, **part)
+
+
+def _key(encoder, split, masks=MASKS, dtype="float32", transport=PLAIN):
+    return Features(encoder, masks, transport, FeatureOptions(dtype)).key(split)
 
 
 def test_hidden_pixels_change_nothing(encoder):
@@ -68,26 +78,26 @@ def test_a_gradient_stops_at_hidden_pixels(encoder):
 
 
 def test_batches_and_shares_change_nothing(encoder, test_split):
-    whole = encode_split(encoder, test_split, MASKS, progress=False)
+    whole = _encode(encoder, test_split)
     assert whole.shape == (360, 96)
     for start, stop in ((0, 64), (64, 360), (128, 130)):
-        part = encode_split(encoder, test_split, MASKS, start=start, stop=stop, progress=False)
+        part = _encode(encoder, test_split, start=start, stop=stop)
         assert np.array_equal(part, whole[start:stop])
-    small = encode_split(encoder, test_split, MASKS, stop=20, batch_size=7, progress=False)
+    small = _encode(encoder, test_split, stop=20, batch_size=7)
     np.testing.assert_allclose(small, whole[:20], atol=1e-5)
 
 
 def test_bfloat16_is_near(encoder, test_split):
     low = load_encoder("random:vit_pico", dtype="bfloat16")
-    a = encode_split(encoder, test_split, MASKS, stop=64, progress=False)
-    b = encode_split(low, test_split, MASKS, stop=64, progress=False)
+    a = _encode(encoder, test_split, stop=64)
+    b = _encode(low, test_split, stop=64)
     assert b.dtype == np.float32
     assert 0 < np.abs(a - b).mean() < 0.05
 
 
 def test_a_second_run_encodes_nothing(encoder, test_split, tmp_path, monkeypatch):
     first = _shared(encoder, test_split, tmp_path)
-    monkeypatch.setattr("sparse_ist_tf.encoder.features.encode_split", None)
+    monkeypatch.setattr(Features, "encode", None)
     assert np.array_equal(_shared(encoder, test_split, tmp_path), first)
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -129,22 +139,22 @@ def test_a_cache_that_cannot_be_written_is_a_warning(encoder, test_split, tmp_pa
 
 
 def test_the_key_holds_what_features_depend_on(encoder, test_split):
-    base = cache_key(encoder, test_split, MASKS)
+    base = _key(encoder, test_split, MASKS)
     train = datasets.load("digits")["train"]
     others = [
-        cache_key(load_encoder("random:vit_pico", seed=1), test_split, MASKS),
-        cache_key(encoder, train, MASKS),
-        cache_key(encoder, datasets.load("digits", split_seed=1)["test"], MASKS),
-        cache_key(encoder, test_split, MASKS, "bfloat16"),
+        _key(load_encoder("random:vit_pico?seed=1"), test_split, MASKS),
+        _key(encoder, train, MASKS),
+        _key(encoder, datasets.load("digits", split_seed=1)["test"], MASKS),
+        _key(encoder, test_split, MASKS, "bfloat16"),
         *(
-            cache_key(encoder, test_split, dataclasses.replace(MASKS, **change))
+            _key(encoder, test_split, dataclasses.replace(MASKS, **change))
             for change in ({"kind": "shared"}, {"ratio": 0.25}, {"seed": 1})
         ),
     ]
     assert len({base, *others}) == 1 + len(others)
-    assert cache_key(load_encoder("random:vit_pico"), test_split, MASKS) == base
+    assert _key(load_encoder("random:vit_pico"), test_split, MASKS) == base
     # Where nothing is hidden, no seed matters.
-    whole = [cache_key(encoder, test_split, MaskOptions("fixed", 0.0, seed=s)) for s in (0, 1)]
+    whole = [_key(encoder, test_split, MaskOptions("fixed", 0.0, seed=s)) for s in (0, 1)]
     assert whole[0] == whole[1]
 
 
@@ -168,10 +178,10 @@ def test_features_are_of_what_the_receiver_decodes(encoder, test_split, kind):
     from sparse_ist_tf.masks import select_patches, unpatchify, visible_from_positions
 
     masks = MaskOptions(kind, 0.5)
-    options = {"stop": 9, "batch_size": 7, "epoch": 2, "progress": False}
+    options = {"stop": 9, "batch_size": 7, "epoch": 2}
 
     def encoded(*link):
-        return encode_split(encoder, test_split, masks, transport=Transport(*link), **options)
+        return _encode(encoder, test_split, masks, transport=Transport(*link), **options)
 
     sent = encoded("patches", 20)
     [images] = [b["image"].numpy() for b in test_split.dataset(64, stop=9, batch_size=9)]
@@ -194,7 +204,7 @@ def test_numbers_of_features_share_a_cache(encoder, test_split, tmp_path, monkey
     from sparse_ist_tf.codec.packing import pack_feature, unpack_feature
 
     plain = _shared(encoder, test_split, tmp_path)
-    monkeypatch.setattr("sparse_ist_tf.encoder.features.encode_split", None)
+    monkeypatch.setattr(Features, "encode", None)
     small = _shared(encoder, test_split, tmp_path, transport=Transport(features="int8"))
     again = [unpack_feature(pack_feature(feature, "int8")) for feature in plain]
     assert np.array_equal(small, again)
@@ -208,20 +218,46 @@ def test_a_codec_has_a_cache_of_its_own(encoder, test_split, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
     assert np.array_equal(_shared(encoder, test_split, tmp_path, transport=link), first)
     assert not np.array_equal(first, plain)
-    raw = cache_key(encoder, test_split, MASKS, transport=Transport("raw"))
-    assert raw == cache_key(encoder, test_split, MASKS)
-    assert cache_key(encoder, test_split, MASKS, transport=Transport("jpeg", 20)) not in {
+    raw = _key(encoder, test_split, MASKS, transport=Transport("raw"))
+    assert raw == _key(encoder, test_split, MASKS)
+    assert _key(encoder, test_split, MASKS, transport=Transport("jpeg", 20)) not in {
         raw,
-        cache_key(encoder, test_split, MASKS, transport=link),
-        cache_key(encoder, test_split, MASKS, transport=Transport("jpeg", 21)),
+        _key(encoder, test_split, MASKS, transport=link),
+        _key(encoder, test_split, MASKS, transport=Transport("jpeg", 21)),
     }
+
+
+class Known:
+    """What the key reads of an encoder."""
+
+    digest, num_patches, mean, std, image_size = "ab", 64, (0.5,) * 3, (0.5,) * 3, 64
 
 
 def test_keys_of_caches_that_exist_stay(test_split):
     """Someone's cache would be encoded anew otherwise: raise _FORMAT if that is meant."""
-
-    class Known:
-        digest, num_patches, mean, std, image_size = "ab", 64, (0.5,) * 3, (0.5,) * 3, 64
-
     split = dataclasses.replace(test_split, fingerprint="cd")
-    assert cache_key(Known(), split, MASKS) == KNOWN_KEY
+    assert _key(Known(), split, MASKS) == KNOWN_KEY
+
+
+masks_of_a_case = st.builds(
+    MaskOptions,
+    kind=st.sampled_from(KINDS),
+    ratio=st.sampled_from([0.0, 0.25, 0.5, 0.75]),
+    pattern=st.sampled_from(PATTERNS),
+    seed=st.integers(0, 2),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(one=masks_of_a_case, other=masks_of_a_case)
+def test_masks_share_a_key_if_and_only_if_they_are_the_same(test_split, one, other):
+    positions = [masks.positions(np.arange(4), 64, epoch=3) for masks in (one, other)]
+    same = np.array_equal(*positions)
+    assert (_key(Known(), test_split, one) == _key(Known(), test_split, other)) == same
+
+
+def test_patterned_masks_of_seed_0_keep_their_keys(test_split):
+    """As fixed masks and uniform shared ones do, they had their options in the key before."""
+    masks = MaskOptions("shared", 0.5, "grid")
+    assert masks.canonical() == masks
+    assert MaskOptions("fixed", 0.5, seed=4).canonical() == MaskOptions("fixed", 0.5, seed=4)

@@ -15,11 +15,11 @@ BIG = ("vit_small", "vit_base", "vit_large")
 
 def closed_form(preset):
     """Parameters of a ViT with CLS, biases everywhere and positions for the patches."""
-    w, hidden = preset["width"], round(preset["width"] * preset.get("mlp_ratio", 4.0))
-    pixels = 3 * preset["patch_size"] ** 2
-    places = (preset["image_size"] // preset["patch_size"]) ** 2
+    w, hidden = preset.width, round(preset.width * preset.mlp_ratio)
+    pixels = 3 * preset.patch_size**2
+    places = (preset.image_size // preset.patch_size) ** 2
     block = 4 * w + (w + 1) * 3 * w + (w + 1) * w + (w + 1) * hidden + (hidden + 1) * w
-    return (pixels + 1) * w + places * w + w + preset["depth"] * block + 2 * w
+    return (pixels + 1) * w + places * w + w + preset.depth * block + 2 * w
 
 
 @pytest.mark.parametrize("name", [n for n in PRESETS if n not in BIG])
@@ -67,14 +67,14 @@ def test_hidden_pixels_change_nothing(name):
         )
         for pixels in (patches, altered)
     ]
-    assert features[0].shape == (2, model.width)
+    assert features[0].shape == (2, model.feature_dim)
     assert np.isfinite(features[0]).all()
     np.testing.assert_array_equal(*features)
 
 
 def test_overrides_replace_the_presets_arguments():
     model = create_encoder("vit_pico", depth=1, name="mine")
-    assert (model.depth, model.width, model.name) == (1, 96, "mine")
+    assert (model.spec.depth, model.spec.width, model.name) == (1, 96, "mine")
 
 
 def test_unknown_preset_is_named():

@@ -5,10 +5,11 @@ import keras
 import numpy as np
 import pytest
 
-from sparse_ist_tf.checkpoints.loading import load_encoder, main
+from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.encoder.features import make_encode
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.inputs import datasets
+from sparse_ist_tf.weights import main
 
 SIDE, PATCHES = 64, 16
 
@@ -130,7 +131,7 @@ def test_half_precision_is_near(encoder, images):
         ("resnet50:", {}, "no such file"),
         ("resnet50:random", {"image_size": 72}, "image_size=72: must be a multiple of 16"),
         ("resnet50:random", {"image_size": 16}, "at least 32"),
-        ("resnet50:random", {"num_heads": 3}, "num_heads: is a ViT's"),
+        ("resnet50:random?num_heads=3", {}, "num_heads: is a ViT's"),
         ("resnet50:random", {"mean": (0.5, 0.5, 0.5)}, "mean: is a ViT's"),
     ],
 )
@@ -176,5 +177,5 @@ def test_a_download_that_fails_is_one_line(monkeypatch):
 def test_it_cannot_be_written_as_a_vit(tmp_path, capsys):
     out = tmp_path / "out.safetensors"
     assert main(["--to=timm", "--image_size=32", "resnet50:random", str(out)]) == 2
-    assert "only a ViT can be written" in capsys.readouterr().err
+    assert "--to=timm: only for a ViT, resnet50:random is none" in capsys.readouterr().err
     assert not out.exists()

@@ -6,7 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from sparse_ist_tf.encoder.vit import ACTIVATIONS, Block, LayerNorm, ViT, sincos_positions
+from sparse_ist_tf.encoder.positions import sincos_positions
+from sparse_ist_tf.encoder.spec import ACTIVATIONS, ViTSpec
+from sparse_ist_tf.encoder.vit import Block, LayerNorm, ViT
 from sparse_ist_tf.masks import visible_from_positions
 
 SMALL = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "num_heads": 2}
@@ -24,7 +26,7 @@ VARIANTS = [
 def make(seed=0, **changes):
     """A small ViT whose every weight is random: zeros and ones would hide mistakes."""
     keras.utils.set_random_seed(seed)
-    model = ViT(**SMALL | changes)
+    model = ViT(ViTSpec(**SMALL | changes))
     rng = np.random.default_rng(seed)
     for variable in model.trainable_variables:
         variable.assign(np.asarray(variable) + 0.3 * rng.standard_normal(variable.shape))
@@ -165,7 +167,7 @@ def test_pools():
     raw = np.asarray(late.raw_tokens(chosen(patches, places)))[:, 1:].mean(axis=1)
     np.testing.assert_allclose(encode(late, patches, places), late.norm(raw), atol=1e-6)
     both = make(pool="cls_mean")
-    assert (both.feature_dim, both.width) == (32, 16)
+    assert (both.feature_dim, both.spec.width) == (32, 16)
     wanted = np.concatenate([tokens[:, 0], tokens[:, 1:].mean(axis=1)], axis=-1)
     np.testing.assert_allclose(encode(both, patches, places), wanted, atol=1e-6)
 
@@ -175,19 +177,19 @@ def numpy_vit(model, patches, places):
     value = {v.path.removeprefix(f"{model.name}/"): np.float64(v) for v in model.variables}
 
     def norm(x, name):
-        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + model.epsilon)
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + model.spec.epsilon)
         return x * value[f"{name}/scale"] + value[f"{name}/offset"]
 
     def dense(x, name):
         return x @ value[f"{name}/kernel"] + value[f"{name}/bias"]
 
     def activate(x):
-        if model.activation == "quick_gelu":
+        if model.spec.activation == "quick_gelu":
             return x / (1 + np.exp(-1.702 * x))
-        if model.activation == "swiglu":
+        if model.spec.activation == "swiglu":
             gate, rest = np.split(x, 2, axis=-1)
             return gate / (1 + np.exp(-gate)) * rest
-        if model.activation == "gelu_tanh":
+        if model.spec.activation == "gelu_tanh":
             return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
         return 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
 
@@ -196,25 +198,27 @@ def numpy_vit(model, patches, places):
         x = dense(one[seen], "embed") + value["position_table"][seen]
         ahead = [value[n][0] for n in ("cls_token", "extra_tokens") if n in value]
         x = np.concatenate([*ahead, x])
-        if model.pre_norm:
+        if model.spec.pre_norm:
             x = norm(x, "norm_pre")
-        for i in range(model.depth):
+        for i in range(model.spec.depth):
             y = dense(norm(x, f"block_{i}/norm1"), f"block_{i}/qkv")
             heads = []
-            for head in range(model.num_heads):
-                size = model.width // model.num_heads
-                q, k, v = (y[:, part * model.width + head * size :][:, :size] for part in range(3))
+            for head in range(model.spec.num_heads):
+                size = model.spec.width // model.spec.num_heads
+                q, k, v = (
+                    y[:, part * model.spec.width + head * size :][:, :size] for part in range(3)
+                )
                 scores = np.exp(q @ k.T / np.sqrt(size))
                 heads.append(scores / scores.sum(-1, keepdims=True) @ v)
             x = x + dense(np.concatenate(heads, -1), f"block_{i}/proj")
             y = dense(norm(x, f"block_{i}/norm2"), f"block_{i}/fc1")
             x = x + dense(activate(y), f"block_{i}/fc2")
-        patch_tokens = x[model.num_prefix_tokens :]
-        if model.pool == "mean_norm":
+        patch_tokens = x[model.spec.num_prefix_tokens :]
+        if model.spec.pool == "mean_norm":
             features.append(norm(patch_tokens.mean(0), "norm"))
-        elif model.pool == "mean":
+        elif model.spec.pool == "mean":
             features.append(norm(patch_tokens, "norm").mean(0))
-        elif model.pool == "cls_mean":
+        elif model.spec.pool == "cls_mean":
             features.append(
                 np.concatenate([norm(x, "norm")[0], norm(patch_tokens, "norm").mean(0)])
             )
@@ -358,12 +362,12 @@ def test_sincos_positions_are_those_of_mae():
 )
 def test_impossible_arguments_are_named(changes, told):
     with pytest.raises(ValueError, match=told):
-        ViT(**SMALL | changes)
+        ViT(ViTSpec(**SMALL | changes))
 
 
 def test_bfloat16_computes_in_bfloat16_and_stays_close():
     model = make()
-    low = ViT(**SMALL, dtype="mixed_bfloat16")
+    low = ViT(ViTSpec(**SMALL), dtype="mixed_bfloat16")
     low.set_weights(model.get_weights())
     patches, places = some_inputs()
     feature = low(chosen(patches, places))

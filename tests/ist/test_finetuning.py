@@ -6,7 +6,7 @@ import pytest
 from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.config import get_config, validate
 from sparse_ist_tf.encoder.bundle import stored_arrays
-from sparse_ist_tf.encoder.features import encode_split
+from sparse_ist_tf.encoder.features import Features
 from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.evaluate import evaluate
@@ -64,9 +64,8 @@ def test_frozen_blocks_stay_and_the_others_learn(kind, test_split, cache_dir):
 def test_an_encoder_at_rest_gives_the_head_of_centralised_training(test_split, cache_dir):
     """With a rate of 0 for its blocks: the path on features that are encoded once."""
     tuned = _trainer(test_split, cache_dir, factor=0.0)
-    features = encode_split(
-        load_encoder("packaged:vit_pico"), test_split, MaskOptions("fixed", 0.5), progress=False
-    )
+    encoder = load_encoder("packaged:vit_pico")
+    features = Features(encoder, MaskOptions("fixed", 0.5)).encode(test_split, progress=False)
     np.testing.assert_allclose(tuned.features_of(tuned.tokens), features, atol=1e-4)
     data = TrainingData(features, test_split.labels, [np.arange(test_split.size)])
     plain = IstTrainer(SPEC, OPTIONS, Link.alone(), data)

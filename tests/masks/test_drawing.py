@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from sparse_ist_tf.masks import (
     PATTERNS,
+    MaskOptions,
     fixed_positions,
     num_visible,
-    positions,
     random_positions,
     shared_positions,
     visible_from_positions,
@@ -66,7 +66,7 @@ def test_a_ratio_that_leaves_nothing_is_refused():
     count=st.integers(0, 5),
 )
 def test_positions_are_ascending_and_in_range(kind, seed, patches, ratio, count):
-    places = positions(kind, seed, np.arange(count), patches, ratio, epoch=2)
+    places = MaskOptions(kind, ratio, seed=seed).positions(np.arange(count), patches, epoch=2)
     assert places.dtype == np.int32
     assert places.shape == (count, num_visible(patches, ratio))
     assert np.all(np.diff(places, axis=1) > 0)
@@ -85,8 +85,9 @@ def test_graph_and_numpy_draw_the_same(seed, patches, ratio, epoch, start):
     indices = start + np.arange(5)
     steps = tf.constant(indices)
     for kind, pattern in (("fixed", "uniform"), ("random", "uniform"), ("shared", "uniform")):
-        expected = positions(kind, seed, indices, patches, ratio, epoch, pattern)
-        drawn = positions(kind, seed, steps, patches, ratio, tf.constant(epoch), pattern)
+        masks = MaskOptions(kind, ratio, pattern, seed)
+        expected = masks.positions(indices, patches, epoch)
+        drawn = masks.positions(steps, patches, tf.constant(epoch))
         np.testing.assert_array_equal(drawn, expected)
         assert drawn.dtype == tf.int32
 
@@ -234,7 +235,7 @@ def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="pattern='spiral': must be one of uniform"):
         shared_positions(0, 16, 0.5, "spiral")
     with pytest.raises(ValueError, match="kind='often': must be one of fixed"):
-        positions("often", 0, [0], 16, 0.5)
+        MaskOptions("often", 0.5).positions([0], 16)
 
 
 def test_callers_may_change_what_they_get():

@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sparse_ist_tf.masks import PatchMask, patchify, positions, visible_from_positions
+from sparse_ist_tf.masks import (
+    MaskOptions,
+    PatchMask,
+    fixed_positions,
+    patchify,
+    visible_from_positions,
+)
 
 
 def hidden_by(layer, inputs, patch_size=8):
@@ -29,7 +35,7 @@ def pictures(count=4, dtype=np.uint8):
 def test_paints_exactly_the_hidden_patches(kind, dtype):
     inputs = {"images": pictures(dtype=dtype), "indices": np.arange(7, 11), "epoch": np.int64(3)}
     painted = hidden_by(PatchMask(kind, 0.75, 8, seed=5, fill=128), inputs)
-    places = positions(kind, 5, np.arange(7, 11), 16, 0.75, epoch=3)
+    places = MaskOptions(kind, 0.75, seed=5).positions(np.arange(7, 11), 16, epoch=3)
     np.testing.assert_array_equal(painted, ~visible_from_positions(places, 16))
 
 
@@ -121,7 +127,7 @@ def test_works_in_a_keras_cv_pipeline():
     assert np.concatenate([b["labels"] for b in batches]).tolist() == labels.tolist()
     after = np.concatenate([b["images"] for b in batches])
     painted = (patchify(after, 8) == 128).all(axis=-1)
-    places = positions("fixed", 2, np.arange(40), 16, 0.75)
+    places = fixed_positions(2, np.arange(40), 16, 0.75)
     np.testing.assert_array_equal(painted, ~visible_from_positions(places, 16))
 
 

@@ -9,7 +9,8 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
 
-from sparse_ist_tf.checkpoints.loading import load_encoder, save_encoder
+from sparse_ist_tf.checkpoints.loading import load_encoder
+from sparse_ist_tf.checkpoints.writing import save_encoder
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.masks.patches import patchify
 from sparse_ist_tf.pretraining.data import Images

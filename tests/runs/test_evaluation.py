@@ -7,7 +7,7 @@ import pytest
 
 from sparse_ist_tf.checkpoints.loading import load_configured
 from sparse_ist_tf.config import get_config
-from sparse_ist_tf.encoder.features import encode_split
+from sparse_ist_tf.encoder.features import Features
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, init_parameters, logits
 from sparse_ist_tf.ist.state import HeadState, Weights
 from sparse_ist_tf.masks.options import MaskOptions
@@ -24,7 +24,8 @@ def case(tmp_path_factory):
     config.masks.test_ratios = (0.0, 0.5, 0.9)
     encoder, test = load_configured(config.encoder), load_splits(config)["test"]
     spec = HeadSpec(encoder.feature_dim, (12, 12), 10)
-    features = encode_split(encoder, test, MaskOptions("fixed", 0.5, seed=3), progress=False)
+    masks = MaskOptions("fixed", 0.5, seed=3)
+    features = Features(encoder, masks).encode(test, progress=False)
     state = HeadState(head=Weights(init_parameters(spec, 0)))
     return Evaluation(config, spec, encoder, test), state, features
 
@@ -41,7 +42,7 @@ def test_accuracies_at_other_ratios_are_those_of_images_masked_so(case):
     assert list(table) == ["0", "0.5", "0.9"]
     assert table["0.5"] == accuracy(logits(head, features), test.labels)
     masks = MaskOptions("fixed", 0.9, seed=3)
-    features = encode_split(encoder, test, masks, progress=False)
+    features = Features(encoder, masks).encode(test, progress=False)
     assert table["0.9"] == accuracy(logits(head, features), test.labels)
     cache = Path(config.features.cache_dir)
     stamps = {path: path.stat().st_mtime_ns for path in cache.glob("*.features")}

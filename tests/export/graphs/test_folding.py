@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from sparse_ist_tf.encoder.spec import ViTSpec
 from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.graphs.folding import Affine, fold
@@ -101,9 +102,9 @@ def test_affine_maps_compose():
 
 
 def test_an_encoder_with_an_unknown_part_is_refused():
-    class Windowed(ViT):
-        def get_config(self):
-            return super().get_config() | {"window": 7}
+    @dataclasses.dataclass(frozen=True)
+    class Windowed(ViTSpec):
+        window: int = 7
 
     with pytest.raises(RequestError, match="window=7"):
-        fold(Windowed(8, 4, width=8, depth=1, num_heads=2), MEAN, STD)
+        fold(ViT(Windowed(8, 4, width=8, depth=1, num_heads=2)), MEAN, STD)
