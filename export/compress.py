@@ -107,7 +107,7 @@ def compress(
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder, "before.npz"), Path(folder, "after.npz")
         data = {"features": features, "labels": np.asarray(labels, np.int32)}
-        np.savez(before, **data, **dict(parameters))
+        np.savez(before, **data, **dict(parameters))  # type: ignore[arg-type]  # none is allow_pickle
         options = json.dumps(dataclasses.asdict(compression))
         done = subprocess.run(
             [sys.executable, "-m", __name__, str(before), str(after), options],
@@ -129,7 +129,7 @@ def _main(argv: list[str]) -> None:
         arrays = {name: data[name] for name in data.files}
     features, labels = arrays.pop("features"), arrays.pop("labels")
     worker = _Worker(arrays, features, labels, Compression(**json.loads(options)))
-    np.savez(after, **worker.run())
+    np.savez(after, **worker.run())  # type: ignore[arg-type]  # likewise
 
 
 class _Worker:

@@ -149,7 +149,7 @@ def table(results: Sequence[Result]) -> str:
     Returns:
         Lines.
     """
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("file", "bytes", "ops", "accuracy", "float", "agree", "mean |d|", "max |d|", "ms p50",
          "p95", "ms all", "p95", "peak RAM", "")
     ]  # fmt: skip

@@ -100,7 +100,7 @@ def attach(content: bytes, metadata: Metadata) -> bytes:
         _input(name, flatbuffer.shape_of(graph.tensors[i]))
         for name, i in zip(names, graph.inputs, strict=True)
     ]
-    output = {
+    output: dict[str, object] = {
         "name": flatbuffer.text(definition.outputs[0].name),
         "description": _OUTPUTS[flatbuffer.text(definition.outputs[0].name)],
         "content": _FEATURE,

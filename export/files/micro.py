@@ -82,9 +82,8 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         model, data, out = (Path(folder) / name for name in ("model.tflite", "in.npz", "out.npy"))
         model.write_bytes(content)
-        np.savez(
-            data, **{str(i): np.stack([e[p.name] for e in encoded]) for i, p in enumerate(inputs)}
-        )
+        stacked = {str(i): np.stack([e[p.name] for e in encoded]) for i, p in enumerate(inputs)}
+        np.savez(data, **stacked)  # type: ignore[arg-type]  # none is allow_pickle
         command = [sys.executable, "-m", __name__, str(model), str(data), str(out)]
         command.append(str(arena or max(4 << 20, 12 * len(content))))
         done = subprocess.run(command, capture_output=True, text=True, check=False)

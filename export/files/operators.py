@@ -1,6 +1,7 @@
 """What a .tflite file computes: its operators, their work, and the memory that they need."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ class Op:
     name: str
     inputs: tuple[tuple[tuple[int, ...], str, np.ndarray | None], ...]
     outputs: tuple[tuple[tuple[int, ...], str], ...]
-    options: object
+    options: Any
 
     @property
     def macs(self) -> int:

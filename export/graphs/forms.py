@@ -110,7 +110,7 @@ def make_function(
         signature = [patches, steps.positions_spec(count)]
         run = steps.feature if kind == "encoder" else steps.classify
 
-        def call(patches, positions):
+        def call(patches, positions):  # type: ignore[misc]  # its arguments name the inputs
             return {network.output_name: run(steps.embed_patches(patches), positions)}
 
     return traced(call, input_signature=signature)

@@ -135,11 +135,11 @@ def best_range(
     for _ in range(2):
         for side in (0, 1):
             for fraction in np.geomspace(1.0, 0.05, 60):
-                trial = list(best)
-                trial[side] = (low, high)[side] * fraction
+                end = (low, high)[side] * fraction
+                trial = (best[0], end) if side else (end, best[1])
                 value = loss(*trial) if trial[1] > trial[0] else np.inf
                 if value < least:
-                    best, least = tuple(trial), value
+                    best, least = trial, value
     return best
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,8 @@ def compare(preset: str = "vit_micro", ratios: Sequence[float] = (0.0, 0.5, 0.75
 
     if preset not in PRESETS:
         raise RequestError(f"encoder preset {preset!r}: there is none such")
-    rows, runs = [], []
+    rows: list[dict[str, Any]] = []
+    runs = []
     for (quantize, ratio), (content, example, arena) in _ours(preset, ratios).items():
         row = {"name": f"ours, {preset}", "quantize": quantize, "ratio": ratio}
         rows.append(row | {"bytes": len(content), "arena": arena})
