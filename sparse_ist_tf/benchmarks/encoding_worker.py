@@ -12,10 +12,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sparse_ist_tf.errors import RunError
+
+if TYPE_CHECKING:
+    import torch
 
 MATRIX = 2048  # side of the square matrices that the peak is measured with
 
@@ -30,7 +34,7 @@ class Worker:
         batch_size: images at a time.
     """
 
-    def __init__(self, library, dtype, preset, batch_size):
+    def __init__(self, library: str, dtype: str, preset: str, batch_size: int):
         self.library = library
         argv = [sys.executable, "-m", __name__, library, dtype, preset, str(batch_size)]
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -43,14 +47,14 @@ class Worker:
             text=True,
         )
 
-    def __enter__(self):
+    def __enter__(self) -> "Worker":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.communicate()
 
-    def ask(self, what: str, **arguments) -> dict:
+    def ask(self, what: str, **arguments: float) -> dict[str, Any]:
         """Measures and waits for it.
 
         Args:
@@ -63,10 +67,13 @@ class Worker:
         Raises:
             RunError: if the process ends early.
         """
+        requests, answers = self.process.stdin, self.process.stdout
+        assert requests is not None  # pipes
+        assert answers is not None
         try:
-            self.process.stdin.write(json.dumps({"what": what} | arguments) + "\n")
-            self.process.stdin.flush()
-            for line in self.process.stdout:
+            requests.write(json.dumps({"what": what} | arguments) + "\n")
+            requests.flush()
+            for line in answers:
                 if line.startswith("{"):
                     return json.loads(line)
         except OSError:
@@ -161,7 +168,7 @@ def _ours(dtype, preset, batch_size):
     return make, lambda: product(matrix, matrix)[0, 0].numpy()
 
 
-def timm_model(preset: str, num_classes: int = 0):
+def timm_model(preset: str, num_classes: int = 0) -> "torch.nn.Module":
     """A model of timm's with a preset's sizes and fresh weights.
 
     Args:
@@ -283,4 +290,5 @@ def _profile(encode, repeats):
 
 
 if __name__ == "__main__":
-    _serve(*sys.argv[1:4], int(sys.argv[4]))
+    _library, _dtype, _preset, _count = sys.argv[1:]
+    _serve(_library, _dtype, _preset, int(_count))

@@ -103,6 +103,7 @@ def _ours(preset: str, ratios: Sequence[float]) -> dict:
     """(quantize, ratio) to (content, example, arena or None)."""
     from sparse_ist_tf.checkpoints.loading import load_encoder
     from sparse_ist_tf.config import get_config
+    from sparse_ist_tf.encoder.bundle import vit_encoder
     from sparse_ist_tf.export.files import micro
     from sparse_ist_tf.export.graphs.convert import Interface, convert
     from sparse_ist_tf.export.graphs.folding import Affine, fold
@@ -110,7 +111,7 @@ def _ours(preset: str, ratios: Sequence[float]) -> dict:
     from sparse_ist_tf.masks import shared_positions
     from sparse_ist_tf.runs.images import Images
 
-    encoder = load_encoder(f"random:{preset}")
+    encoder = vit_encoder(load_encoder(f"random:{preset}"), f"preset={preset}")
     images = [example["image"] for example in Images(get_config(), encoder).drawn(16)]
     vit = fold(encoder.model, encoder.mean, encoder.std)
     kernel = np.random.default_rng(0).standard_normal((vit.width, CLASSES)) / vit.width**0.5

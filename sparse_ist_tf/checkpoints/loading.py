@@ -1,7 +1,7 @@
 """An encoder's weights, loaded from wherever a user names them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,19 @@ from absl import logging
 
 from sparse_ist_tf.checkpoints.conversion import from_timm
 from sparse_ist_tf.checkpoints.files import Checkpoint, read_checkpoint
+from sparse_ist_tf.checkpoints.hubs import read_hugging_face, read_keras_hub
 from sparse_ist_tf.checkpoints.naming import is_flax, named_tensors
-from sparse_ist_tf.checkpoints.sources import find_loader
+from sparse_ist_tf.checkpoints.sources import LoadEncoder, find_loader
 from sparse_ist_tf.checkpoints.spec import parse_weights
 from sparse_ist_tf.encoder.bundle import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    FrozenEncoder,
     Preprocessing,
     ViTEncoder,
     make_encoder,
     resized,
 )
+from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.encoder.positions import big_vision_positions
 from sparse_ist_tf.encoder.presets import PRESETS
 from sparse_ist_tf.encoder.spec import ACTIVATIONS, POOLS, ViTSpec
@@ -90,9 +91,9 @@ def load_encoder(
         >>> load_encoder("random:vit_pico").feature_dim
         96
     """
-    given = {"image_size": image_size, "activation": activation, "pool": pool}
-    given |= {"mean": mean, "std": std}
-    given = {name: value for name, value in given.items() if value is not None}
+    options: dict[str, Any] = {"image_size": image_size, "activation": activation, "pool": pool}
+    options |= {"mean": mean, "std": std}
+    given = {name: value for name, value in options.items() if value is not None}
     allowed = {"dtype": DTYPES, "activation": ACTIVATIONS, "pool": POOLS}
     try:
         for name, value in ({"dtype": dtype} | given).items():
@@ -125,36 +126,15 @@ def load_configured(config: Mapping[str, Any]) -> FrozenEncoder:
     return load_encoder(config["weights"], **given)
 
 
-def load_packaged(rest: str, *, name: str, dtype: str, **options: Any) -> ViTEncoder:
-    """Loads weights that came with the library; as LoadEncoder."""
-    path = PACKAGED / f"{rest}.safetensors"
+def _read_packaged(weights: str) -> Checkpoint:
+    path = PACKAGED / f"{weights}.safetensors"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in PACKAGED.glob("*.safetensors"))) or "none"
         raise RequestError(f"no such packaged weights; there are: {there}")
-    return _make(read_checkpoint(path), name, dtype, **options)
+    return read_checkpoint(path)
 
 
-def load_file(path: str, *, name: str, dtype: str, **options: Any) -> ViTEncoder:
-    """Loads a file of weights; as LoadEncoder."""
-    return _make(read_checkpoint(path), name, dtype, **options)
-
-
-def load_hugging_face(model: str, *, name: str, dtype: str, **options: Any) -> ViTEncoder:
-    """Loads a model of the Hugging Face hub; as LoadEncoder."""
-    from sparse_ist_tf.checkpoints.hubs import read_hugging_face
-
-    return _make(read_hugging_face(model), name, dtype, **options)
-
-
-def load_keras_hub(preset: str, *, name: str, dtype: str, **options: Any) -> ViTEncoder:
-    """Loads a preset of KerasHub; as LoadEncoder."""
-    from sparse_ist_tf.checkpoints.hubs import read_keras_hub
-
-    return _make(read_keras_hub(preset), name, dtype, **options)
-
-
-def load_random(preset: str, *, name: str, dtype: str, seed: int = 0, **options: Any) -> ViTEncoder:
-    """Draws weights; as LoadEncoder."""
+def _draw(preset: str, seed: int = 0) -> Checkpoint:
     if preset not in PRESETS:
         raise RequestError(f"random:={preset!r}: must be one of {', '.join(PRESETS)}")
     spec, rng, tensors = PRESETS[preset], Stream.ENCODER_WEIGHTS.rng(seed), {}
@@ -166,22 +146,41 @@ def load_random(preset: str, *, name: str, dtype: str, seed: int = 0, **options:
             tensors[key] = np.full(shape, key.endswith("scale"), np.float32)
         else:
             tensors[key] = 0.02 * np.clip(rng.standard_normal(shape), -2, 2)
-    return _make(Checkpoint(tensors, dataclasses.asdict(spec)), name, dtype, **options)
+    return Checkpoint(tensors, dataclasses.asdict(spec))
 
 
-def _make(
-    checkpoint: Checkpoint, name: str, dtype: str, image_size: int | None = None, **given: Any
-) -> ViTEncoder:
-    if "seed" in given:
-        raise RequestError(f"seed={given['seed']}: must not be given, nothing is drawn")
-    spec, tensors, settings, notes = _convert(checkpoint, given, image_size)
-    if image_size is not None:
-        spec, tensors, done = resized(spec, tensors, image_size)
-        for note in done:
-            logging.warning("%s: %s", name, note)
-        notes += done
-    preprocessing = Preprocessing(**{k: v for k, v in settings.items() if k in _PREPROCESSING})
-    return make_encoder(spec, tensors, preprocessing, name=name, dtype=dtype, notes=tuple(notes))
+def _loader(read: Callable[..., Checkpoint], drawn: bool = False) -> LoadEncoder:
+    """Who loads the ViT of a checkpoint that `read` makes of what stands behind the colon."""
+
+    def load(
+        rest: str,
+        *,
+        name: str,
+        dtype: str,
+        image_size: int | None = None,
+        seed: int | None = None,
+        **given: Any,
+    ) -> ViTEncoder:
+        if seed is not None and not drawn:
+            raise RequestError(f"seed={seed}: must not be given, nothing is drawn")
+        checkpoint = read(rest, seed or 0) if drawn else read(rest)
+        spec, tensors, settings, notes = _convert(checkpoint, given, image_size)
+        if image_size is not None:
+            spec, tensors, done = resized(spec, tensors, image_size)
+            for note in done:
+                logging.warning("%s: %s", name, note)
+            notes += done
+        seen = Preprocessing(**{k: v for k, v in settings.items() if k in _PREPROCESSING})
+        return make_encoder(spec, tensors, seen, name=name, dtype=dtype, notes=tuple(notes))
+
+    return load
+
+
+load_file = _loader(read_checkpoint)
+load_packaged = _loader(_read_packaged)
+load_random = _loader(_draw, drawn=True)
+load_hugging_face = _loader(read_hugging_face)
+load_keras_hub = _loader(read_keras_hub)
 
 
 def _convert(checkpoint, given, image_size):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sparse_ist_tf.errors import RequestError
 
 if TYPE_CHECKING:
-    from sparse_ist_tf.encoder.bundle import FrozenEncoder
+    from sparse_ist_tf.encoder.frozen import FrozenEncoder
 
 
 class LoadEncoder(Protocol):
@@ -32,6 +32,7 @@ class LoadEncoder(Protocol):
         """
 
 
+_IDENTITY = ("__module__", "__qualname__")  # a configuration file may be read more than once
 _LOADING = "sparse_ist_tf.checkpoints.loading:"
 _LOADERS: dict[str, LoadEncoder | str] = {
     "packaged": f"{_LOADING}load_packaged",
@@ -48,16 +49,19 @@ def register_encoder(name: str, load: LoadEncoder) -> None:
     """Makes encoders known as `encoder.weights="NAME:..."`.
 
     Args:
-        name: an identifier; registering the same function again changes nothing.
-        load: makes the encoder.
+        name: an identifier.
+        load: makes the encoder; a function of the same name in the same module takes its place.
 
     Raises:
         ValueError: if the name is none, or taken by another.
     """
     if not name.isidentifier() or len(name) < 2:
         raise ValueError(f"name={name!r}: must be an identifier of two letters or more")
-    if _LOADERS.setdefault(name, load) is not load:
+    taken = _LOADERS.get(name, load)
+    same = [getattr(taken, what, "") == getattr(load, what) for what in _IDENTITY]
+    if not all(same):
         raise ValueError(f"encoders {name!r} are registered already")
+    _LOADERS[name] = load
 
 
 def sources() -> str:

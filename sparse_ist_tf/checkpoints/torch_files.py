@@ -129,7 +129,7 @@ def _state_dict(content, read: Callable[[Storage], bytes], path):
     if isinstance(content, dict) and not _has_tensors(content):
         member = next((m for m in _MEMBERS if _has_tensors(content.get(m))), "")
         content = content.get(member)
-    if not _has_tensors(content):
+    if not (isinstance(content, dict) and _has_tensors(content)):
         raise RequestError(f"{path}: no state dict, neither whole nor under {', '.join(_MEMBERS)}")
     tensors, numbers, total = {}, {}, 0
     for name, tensor in content.items():

@@ -64,10 +64,11 @@ def quantization_tables(quality: int) -> tuple[bytes, bytes]:
     rows, columns = np.indices((8, 8))
     diagonal = rows + columns
     order = np.lexsort((np.where(diagonal % 2, rows, columns).ravel(), diagonal.ravel()))
-    return tuple(
-        bytes(np.clip((table.ravel() * scale + 50) // 100, 1, 255)[order].tolist())
-        for table in (luma, chroma)
-    )
+
+    def scaled(table):
+        return bytes(np.clip((table.ravel() * scale + 50) // 100, 1, 255)[order].tolist())
+
+    return scaled(luma), scaled(chroma)
 
 
 @functools.lru_cache(maxsize=64)

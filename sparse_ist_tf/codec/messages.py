@@ -53,7 +53,7 @@ class MaskSeed:
     index: int | tf.Tensor
     epoch: int | tf.Tensor | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, most in (("index", 63), ("epoch", 62)):
             value = getattr(self, name)
             if isinstance(value, int | np.integer) and not 0 <= value < 2**most:
@@ -203,8 +203,8 @@ def write_patches(header: Header, content: bytes, seed: MaskSeed | None = None) 
         if not np.array_equal(positions, seed.positions(patches, len(positions))):
             raise ValueError(f"positions: are not those that {seed} draws")
         form = FIXED if seed.epoch is None else RANDOM
-        numbers = [seed.seed % 2**64, seed.index, len(positions)]
-        mask = b"".join(map(varint, numbers if form == FIXED else [*numbers, seed.epoch]))
+        epoch = [] if seed.epoch is None else [seed.epoch]
+        mask = b"".join(map(varint, [seed.seed % 2**64, seed.index, len(positions), *epoch]))
     numbers = [header.quality, header.patch_size, rows, columns]
     return seal(header.content + 16 * form, *map(varint, numbers), mask, content)
 
@@ -270,7 +270,6 @@ def pack_feature(feature: np.ndarray, dtype: str = "float32") -> bytes:
 
     Example:
         >>> import numpy as np
-    import tensorflow as tf
         >>> from sparse_ist_tf.codec.packing import pack_feature
         >>> len(pack_feature(np.ones(192), "int8"))
         206

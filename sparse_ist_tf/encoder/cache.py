@@ -38,10 +38,10 @@ def save_features(path: Path, key: str, features: np.ndarray) -> None:
         OSError: if it can't be written; what stood there stays.
     """
     data = np.ascontiguousarray(features, "<f4")
-    header = {"key": key, "shape": data.shape, "sha256": hashlib.sha256(data).hexdigest()}
+    header = {"key": key, "shape": data.shape, "sha256": hashlib.sha256(data.data).hexdigest()}
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(json.dumps(header).encode() + b"\n")
-        file.write(data)
+        file.write(data.data)
 
 
 def load_features(path: Path, key: str) -> np.ndarray | None:

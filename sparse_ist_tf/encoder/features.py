@@ -1,11 +1,10 @@
 """Features of masked images: encoded once, kept in a cache that is never trusted blindly."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from sparse_ist_tf.codec.transport import Transport
-from sparse_ist_tf.encoder import fast
-from sparse_ist_tf.encoder.bundle import FrozenEncoder
 from sparse_ist_tf.encoder.cache import cache_path, load_features, save_features
+from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.errors import RunError, warn
 from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.masks import MaskOptions, num_visible, select_patches
@@ -26,20 +24,20 @@ _FORMAT = 2  # raise it when encoding changes what it returns by more than round
 
 
 def make_encode(
-    encoder: FrozenEncoder, frozen: bool = True
+    encoder: FrozenEncoder,
+    features: Callable[[Mapping[str, tf.Tensor]], tf.Tensor] | None = None,
 ) -> Callable[[np.ndarray, np.ndarray], tf.Tensor]:
     """A function from images to features.
 
     Args:
         encoder: from load_encoder.
-        frozen: whether its weights stay as they are now; faster. Only of a ViT they may change.
+        features: what is used in place of encoder.features().
 
     Returns:
         f(images uint8[b, side, side, 3], positions int32[b, v]) -> float32[b, feature_dim].
     """
     mean, std = (tf.constant(value, tf.float32) for value in (encoder.mean, encoder.std))
-    features = encoder.features() if frozen else functools.partial(fast.features, encoder.model)
-    side = encoder.image_size
+    features, side = features or encoder.features(), encoder.image_size
     any_number = (  # of images and of patches: one graph, in a form that TensorFlow fuses
         tf.TensorSpec((None, side, side, 3), tf.uint8),
         tf.TensorSpec((None, None), tf.int32),
@@ -157,7 +155,8 @@ class Features:
         path = cache_path(self.options.cache_dir, key)
         features = load_features(path, key) if keep else None
         mine = np.array([[features is not None]], np.float32)
-        if link.all_gather(mine, purpose="features").all():
+        everywhere = link.all_gather(mine, purpose="features").all()
+        if features is not None and everywhere:
             if progress:
                 count = f"{split.name}: {split.size:,} features"
                 print(f"{count} from the cache", file=sys.stderr, flush=True)

@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.encoder import fast
-from sparse_ist_tf.encoder.bundle import FrozenEncoder, ViTEncoder, stored_variables, vit_encoder
+from sparse_ist_tf.encoder.bundle import ViTEncoder, stored_variables, vit_encoder
+from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs.datasets import Split
 from sparse_ist_tf.inputs.decoded import decoded_images
@@ -78,7 +79,7 @@ class FrozenTokens:
                 kept[rows] = self._compute(rows)
             self._kept = kept
 
-    def __call__(self, rows) -> np.ndarray:
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
         """The tokens of some images, masked as in `epoch`: float32[b, t, width]."""
         return self._compute(np.asarray(rows)) if self._kept is None else self._kept[rows]
 

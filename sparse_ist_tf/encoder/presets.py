@@ -11,8 +11,18 @@ from sparse_ist_tf.errors import RequestError
 if TYPE_CHECKING:
     from sparse_ist_tf.encoder.vit import ViT
 
-_EDGE = {"image_size": 64, "patch_size": 8, "activation": "quick_gelu", "positions": "sincos"}
-_PAPER = {"image_size": 224, "patch_size": 16, "activation": "gelu", "positions": "sincos"}
+_EDGE: dict[str, Any] = {
+    "image_size": 64,
+    "patch_size": 8,
+    "activation": "quick_gelu",
+    "positions": "sincos",
+}
+_PAPER: dict[str, Any] = {
+    "image_size": 224,
+    "patch_size": 16,
+    "activation": "gelu",
+    "positions": "sincos",
+}
 
 # Source of vit_tiny to vit_large: "Training data-efficient image transformers" (Touvron et al.,
 # 2021), table 1, and "An Image is Worth 16x16 Words" (Dosovitskiy et al., 2021), table 1.

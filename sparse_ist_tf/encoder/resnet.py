@@ -24,8 +24,8 @@ from sparse_ist_tf.streams import Stream
 WIDTH = 2048
 PATCH_SIZE = 16
 # Source: keras.applications.imagenet_utils.preprocess_input, mode "caffe"; red, green and blue.
-_MEAN = tuple(value / 255 for value in (123.68, 116.779, 103.939))
-_STD = (1 / 255,) * 3
+_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
+_STD = (1 / 255, 1 / 255, 1 / 255)
 _SMALLEST = 32  # keras.applications' limit, in pixels
 
 

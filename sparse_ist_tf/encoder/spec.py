@@ -165,7 +165,7 @@ class ViTSpec:
     pool: str = "cls"
     pre_norm: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, most in _MOST.items():
             value = getattr(self, name)
             if not isinstance(value, int) or not 1 <= value <= most:
@@ -247,7 +247,7 @@ class ViTSpec:
 
     def token_shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights that are no layer's: the table of positions and the tokens before patches."""
-        shapes = {"position_table": (self.num_patches, self.width)}
+        shapes: dict[str, tuple[int, ...]] = {"position_table": (self.num_patches, self.width)}
         if self.class_token:
             shapes["cls_token"] = (1, 1, self.width)
         if self.extra_tokens:
@@ -262,7 +262,7 @@ class ViTSpec:
         shapes = self.token_shapes()
         if self.positions == "sincos":
             del shapes["position_table"]
-        layers = {"embed": (self.pixels, self.width)}
+        layers: dict[str, tuple[int, ...]] = {"embed": (self.pixels, self.width)}
         for i in range(self.depth):
             layers |= {f"block_{i}/{name}": s for name, s in self.block_shapes().items()}
         layers |= dict.fromkeys(("norm_pre", "norm")[not self.pre_norm :], (self.width,))

@@ -7,13 +7,15 @@ Keras 3 backend, and TFLite, TFLite Micro and GPU delegates have every operation
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 from keras import KerasTensor, ops
 
 from sparse_ist_tf.encoder.positions import sincos_positions
 from sparse_ist_tf.encoder.spec import ACTIVATIONS, POOLS, ViTSpec, block_shapes
+
+Shape: TypeAlias = tuple[Any, ...]  # numbers, None for any
 
 
 @keras.saving.register_keras_serializable(package="sparse_ist_tf")
@@ -31,19 +33,19 @@ class LayerNorm(keras.layers.Layer):
         super().__init__(**kwargs)
         self.epsilon = epsilon
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.scale = self.add_weight(name="scale", shape=(input_shape[-1],), initializer="ones")
         self.offset = self.add_weight(name="offset", shape=(input_shape[-1],), initializer="zeros")
 
-    def call(self, inputs):
+    def call(self, inputs: KerasTensor) -> KerasTensor:
         centred = inputs - ops.mean(inputs, axis=-1, keepdims=True)
         variance = ops.mean(centred * centred, axis=-1, keepdims=True)
         return centred * ops.rsqrt(variance + self.epsilon) * self.scale + self.offset
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"epsilon": self.epsilon}
 
 
@@ -70,7 +72,7 @@ class Block(keras.layers.Layer):
         self.num_heads, self.hidden = num_heads, hidden
         self.activation, self.epsilon = activation, epsilon
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         kernels = keras.initializers.TruncatedNormal(stddev=0.02)
         kind = {"dtype": self.dtype_policy}
         shapes = block_shapes(input_shape[-1], self.hidden, self.activation)
@@ -82,7 +84,7 @@ class Block(keras.layers.Layer):
             layer.build((*input_shape[:-1], shape[0]))
             setattr(self, name, layer)
 
-    def call(self, x):
+    def call(self, x: KerasTensor) -> KerasTensor:
         x = x + self.attend(self.norm1(x))
         return x + self.fc2(self.activate(self.fc1(self.norm2(x))))
 
@@ -104,10 +106,10 @@ class Block(keras.layers.Layer):
         """The activation of the MLP's hidden layer."""
         return ACTIVATIONS[self.activation].of(ops, x)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = ("num_heads", "hidden", "activation", "epsilon")
         return super().get_config() | {name: getattr(self, name) for name in names}
 
@@ -138,6 +140,8 @@ class ViT(keras.Model):
     def __init__(self, spec: ViTSpec, **kwargs: Any):
         super().__init__(**kwargs)
         self.spec = spec
+        self.image_size, self.patch_size = spec.image_size, spec.patch_size
+        self.num_patches, self.feature_dim = spec.num_patches, spec.feature_dim
         kind, shapes = {"dtype": self.dtype_policy}, spec.token_shapes()
         init = keras.initializers.TruncatedNormal(stddev=0.02)
         self.embed = keras.layers.Dense(
@@ -179,27 +183,7 @@ class ViT(keras.Model):
         self.norm.build((None, spec.width))
         self.built = True
 
-    @property
-    def image_size(self) -> int:
-        """Side of the images in pixels."""
-        return self.spec.image_size
-
-    @property
-    def patch_size(self) -> int:
-        """Side of a patch in pixels."""
-        return self.spec.patch_size
-
-    @property
-    def num_patches(self) -> int:
-        """Patches of an image."""
-        return self.spec.num_patches
-
-    @property
-    def feature_dim(self) -> int:
-        """Entries of the feature."""
-        return self.spec.feature_dim
-
-    def call(self, inputs):
+    def call(self, inputs: Mapping[str, KerasTensor]) -> KerasTensor:
         return POOLS[self.spec.pool].of(_Tokens(self), self.raw_tokens(inputs))
 
     def tokens(self, inputs: Mapping[str, KerasTensor]) -> KerasTensor:
@@ -246,11 +230,13 @@ class ViT(keras.Model):
         ]
         return ops.concatenate([*prefix, x], axis=1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | dataclasses.asdict(self.spec)
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "ViT":
         fields = {f.name: config[f.name] for f in dataclasses.fields(ViTSpec) if f.name in config}
         rest = {name: value for name, value in config.items() if name not in fields}
         return cls(ViTSpec(**fields), **rest)

@@ -4,9 +4,13 @@ import os
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
+
+from sparse_ist_tf.inputs.decoding import image_errors
+from sparse_ist_tf.inputs.split import Split
 
 
-def decoded_images(split, image_size: int, cache_dir: str | Path) -> np.ndarray:
+def decoded_images(split: Split, image_size: int, cache_dir: str | Path) -> np.ndarray:
     """The images of a split as one array, decoded once and then mapped from a file.
 
     Args:
@@ -17,10 +21,6 @@ def decoded_images(split, image_size: int, cache_dir: str | Path) -> np.ndarray:
     Returns:
         uint8[size, image_size, image_size, 3], read-only.
     """
-    from tqdm import tqdm
-
-    from sparse_ist_tf.inputs.datasets import image_errors
-
     path = Path(cache_dir) / f"{split.fingerprint[:32]}-{image_size}.npy"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

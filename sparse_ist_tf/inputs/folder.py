@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs.decoding import EXTENSIONS, decode_file
-from sparse_ist_tf.inputs.split import Split, digest
+from sparse_ist_tf.inputs.split import Element, Split, digest
 
 _TEST_NAMES = ("test", "val", "validation")  # the first that is there counts
 
@@ -29,7 +29,7 @@ class FileSource:
         paths = tf.constant(self.paths[start:stop], tf.string, (stop - start,))
         return tf.data.Dataset.from_tensor_slices(paths)
 
-    def decode(self, element) -> tf.Tensor:
+    def decode(self, element: Element) -> tf.Tensor:
         """Reads and decodes a file."""
         return decode_file(element)
 

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.inputs.decoding import decode_image
-from sparse_ist_tf.inputs.split import Split, digest
+from sparse_ist_tf.inputs.split import Element, Split, digest
 from sparse_ist_tf.streams import Stream
 from sparse_ist_tf.tracing import as_written
 
@@ -69,7 +69,7 @@ class RecordSource:
             as_written(lambda element, _: element)
         )
 
-    def decode(self, element) -> tf.Tensor:
+    def decode(self, element: Element) -> tf.Tensor:
         """Decodes a record's image."""
         record, row = element
         image = tf.io.FixedLenFeature((), tf.string)

@@ -2,12 +2,14 @@
 
 import dataclasses
 import hashlib
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.tracing import as_written
+
+Element: TypeAlias = "tf.Tensor | tuple[tf.Tensor, ...]"  # what a source's stream yields
 
 
 class Source(Protocol):
@@ -16,8 +18,11 @@ class Source(Protocol):
     def stream(self, start: int, stop: int) -> tf.data.Dataset:
         """Images start to stop of the split, in order, each as decode takes it."""
 
-    def decode(self, element) -> tf.Tensor:
+    def decode(self, element: Element) -> tf.Tensor:
         """An element of the stream to uint8[height, width, 3]; runs in a graph."""
+
+    def take(self, rows: np.ndarray) -> "Source":
+        """The source of these images alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +39,13 @@ class ArraySource:
         """Images start to stop of the split, in order."""
         return tf.data.Dataset.from_tensor_slices(self.images[start:stop])
 
-    def decode(self, element) -> tf.Tensor:
+    def decode(self, element: Element) -> tf.Tensor:
         """The image as it is."""
         return element
+
+    def take(self, rows: np.ndarray) -> "ArraySource":
+        """The source of these images alone."""
+        return ArraySource(self.images[rows])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +70,7 @@ class Split:
     class_names: tuple[str, ...]
     fingerprint: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not len(self.labels):
             raise ValueError(f"{self.name}: has no images")
 

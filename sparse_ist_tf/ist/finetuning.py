@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.encoder import fast
-from sparse_ist_tf.encoder.bundle import Encoder
+from sparse_ist_tf.encoder.bundle import ViTEncoder
 from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
 from sparse_ist_tf.ist.local import SlotOptimizer, SubnetState, cross_entropy, forward
@@ -29,7 +29,7 @@ class Tuning:
         tokens: of the training images, below the blocks that train.
     """
 
-    encoder: Encoder
+    encoder: ViTEncoder
     trainable_blocks: int
     learning_rate_factor: float
     tokens: FrozenTokens

@@ -251,17 +251,17 @@ def _dither_order(rows: np.ndarray, columns: np.ndarray, visible: int) -> np.nda
     """
     levels = max(int(rows.max()), int(columns.max()), 1).bit_length()
     spacing = min(2**levels, 2 ** math.ceil(math.log2(len(rows) / visible) / 2))
-    best, best_order = None, None
-    for down in range(spacing):
-        for right in range(spacing):
-            rank = np.zeros(len(rows), np.int64)
-            for level in range(levels):
-                r, c = (rows + down) >> level & 1, (columns + right) >> level & 1
-                rank = rank * 4 + 2 * (r ^ c) + r
-            order = np.argsort(rank, kind="stable")
-            kept = order[:visible]
-            squares = (rows[:, None] - rows[kept]) ** 2 + (columns[:, None] - columns[kept]) ** 2
-            cost = int(squares.min(axis=1).sum())
-            if best is None or cost < best:
-                best, best_order = cost, order
-    return best_order
+
+    def order(shift):
+        rank = np.zeros(len(rows), np.int64)
+        for level in range(levels):
+            r, c = (rows + shift[0]) >> level & 1, (columns + shift[1]) >> level & 1
+            rank = rank * 4 + 2 * (r ^ c) + r
+        return np.argsort(rank, kind="stable")
+
+    def cost(order):
+        kept = order[:visible]
+        squares = (rows[:, None] - rows[kept]) ** 2 + (columns[:, None] - columns[kept]) ** 2
+        return int(squares.min(axis=1).sum())
+
+    return min(map(order, np.ndindex(spacing, spacing)), key=cost)

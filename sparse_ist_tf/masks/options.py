@@ -55,7 +55,7 @@ class MaskOptions:
         row = shared_positions(self.seed, num_patches, self.ratio, self.pattern, grid)
         if tf.is_tensor(indices):
             return tf.tile(row[None], (tf.shape(indices)[0], 1))
-        return np.tile(row, (len(indices), 1))
+        return np.tile(row, (np.size(indices), 1))
 
     def canonical(self) -> "MaskOptions":
         """The same masks, with what doesn't matter to them at its default."""

@@ -1,6 +1,6 @@
 """A Keras layer that paints the hidden patches of images."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -9,6 +9,8 @@ import tensorflow as tf
 from sparse_ist_tf.masks.drawing import KINDS, PATTERNS, num_visible
 from sparse_ist_tf.masks.options import MaskOptions
 from sparse_ist_tf.masks.patches import grid_of, visible_from_positions
+
+Shape: TypeAlias = tuple[int | None, ...]
 
 
 @keras.saving.register_keras_serializable(package="sparse_ist_tf")
@@ -62,10 +64,10 @@ class PatchMask(keras.layers.Layer):
         num_visible(10**9, mask_ratio)
         self.kind, self.mask_ratio, self.patch_size = kind, mask_ratio, patch_size
         self.seed, self.pattern = seed, pattern
-        self.fill = tuple(fill) if np.ndim(fill) else fill
+        self.fill = fill if isinstance(fill, int | float | np.number) else tuple(fill)
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor | dict[str, tf.Tensor]) -> tf.Tensor | dict[str, tf.Tensor]:
         if not isinstance(inputs, dict):
             return self._paint(inputs, None, None)
         painted = self._paint(inputs["images"], inputs.get("indices"), inputs.get("epoch"))
@@ -98,9 +100,9 @@ class PatchMask(keras.layers.Layer):
         visible = options.positions(tf.convert_to_tensor(indices), num_patches, epoch, grid)
         return visible_from_positions(visible, num_patches)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = ("kind", "mask_ratio", "patch_size", "seed", "pattern", "fill")
         return super().get_config() | {name: getattr(self, name) for name in names}

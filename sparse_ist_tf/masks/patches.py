@@ -1,10 +1,14 @@
 """Images cut into patches, on arrays and on tensors."""
 
+from typing import TypeAlias
+
 import numpy as np
 import tensorflow as tf
 
+Array: TypeAlias = "np.ndarray | tf.Tensor"
 
-def visible_from_positions(positions, num_patches: int):
+
+def visible_from_positions(positions: Array, num_patches: int) -> Array:
     """Positions as booleans, True where a patch is kept.
 
     Args:
@@ -30,7 +34,7 @@ def visible_from_positions(positions, num_patches: int):
     return visible
 
 
-def grid_of(images, patch_size: int) -> tuple[int, int]:
+def grid_of(images: Array, patch_size: int) -> tuple[int, int]:
     """How many patches an image has from top to bottom and from left to right.
 
     Args:
@@ -51,7 +55,7 @@ def grid_of(images, patch_size: int) -> tuple[int, int]:
     return height // patch_size, width // patch_size
 
 
-def patchify(images, patch_size: int):
+def patchify(images: Array, patch_size: int) -> Array:
     """Cuts images into patches, row by row; pixels are (row, column, channel) inside a patch.
 
     Args:
@@ -78,7 +82,7 @@ def patchify(images, patch_size: int):
     return lib.reshape(x, (-1, rows * columns, patch_size * patch_size * channels))
 
 
-def unpatchify(patches, patch_size: int, grid: tuple[int, int]):
+def unpatchify(patches: Array, patch_size: int, grid: tuple[int, int]) -> Array:
     """Puts images together again from all their patches, the inverse of patchify.
 
     Args:
@@ -106,7 +110,7 @@ def unpatchify(patches, patch_size: int, grid: tuple[int, int]):
     return lib.reshape(x, (-1, rows * patch_size, columns * patch_size, channels))
 
 
-def reorder(x, order: tuple[int, ...]):
+def reorder(x: Array, order: tuple[int, ...]) -> Array:
     """Transposes an array or tensor, its last axis staying the last.
 
     Bytes are moved four at a time where they can be: TensorFlow's oneDNN, on a CPU without
@@ -129,7 +133,7 @@ def reorder(x, order: tuple[int, ...]):
     return tf.reshape(x, tf.concat([tf.shape(x)[:-2], [x.shape[-2] * 4]], 0))
 
 
-def select_patches(images, positions, patch_size: int):
+def select_patches(images: Array, positions: Array, patch_size: int) -> Array:
     """Cuts out the visible patches only.
 
     Args:

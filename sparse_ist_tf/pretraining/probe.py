@@ -1,7 +1,10 @@
 """How much a linear classifier makes of an encoder's features: its linear accuracy."""
 
+import functools
+
 import numpy as np
 
+from sparse_ist_tf.encoder import fast
 from sparse_ist_tf.encoder.bundle import Preprocessing, ViTEncoder
 from sparse_ist_tf.encoder.features import make_encode
 from sparse_ist_tf.encoder.vit import ViT
@@ -36,7 +39,10 @@ class LinearProbe:
     ):
         self.most_images, self.seed, self.num_patches = most_images, seed, model.num_patches
         seen = Preprocessing(tuple(mean), tuple(std))
-        self._encode = make_encode(ViTEncoder(model, seen, digest="", name="probed"), frozen=False)
+        self._encode = make_encode(
+            ViTEncoder(model, seen, digest="", name="probed"),
+            functools.partial(fast.features, model),  # its weights change
+        )
 
     def accuracy(self, images: Images, mask_ratio: float = 0.0) -> float:
         """The accuracy on test images of a classifier that is trained on training images.

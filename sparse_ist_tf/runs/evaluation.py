@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sparse_ist_tf.config import ist_options
-from sparse_ist_tf.encoder.bundle import FrozenEncoder
+from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.inputs.split import Split
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, logits, table_of_accuracies
 from sparse_ist_tf.ist.missing import missing_workers

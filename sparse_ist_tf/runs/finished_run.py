@@ -10,7 +10,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sparse_ist_tf.checkpoints.loading import load_configured
+from sparse_ist_tf.checkpoints.spec import parse_weights
 from sparse_ist_tf.config import completed, identity, ist_options
+from sparse_ist_tf.encoder.bundle import vit_encoder
 from sparse_ist_tf.encoder.features import make_encode
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.ist.head import extract, logits
@@ -76,7 +78,9 @@ class FinishedRun:
         """
         if RunDirectory(path).config()["encoder"]["weights"].startswith("resnet50:"):
             raise RequestError(f"{path}: its encoder is a ResNet-50, only those with a ViT export")
-        return cls(path, dtype="float32")
+        run = cls(path, dtype="float32")
+        vit_encoder(run.encoder, f"{path}: export")
+        return run
 
     def accuracies(self) -> dict:
         """Every accuracy of the run, measured again.
@@ -104,7 +108,7 @@ class FinishedRun:
     def prefix(self) -> str:
         """What the names of files begin with: data set, encoder and mask ratio in percent."""
         data = Path(self.config.dataset.name.removeprefix("folder:")).name or "folder"
-        encoder = Path(self.config.encoder.weights.rpartition(":")[2]).stem
+        encoder = Path(parse_weights(self.config.encoder.weights)[0].rpartition(":")[2]).stem
         return f"{data}_{encoder}_m{round(100 * self.config.masks.ratio)}"
 
     @property

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from sparse_ist_tf.checkpoints.loading import load_configured
 from sparse_ist_tf.checkpoints.writing import save_encoder
+from sparse_ist_tf.encoder.bundle import vit_encoder
 from sparse_ist_tf.files import replacing
 from sparse_ist_tf.inputs.datasets import image_errors
 from sparse_ist_tf.ist.head import build_model
@@ -73,8 +74,9 @@ def finish(run: "Run") -> dict:
 
 def _as_written(run: "Run"):
     """Writes the tuned encoder, and tests with what was written, as others will."""
-    path, encoder = run.directory.path / "encoder.safetensors", run.encoder
-    save_encoder(path, encoder.model, encoder.mean, encoder.std, dtype="float32")
+    path = run.directory.path / "encoder.safetensors"
+    tuned = vit_encoder(run.encoder, "encoder.trainable_blocks")
+    save_encoder(path, tuned.model, tuned.mean, tuned.std, dtype="float32")
     config = with_tuned_encoder(run.config, path.parent)
     encoder, test = load_configured(config.encoder), run.splits["test"]
     features = features_of(run.config, encoder).of(test, Link.alone())

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from sparse_ist_tf.encoder.bundle import FrozenEncoder
+from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.masks import select_patches
 from sparse_ist_tf.runs.parts import features_of, load_splits, mask_options, transport

@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from sparse_ist_tf.codec.transport import Transport
 from sparse_ist_tf.config import hidden_widths, ist_options
-from sparse_ist_tf.encoder.bundle import FrozenEncoder
 from sparse_ist_tf.encoder.features import FeatureOptions, Features
+from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.ist.finetuning import FineTuningTrainer, Tuning

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sparse_ist_tf.checkpoints.loading import load_configured
+from sparse_ist_tf.encoder.bundle import vit_encoder
 from sparse_ist_tf.encoder.cache import cache_path
 from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
 from sparse_ist_tf.errors import RequestError
@@ -104,9 +105,10 @@ class Run:
         """Where blocks of the encoder train: what is below them."""
         blocks = self.config.encoder.trainable_blocks
         cache_dir = cache_path(self.config.features.cache_dir, "").parent
-        first = self.encoder.model.spec.depth - blocks
+        encoder = vit_encoder(self.encoder, f"encoder.trainable_blocks={blocks}")
+        first = encoder.model.spec.depth - blocks
         parts = (
-            FrozenTokens(self.encoder, split, self.masks, first, cache_dir)
+            FrozenTokens(encoder, split, self.masks, first, cache_dir)
             for split in self.splits.values()
         )
         return dict(zip(self.splits, parts, strict=True))
@@ -118,7 +120,8 @@ class Run:
         tuning = None
         if self.tokens:
             blocks, factor = config.encoder.trainable_blocks, config.encoder.learning_rate_factor
-            tuning = Tuning(self.encoder, blocks, factor, self.tokens["train"])
+            encoder = vit_encoder(self.encoder, f"encoder.trainable_blocks={blocks}")
+            tuning = Tuning(encoder, blocks, factor, self.tokens["train"])
 
         def make(config, link):
             options = trainer_options(config, self.steps)

@@ -1,5 +1,6 @@
 """Weights come back bit for bit from timm's names, and what doesn't fit is listed."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_ours_to_timm_to_ours_is_bit_identical(changes, tmp_path):
     tensors, arguments = to_timm(model.spec, stored_arrays(model))
     assert all(array.flags["C_CONTIGUOUS"] for array in tensors.values())
     names = ("num_heads", "activation", "epsilon", "pool", "positions")
-    settings = {name: getattr(model, name) for name in names}
+    settings = {name: getattr(model.spec, name) for name in names}
     config, back, _ = from_timm(named_tensors(tensors), settings)
     assert_bits(back, model)
     assert config == model.spec
@@ -118,8 +119,8 @@ def convert(tensors, **settings):
 
 
 def test_architecture_is_read_off_the_shapes():
-    config, _, notes = convert(timm_tensors(hidden=160))
-    assert config == {
+    spec, _, notes = convert(timm_tensors(hidden=160))
+    assert dataclasses.asdict(spec) == {
         "image_size": 16,
         "patch_size": 4,
         "width": 64,
@@ -275,10 +276,10 @@ def test_heads_that_nobody_knows_must_be_given():
 def test_a_table_of_sincos_positions_is_recognised():
     model = randomised()
     tensors, _ = to_timm(model.spec, stored_arrays(model))
-    assert convert(tensors)[0]["positions"] == "sincos"
+    assert convert(tensors)[0].positions == "sincos"
     tensors["pos_embed"] = tensors["pos_embed"].copy()
     tensors["pos_embed"][0, 5, 5] += 1e-6
-    assert convert(tensors)[0]["positions"] == "learned"
+    assert convert(tensors)[0].positions == "learned"
 
 
 def test_the_exported_file_is_plain_safetensors_with_the_settings_beside(tmp_path):
@@ -299,7 +300,7 @@ def test_the_exported_file_is_plain_safetensors_with_the_settings_beside(tmp_pat
 
 def test_nearest_preset_of_every_preset_is_itself():
     for name, preset in PRESETS.items():
-        sizes = (preset["width"], preset["depth"], preset["patch_size"])
+        sizes = (preset.width, preset.depth, preset.patch_size)
         assert nearest_preset(*sizes) == name
 
 
