@@ -40,7 +40,7 @@ def arena_by_ratio(
     return {
         ratio: measure(networks, network, ratio)[1]
         for ratio in sorted({*ratios, float(networks.run.config.masks.ratio)})
-        if networks.vit.num_patches * (1 - ratio) >= 1
+        if networks.vit.spec.num_patches * (1 - ratio) >= 1
     }
 
 
@@ -56,13 +56,13 @@ def measure(networks: Networks, network: Network, ratio: float) -> tuple[int, in
         (bytes of the file, bytes of arena).
     """
     vit = network.vit
-    positions = shared_positions(networks.run.config.seed, vit.num_patches, ratio)
+    positions = shared_positions(networks.run.config.seed, vit.spec.num_patches, ratio)
     network = dataclasses.replace(network, positions=tuple(map(int, positions)))
 
     def samples():
         for sample in itertools.islice(networks.samples(), _SAMPLES):
             image = sample["image"]
-            patches = select_patches(image, positions[None], vit.patch_size)
+            patches = select_patches(image, positions[None], vit.spec.patch_size)
             yield {"image": image, "patches": patches, "positions": positions[None]}
 
     content = convert(network, "int8", networks.target.interface, samples)
@@ -98,9 +98,9 @@ def what_would_fit(
     if run.encoder.model.spec.width > PRESETS[_SMALLEST].width:
         small = create_encoder(_SMALLEST, pool=run.encoder.model.spec.pool)
         small = fold(small, (0.5,) * 3, (0.5,) * 3)
-        if small.image_size == run.encoder.image_size:
+        if small.spec.image_size == run.encoder.image_size:
             first, *rest = network.layers
-            first = dataclasses.replace(first, kernel=first.kernel[: small.feature_dim])
+            first = dataclasses.replace(first, kernel=first.kernel[: small.spec.feature_dim])
             network = dataclasses.replace(network, vit=small, layers=(first, *rest))
             flash, arena = measure(networks, network, float(run.config.masks.ratio))
             if flash <= flash_limit and arena <= sram_limit:

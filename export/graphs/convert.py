@@ -138,7 +138,7 @@ def _centre(network: Network, interface: Interface):
             if name in out:
                 out[name] = out[name].astype(np.float32) - np.float32(network.vit.pixel_offset)
         if "positions" in out and interface.form == "conv":
-            out["positions"] = one_hot(out["positions"], network.vit.num_patches)
+            out["positions"] = one_hot(out["positions"], network.vit.spec.num_patches)
         return out
 
     return centre

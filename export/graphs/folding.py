@@ -8,7 +8,7 @@ Seven exact rewritings, each of which a device pays for otherwise:
 - a layer norm's scale and offset go into the matrix behind it;
 - the attention's 1 / sqrt(size) is spread over queries and keys, and their channels are balanced
   against each other and against the values', so that one int8 scale suits all three;
-- the 1.702 of quick_gelu goes into the matrices on both sides;
+- an activation's gain, the 1.702 of quick_gelu, goes into the matrices on both sides;
 - tokens that belong to no patch enter the first block as constants, already normalised;
 - for integers the residual stream is turned by an orthogonal matrix, which a norm without mean and
   scale doesn't notice, so that no channel stands out and one int8 scale suits them all.
@@ -18,30 +18,23 @@ section 4, stage 1a.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sparse_ist_tf.encoder.spec import ACTIVATIONS, ViTSpec
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.streams import Stream
 
-QUICK_GELU = 1.702
+if TYPE_CHECKING:
+    from sparse_ist_tf.encoder.vit import ViT
+
+# The parts of a ViT that this rewriting knows.
 KNOWN = frozenset(
-    [
-        "image_size",
-        "patch_size",
-        "width",
-        "depth",
-        "num_heads",
-        "mlp_ratio",
-        "activation",
-        "positions",
-        "epsilon",
-        "class_token",
-        "extra_tokens",
-        "pool",
-        "pre_norm",
-    ]
-)
+    ("image_size", "patch_size", "width", "depth", "num_heads", "mlp_ratio", "activation",
+     "positions", "epsilon", "class_token", "extra_tokens", "pool", "pre_norm")
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +53,7 @@ class Affine:
         """The map of x that this map makes of x * scale + offset."""
         return Affine(scale[:, None] * self.kernel, self.bias + offset @ self.kernel)
 
-    def with_outputs_scaled(self, factors) -> "Affine":
+    def with_outputs_scaled(self, factors: np.ndarray | float) -> "Affine":
         """The outputs multiplied, one factor for each or one for all."""
         return Affine(self.kernel * factors, self.bias * factors)
 
@@ -96,6 +89,7 @@ class FoldedViT:
     """A ViT whose layer norms are divisions by the root mean square.
 
     Args:
+        spec: the ViT's; what its activation leaves is Activation.folded of fc1's outputs.
         embed: of a patch's pixels, in [0, 255] less pixel_offset.
         table: float64[num_patches, width], what is added at each position.
         prefix: float64[p, width], the rows of the tokens before the patches: CLS, if any, first.
@@ -103,18 +97,14 @@ class FoldedViT:
         blocks: the transformer blocks.
         scale: float64[width], of the final norm.
         offset: float64[width], of the final norm.
-        num_heads: attention heads.
-        epsilon: of the norms.
-        activation: as ViT's; "quick_gelu" is y * sigmoid(y) of fc1's outputs.
-        pool: as ViT's.
         pre_norm: scale and offset of a norm before the first block, or None.
-        image_size: side of the image in pixels.
-        patch_size: side of a patch in pixels.
+        epsilon: of the norms.
         pixel_offset: what is taken off every pixel before embed.
         basis: float64[width, width], orthogonal: the stream is the ViT's times this. None where it
             is the ViT's own.
     """
 
+    spec: ViTSpec
     embed: Affine
     table: np.ndarray
     prefix: np.ndarray
@@ -122,35 +112,10 @@ class FoldedViT:
     blocks: tuple[FoldedBlock, ...]
     scale: np.ndarray
     offset: np.ndarray
-    num_heads: int
-    epsilon: float
-    activation: str
-    pool: str
     pre_norm: tuple[np.ndarray, np.ndarray] | None
-    image_size: int
-    patch_size: int
+    epsilon: float
     pixel_offset: float = 0.0
     basis: np.ndarray | None = None
-
-    @property
-    def width(self) -> int:
-        """Channels of a token."""
-        return self.table.shape[1]
-
-    @property
-    def feature_dim(self) -> int:
-        """Entries of the feature."""
-        return self.width * (2 if self.pool == "cls_mean" else 1)
-
-    @property
-    def num_patches(self) -> int:
-        """Patches of an image."""
-        return len(self.table)
-
-    @property
-    def pixels(self) -> int:
-        """Numbers of a patch, three a pixel."""
-        return 3 * self.patch_size**2
 
     def for_integers(self, pixel_offset: float = 128.0) -> "FoldedViT":
         """The same for small signed pixels, without the norms' epsilon, its stream turned.
@@ -164,7 +129,9 @@ class FoldedViT:
             self, embed=Affine(kernel, bias), pixel_offset=pixel_offset, epsilon=0.0
         )
         # The scale of a norm before the first block holds on to the channels.
-        return vit if vit.pre_norm or vit.basis is not None else vit.turned(_rotation(vit.width))
+        if vit.pre_norm or vit.basis is not None:
+            return vit
+        return vit.turned(_rotation(vit.spec.width))
 
     def turned(self, basis: np.ndarray) -> "FoldedViT":
         """The same function with its stream in another basis.
@@ -193,14 +160,14 @@ class FoldedViT:
 
     def behind(self, affine: Affine) -> Affine:
         """What a map of the feature is as a map of the normalised stream."""
-        count = self.feature_dim // self.width
+        count = self.spec.feature_dim // self.spec.width
         affine = affine.after_scaling(np.tile(self.scale, count), np.tile(self.offset, count))
         if self.basis is None:
             return affine
         return affine.of_turned(np.kron(np.eye(count), self.basis))
 
 
-def fold(vit, mean, std) -> FoldedViT:
+def fold(vit: "ViT", mean: Sequence[float], std: Sequence[float]) -> FoldedViT:
     """Rewrites a ViT.
 
     Args:
@@ -231,41 +198,34 @@ def fold(vit, mean, std) -> FoldedViT:
         pre_norm = _array(vit.norm_pre.scale), _array(vit.norm_pre.offset)
         rows = _centred(_normed(rows, spec.epsilon) * pre_norm[0] + pre_norm[1])
     return FoldedViT(
+        spec=spec,
         embed=embed.centred(),
         table=_centred(_array(vit.position_table)),
         prefix=rows,
         prefix_normed=_normed(rows, spec.epsilon),
-        blocks=tuple(_fold_block(block) for block in vit.blocks),
+        blocks=tuple(_fold_block(block, spec) for block in vit.blocks),
         scale=_array(vit.norm.scale),
         offset=_array(vit.norm.offset),
-        num_heads=spec.num_heads,
-        epsilon=spec.epsilon,
-        activation=spec.activation,
-        pool=spec.pool,
         pre_norm=pre_norm,
-        image_size=spec.image_size,
-        patch_size=spec.patch_size,
+        epsilon=spec.epsilon,
     )
 
 
-def _fold_block(block) -> FoldedBlock:
+def _fold_block(block, spec: ViTSpec) -> FoldedBlock:
     qkv = _affine(block.qkv).after_scaling(_array(block.norm1.scale), _array(block.norm1.offset))
     proj = _affine(block.proj)
-    width = proj.kernel.shape[0]
     # After a norm every input has mean square 1, so this is what an output's is about.
     power = np.sqrt((qkv.kernel**2).sum(axis=0) + qkv.bias**2) + 1e-12
     query, key, value = np.split(power, 3)
-    root = (width // block.num_heads) ** -0.25
+    root = (spec.width // spec.num_heads) ** -0.25
     to_query, to_key = root * np.sqrt(key / query), root * np.sqrt(query / key)
     to_value = np.mean(query * to_query) / value
     qkv = qkv.with_outputs_scaled(np.concatenate([to_query, to_key, to_value]))
     proj = Affine(proj.kernel / to_value[:, None], proj.bias).centred()
     fc1 = _affine(block.fc1).after_scaling(_array(block.norm2.scale), _array(block.norm2.offset))
-    fc2 = _affine(block.fc2)
-    if block.activation == "quick_gelu":
-        fc1 = fc1.with_outputs_scaled(QUICK_GELU)
-        fc2 = Affine(fc2.kernel / QUICK_GELU, fc2.bias)
-    return FoldedBlock(qkv, proj, fc1, fc2.centred())
+    gain = ACTIVATIONS[spec.activation].gain
+    fc2 = Affine(_array(block.fc2.kernel) / gain, _array(block.fc2.bias))
+    return FoldedBlock(qkv, proj, fc1.with_outputs_scaled(gain), fc2.centred())
 
 
 def _rotation(size: int) -> np.ndarray:

@@ -7,11 +7,13 @@ attention is a product and a mean, and softmax, which it takes of vectors alone,
 """
 
 import dataclasses
+import types
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from sparse_ist_tf.encoder.spec import ACTIVATIONS, POOLS
 from sparse_ist_tf.export.graphs.folding import Affine, FoldedViT
 from sparse_ist_tf.tracing import traced
 
@@ -99,14 +101,14 @@ def make_function(
             return {"logits": _mlp(feature, network.layers)}
 
     elif kind == "classifier":
-        signature = [spec("image", [1, vit.image_size, vit.image_size, 3], dtype)]
+        signature = [spec("image", [1, vit.spec.image_size, vit.spec.image_size, 3], dtype)]
 
         def call(image):
             return {"logits": steps.classify(steps.embed_image(image), None)}
 
     else:
         count = len(network.positions)
-        patches = spec("patches", [1, count, vit.pixels], dtype)
+        patches = spec("patches", [1, count, vit.spec.pixels], dtype)
         signature = [patches, steps.positions_spec(count)]
         run = steps.feature if kind == "encoder" else steps.classify
 
@@ -132,24 +134,12 @@ def _mlp(x, layers: Sequence[Affine]):
     return x
 
 
-def _activate(activation: str, y):
-    """What folding leaves of a ViT's activation."""
-    if activation == "quick_gelu":
-        return y * tf.sigmoid(y)
-    if activation == "swiglu":
-        gate, value = tf.split(y, 2, axis=-1)
-        return gate * tf.sigmoid(gate) * value
-    return tf.nn.gelu(y, approximate=activation == "gelu_tanh")
-
-
-def _pool(pool: str, steps: "_Rows", x):
-    """The normalised feature of the tokens behind the last block."""
-    if pool == "mean_norm":
-        return steps.norm(steps.mean(x))
-    x = steps.norm(x)
-    if pool == "cls_mean":
-        return steps.join([steps.first(x), steps.mean(x)])
-    return steps.mean(x) if pool == "mean" else steps.first(x)
+# What activations are made of, as it converts.
+_FUNCTIONS = types.SimpleNamespace(
+    gelu=tf.nn.gelu,
+    silu=lambda x: x * tf.sigmoid(x),
+    split=lambda x, count, axis: tf.split(x, count, axis),
+)
 
 
 class _Rows:
@@ -163,19 +153,20 @@ class _Rows:
 
     def embed_image(self, image):
         """The visible patches are picked before anything is computed: hidden pixels stay unread."""
-        size, patch = self.vit.image_size, self.vit.patch_size
-        grid = size // patch
+        patch, grid = self.vit.spec.patch_size, self.vit.spec.grid
         # A row of the reshaped image is one line of one patch.
         lines = [
             (position // grid * patch + line) * grid + position % grid
             for position in self.network.positions
             for line in range(patch)
         ]
-        x = tf.gather(tf.reshape(image, [size * grid, patch * 3]), np.array(lines, np.int32))
-        return self.embed_patches(tf.reshape(x, [1, -1, self.vit.pixels]))
+        x = tf.gather(
+            tf.reshape(image, [grid * patch * grid, patch * 3]), np.array(lines, np.int32)
+        )
+        return self.embed_patches(tf.reshape(x, [1, -1, self.vit.spec.pixels]))
 
     def embed_patches(self, patches):
-        x = tf.reshape(patches, [-1, self.vit.pixels])
+        x = tf.reshape(patches, [-1, self.vit.spec.pixels])
         return self.dense(tf.cast(x, tf.float32), self.vit.embed)
 
     def table_rows(self, positions):
@@ -210,14 +201,14 @@ class _Rows:
         return x
 
     def attend_all(self, x, affine):
-        heads = self.vit.num_heads
+        heads = self.vit.spec.num_heads
         x = self._heads(self.dense(x, affine), 3 * heads)
         query, key, value = tf.split(x, 3, axis=0)
         return self._mix(query, key, value)
 
     def attend_first(self, x, affine):
         """Attention of the first token alone: all that the last block needs."""
-        width, heads = self.vit.width, self.vit.num_heads
+        width, heads = self.vit.spec.width, self.vit.spec.num_heads
         x_all = self._heads(self.dense(x, affine.outputs(width, 3 * width)), 2 * heads)
         key, value = tf.split(x_all, 2, axis=0)
         query = self.dense(self.first(x), affine.outputs(0, width))
@@ -231,7 +222,7 @@ class _Rows:
         mixed = tf.matmul(tf.nn.softmax(scores), value)
         if query.shape[1] > 1:
             mixed = tf.transpose(mixed, [1, 0, 2])
-        return tf.reshape(mixed, [-1, self.vit.width])
+        return tf.reshape(mixed, [-1, self.vit.spec.width])
 
     def attention_scale(self, x):
         """What attend_* leave out, to be made up for in the matrix behind them."""
@@ -244,10 +235,11 @@ class _Rows:
         """The feature of embedded patches, [1, feature_dim]."""
         x, vit = self._normalised(x, positions), self.vit
         if vit.basis is None:
-            count = vit.feature_dim // vit.width
+            count = vit.spec.feature_dim // vit.spec.width
             scale, offset = (np.tile(value, count) for value in (vit.scale, vit.offset))
             return x * _constant(scale) + _constant(offset)
-        return _dense(x, vit.behind(Affine(np.eye(vit.feature_dim), np.zeros(vit.feature_dim))))
+        size = vit.spec.feature_dim
+        return _dense(x, vit.behind(Affine(np.eye(size), np.zeros(size))))
 
     def classify(self, x, positions):
         """The logits of embedded patches, [1, classes]."""
@@ -255,7 +247,9 @@ class _Rows:
         return _mlp(self._normalised(x, positions), [self.vit.behind(first), *rest])
 
     def _normalised(self, x, positions):
-        vit = self.vit
+        vit, pool = self.vit, POOLS[self.vit.spec.pool]
+        activation = ACTIVATIONS[vit.spec.activation]
+        activate = activation.folded or activation.of
         x = x + self.table_rows(positions)
         if vit.pre_norm:
             scale, offset = vit.pre_norm
@@ -266,23 +260,23 @@ class _Rows:
         for i, block in enumerate(vit.blocks):
             if i:
                 normed = self.norm(x)
-            only_first = vit.pool == "cls" and i == len(vit.blocks) - 1
+            only_first = pool.first_alone and i == len(vit.blocks) - 1
             proj = Affine(block.proj.kernel * self.attention_scale(x), block.proj.bias)
             mixed = (self.attend_first if only_first else self.attend_all)(normed, block.qkv)
             x = (self.first(x) if only_first else x) + self.dense(mixed, proj)
-            hidden = _activate(vit.activation, self.dense(self.norm(x), block.fc1))
+            hidden = activate(_FUNCTIONS, self.dense(self.norm(x), block.fc1))
             x = x + self.dense(hidden, block.fc2)
-        return self.flat(_pool(vit.pool, self, x))
+        return self.flat(pool.of(self, x))
 
 
 class _Maps(_Rows):
     """The form "conv": tokens along the x axis of a map, [1, 1, t, width]."""
 
     def positions_spec(self, count):
-        return tf.TensorSpec([1, count, self.vit.num_patches], tf.float32, name="positions")
+        return tf.TensorSpec([1, count, self.vit.spec.num_patches], tf.float32, name="positions")
 
     def embed_image(self, image):
-        patch, grid = self.vit.patch_size, self.vit.image_size // self.vit.patch_size
+        patch, grid = self.vit.spec.patch_size, self.vit.spec.grid
         pieces = []
         for column, row, length in _runs(self.network.positions, grid):
             top, left = row * patch, column * patch
@@ -291,23 +285,23 @@ class _Maps(_Rows):
         kernel = self.vit.embed.kernel.reshape(patch, patch, 3, -1)
         x = tf.nn.conv2d(tf.cast(x, tf.float32), _constant(kernel), patch, "VALID")
         x = x + _constant(self.vit.embed.bias)
-        return tf.reshape(x, [1, 1, -1, self.vit.width])
+        return tf.reshape(x, [1, 1, -1, self.vit.spec.width])
 
     def embed_patches(self, patches):
-        x = tf.reshape(patches, [1, 1, -1, self.vit.pixels])
+        x = tf.reshape(patches, [1, 1, -1, self.vit.spec.pixels])
         return self.dense(tf.cast(x, tf.float32), self.vit.embed)
 
     def table_rows(self, positions):
         if positions is None:
-            grid = self.vit.image_size // self.vit.patch_size
+            grid = self.vit.spec.grid
             order = [
                 (row + i) * grid + column
                 for column, row, length in _runs(self.network.positions, grid)
                 for i in range(length)
             ]
             return _constant(self.vit.table[order][None, None])
-        x = tf.reshape(positions, [1, 1, -1, self.vit.num_patches])
-        return self.dense(x, Affine(self.vit.table, np.zeros(self.vit.width)))
+        x = tf.reshape(positions, [1, 1, -1, self.vit.spec.num_patches])
+        return self.dense(x, Affine(self.vit.table, np.zeros(self.vit.spec.width)))
 
     def dense(self, x, affine):
         kernel = _constant(affine.kernel[None, None])
@@ -335,12 +329,12 @@ class _Maps(_Rows):
         return tf.reshape(x, [1, -1])
 
     def attend_all(self, x, affine):
-        width = self.vit.width
+        width = self.vit.spec.width
         x = self.dense(x, affine)
         return self._mix(x[..., :width], x[..., width : 2 * width], x[..., 2 * width :])
 
     def attend_first(self, x, affine):
-        width = self.vit.width
+        width = self.vit.spec.width
         query = self.dense(self.first(x), affine.outputs(0, width))
         x = self.dense(x, affine.outputs(width, 3 * width))
         return self._mix(query, x[..., :width], x[..., width:])
@@ -349,7 +343,7 @@ class _Maps(_Rows):
         return float(self.count(x))  # a mean stands for the sum over the tokens
 
     def _mix(self, query, key, value):
-        width, heads = self.vit.width, self.vit.num_heads
+        width, heads = self.vit.spec.width, self.vit.spec.num_heads
         rows, tokens = self.count(query), self.count(key)
         belongs = np.repeat(np.eye(heads), width // heads, axis=0)  # [width, heads], of 0 and 1
         products = tf.reshape(query, [1, rows, 1, width]) * key

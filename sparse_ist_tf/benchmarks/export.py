@@ -114,12 +114,14 @@ def _ours(preset: str, ratios: Sequence[float]) -> dict:
     encoder = vit_encoder(load_encoder(f"random:{preset}"), f"preset={preset}")
     images = [example["image"] for example in Images(get_config(), encoder).drawn(16)]
     vit = fold(encoder.model, encoder.mean, encoder.std)
-    kernel = np.random.default_rng(0).standard_normal((vit.width, CLASSES)) / vit.width**0.5
+    kernel = (
+        np.random.default_rng(0).standard_normal((vit.spec.width, CLASSES)) / vit.spec.width**0.5
+    )
     head = (Affine(kernel, np.zeros(CLASSES)),)
     out = {}
     for quantize in _QUANTIZATIONS:
         for ratio in ratios:
-            positions = shared_positions(0, vit.num_patches, ratio)
+            positions = shared_positions(0, vit.spec.num_patches, ratio)
             network = Network("classifier", head, vit, tuple(map(int, positions)))
             samples = lambda: ({"image": image[None]} for image in images)  # noqa: E731
             arena = None

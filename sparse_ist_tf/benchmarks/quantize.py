@@ -1,7 +1,12 @@
 """How right and how small integer files are: our quantizer beside ai-edge-quantizer.
 
-Both get the same float file of a whole classifier and the same calibration images; every test image
-of the digits is then run in LiteRT.
+Both get the same float file of a whole classifier, folded and turned for integers, and the same
+calibration images; every test image of the digits is then run in LiteRT.
+
+With the digits, vit_micro and vit_pico, files of either are as large within 0.15 %. In int8 they
+diverge alike from the float file (0.0084 and 0.0065 nats of vit_micro's, ours first, 0.0106 and
+0.0230 of vit_pico's); in int16x8, which is there for accuracy, ours by less than 0.0001 nats and
+theirs by 0.004 to 0.011.
 """
 
 import contextlib

@@ -55,14 +55,16 @@ def test_the_folded_encoder_equals_the_keras_model(variety, form):
     "variety", ["ours", "registers", "mean", "cls_mean", "mean_norm without CLS", "clip"]
 )
 def test_the_network_for_integers_is_the_same_function(variety, form):
-    folded = fold(make_vit(**{"epsilon": 0.0, **VARIETIES[variety]}), MEAN, STD)
+    folded = fold(make_vit(**{"epsilon": 1e-12, **VARIETIES[variety]}), MEAN, STD)
     around = folded.for_integers()
     assert (around.basis is None) == (variety == "clip")
     around = dataclasses.replace(around, epsilon=folded.epsilon)
     layers = (
-        Affine(np.random.default_rng(0).standard_normal((folded.feature_dim, 3)), np.ones(3)),
+        Affine(np.random.default_rng(0).standard_normal((folded.spec.feature_dim, 3)), np.ones(3)),
     )
-    patches = make_images(5).reshape(-1)[: 5 * folded.pixels].reshape(1, 5, -1).astype("float32")
+    patches = (
+        make_images(5).reshape(-1)[: 5 * folded.spec.pixels].reshape(1, 5, -1).astype("float32")
+    )
     positions = np.array([[0, 5, 7, 10, 15]], np.int32)
     positions = positions if form == "matmul" else np.eye(16, dtype="float32")[positions]
     for kind in ("encoder", "classifier_patches"):
