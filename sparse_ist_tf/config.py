@@ -60,96 +60,57 @@ _TUNABLE = {
 }
 
 
+# fmt: off
 def table() -> list[Key]:
     """The table of train's keys, with the algorithms that are registered now.
 
     Returns:
         In the order in which --help and the documentation show them.
     """
-    several = _used_by("ist.num_subnets")
+    several, positive = _used_by("ist.num_subnets"), Number(0, above=True)
     split = (When("dataset.name", ("digits", "resisc45", "folder:PATH")),)
     ist = [
         Key("ist.num_subnets", 4, Number(1), "subnets of the head, or replicas of it"),
-        Key("ist.capacities", (), None, "a number per subnet, its share; equal where empty"),
+        Key("ist.capacities", (), Numbers("one number above 0 per subnet, or none", positive),
+            "the subnets' shares; equal where empty"),
         choice("ist.widths", ("layer", "subnet"), "whose neurons head.hidden counts"),
         Key("ist.local_steps", 20, Number(1), "steps of a round"),
-        choice(
-            "ist.local_steps_schedule",
-            ("constant", "grow", "consensus"),
-            "always all of them, more and more, one in the last tenth",
-        ),
-        choice(
-            "ist.moments",
-            ("carry", "reset", "slot"),
-            "go with their neurons, begin anew every round, stay where they are",
-        ),
+        choice("ist.local_steps_schedule", ("constant", "grow", "consensus"),
+            "always all of them, more and more, one in the last tenth"),
+        choice("ist.moments", ("carry", "reset", "slot"),
+            "go with their neurons, begin anew every round, stay where they are"),
         choice("ist.biases", ("carry", "slot"), "of hidden layers, likewise"),
         Key("ist.scale_inputs", True, None, "layer width over subnet width while training"),
         Key("ist.keep_last_step", True, None, "whether the last step of a round counts"),
-        choice(
-            "ist.variant",
-            ("corrected", "published"),
-            "published: the four keys above as in the paper's code",
-        ),
+        choice("ist.variant", ("corrected", "published"),
+            "published: the four keys above as in the paper's code"),
     ]
-    corrected = (When("ist.variant", ("corrected",)),)
     return [
         Key("seed", 0, Number(0), "of masks, partitions, batches and initial weights"),
-        choice(
-            "dataset.name",
-            ("digits", "cifar10", "resisc45", "aid"),
-            "the images",
-            also="folder:PATH",
-        ),
-        Key(
-            "dataset.data_dir", "", None, "where TFDS looks; else $SPARSE_IST_DATA or its own place"
-        ),
+        choice("dataset.name", ("digits", "cifar10", "resisc45", "aid"), "the images",
+            also="folder:PATH"),
+        Key("dataset.data_dir", "", None,
+            "where TFDS looks; else $SPARSE_IST_DATA or its own place"),
         Key("dataset.split_seed", 0, Number(0), "of the split where the data has none", split),
         choice("dataset.on_bad_image", ("error", "skip"), "what a bad image does"),
-        choice(
-            "dataset.shards",
-            ("all", "iid", "dirichlet"),
-            "which examples each subnet draws from",
-            several,
-        ),
-        Key(
-            "dataset.dirichlet_alpha",
-            0.3,
-            Number(0, above=True),
+        choice("dataset.shards", ("all", "iid", "dirichlet"),
+            "which examples each subnet draws from", several),
+        Key("dataset.dirichlet_alpha", 0.3, positive,
             "of the classes' shares; the smaller, the more unlike the subnets",
-            (When("dataset.shards", ("dirichlet",)),),
-        ),
-        choice(
-            "masks.kind",
-            ("fixed", "random", "shared"),
-            "one per image, one per image and epoch, one for all",
-        ),
+            (When("dataset.shards", ("dirichlet",)),)),
+        choice("masks.kind", ("fixed", "random", "shared"),
+            "one per image, one per image and epoch, one for all"),
         Key("masks.ratio", 0.5, RATIO, "hidden share of the patches"),
-        choice(
-            "masks.pattern",
-            ("uniform", "grid", "center", "border"),
-            "of the mask that all images share",
-            (When("masks.kind", ("shared",)),),
-        ),
-        Key(
-            "masks.test_ratios",
-            (),
-            Numbers("numbers in [0, 1), each once", RATIO, distinct=True),
-            "at which the finished head is tested too",
-        ),
-        choice(
-            "transport.codec",
-            ("none", "jpeg", "patches", "raw"),
-            "what images are sent as: they aren't, whole, visible patches as a JPEG or raw",
-        ),
+        choice("masks.pattern", ("uniform", "grid", "center", "border"),
+            "of the mask that all images share", (When("masks.kind", ("shared",)),)),
+        Key("masks.test_ratios", (), Numbers("numbers in [0, 1), each once", RATIO, distinct=True),
+            "at which the finished head is tested too"),
+        choice("transport.codec", ("none", "jpeg", "patches", "raw"),
+            "what images are sent as: they aren't, whole, visible patches as a JPEG or raw"),
         Key("transport.quality", 75, Number(1, 100), "of JPEGs, those too that are only counted"),
         choice("transport.features", ("float32", "float16", "int8"), "what features are sent as"),
-        Key(
-            "encoder.weights",
-            "packaged:vit_micro",
-            None,
-            "hf:OWNER/MODEL, keras_hub:PRESET, a file, ...; ?num_heads=16 and the like behind it",
-        ),
+        Key("encoder.weights", "packaged:vit_micro", None,
+            "hf:OWNER/MODEL, keras_hub:PRESET, a file, ...; ?num_heads=16 and the like behind it"),
         choice("encoder.dtype", ("float32", "bfloat16"), "in which it computes"),
         Key("encoder.batch_size", 64, Number(1), "images that are encoded at a time"),
         Key("encoder.image_size", 0, Number(0), "side in pixels; the checkpoint's where 0"),
@@ -158,34 +119,21 @@ def table() -> list[Key]:
         Key("encoder.mean", (), COLOR, "of red, green and blue; as above"),
         Key("encoder.std", (), COLOR, "of red, green and blue; as above"),
         Key("encoder.trainable_blocks", 0, Number(0), "the last ones, which train with the head"),
-        Key(
-            "encoder.learning_rate_factor",
-            0.3,
-            Number(0, above=True),
-            "of these blocks, over the head's",
-            (When("encoder.trainable_blocks"),),
-        ),
+        Key("encoder.learning_rate_factor", 0.3, positive,
+            "of these blocks, over the head's", (When("encoder.trainable_blocks"),)),
         Key("features.cache_dir", "", None, "~/.cache/sparse_ist_tf/features where empty"),
-        Key(
-            "head.hidden",
-            (1000, 1000),
+        Key("head.hidden", (1000, 1000),
             Numbers("whole numbers of at least 1, a layer each", Number(1), whole=True, least=1),
-            "neurons of the hidden layers",
-        ),
+            "neurons of the hidden layers"),
         choice("head.initializer", INITIALIZERS, "of the weights"),
         Key("head.standardize", False, None, "features, by mean and std of the training split"),
         choice("head.normalization", ("none", "batch"), "of hidden layers"),
         Key("head.dropout", 0.0, RATIO, "share of the hidden neurons"),
         choice("ist.algorithm", algorithm_names(), _algorithms()),
-        *(
-            dataclasses.replace(key, used=_used_by(key.name) + corrected)
-            if key.name.removeprefix("ist.") in PUBLISHED
-            else dataclasses.replace(key, used=_used_by(key.name))
-            for key in ist
-        ),
+        *(dataclasses.replace(key, used=_used_by(key.name)) for key in ist),
         choice("optimizer.name", tuple(OPTIMIZERS), "of the head"),
         Key("optimizer.kwargs", {}, None, "its options, set whole: {'beta_2': 0.99}"),
-        Key("learning_rate", 1e-3, Number(0, above=True), "after the warm-up"),
+        Key("learning_rate", 1e-3, positive, "after the warm-up"),
         choice("schedule", ("constant", "cosine"), "of the learning rate"),
         Key("warmup_steps", 0, Number(0), "over which the learning rate rises"),
         Key("label_smoothing", 0.0, RATIO, "share of the truth that all classes get"),
@@ -199,14 +147,17 @@ def table() -> list[Key]:
         Key("checkpoint_every_rounds", 5, Number(0), "when the run's state is kept; or"),
         Key("checkpoint_every_epochs", 0.0, Number(0), "likewise; one of both is above 0"),
         Key("centralized_baseline", True, None, "also train one whole head for the table"),
-        Key("cluster.peer_timeout_s", 60.0, Number(0, above=True), "until a silent peer is lost"),
+        Key("cluster.peer_timeout_s", 60.0, positive, "until a silent peer is lost"),
     ]
+# fmt: on
 
 
 def _used_by(key: str) -> tuple[When, ...]:
-    """By which algorithms a key of ist is used, where not by all."""
+    """By which algorithms, and by which variant, a key of ist is used, where not by all."""
     names = algorithms_using(key)
-    return () if names == algorithm_names() else (When("ist.algorithm", names),)
+    found = () if names == algorithm_names() else (When("ist.algorithm", names),)
+    variant = (When("ist.variant", ("corrected",)),)
+    return found + variant if key.removeprefix("ist.") in PUBLISHED else found
 
 
 def _algorithms() -> str:

@@ -34,6 +34,7 @@ OPTIMIZERS = {
 }
 
 
+# fmt: off
 def table() -> list[Key]:
     """The table of pretrain's keys.
 
@@ -61,20 +62,9 @@ def table() -> list[Key]:
         choice("objective", ("supervised", "mae"), "classes, or the pixels that are hidden"),
         Key("label_smoothing", 0.1, SHARE, "share of the truth that all classes get", classifier),
         Key("distillation", 0.0, SHARE, "share that a view learns from a whole one", classifier),
-        Key(
-            "teacher",
-            "",
-            None,
-            "run directory of a pre-trained classifier to learn from",
-            (*classifier, When("distillation")),
-        ),
-        Key(
-            "projector",
-            0,
-            Number(0),
-            "hidden units of a perceptron that is dropped",
-            classifier,
-        ),
+        Key("teacher", "", None, "run directory of a pre-trained classifier to learn from",
+            (*classifier, When("distillation"))),
+        Key("projector", 0, Number(0), "hidden units of a perceptron that is dropped", classifier),
         Key("decoder.width", 96, Number(1), "of the masked autoencoder", decoder),
         Key("decoder.depth", 2, Number(1), "its blocks", decoder),
         Key("decoder.num_heads", 3, Number(1), "its attention heads", decoder),
@@ -83,26 +73,12 @@ def table() -> list[Key]:
         Key("mask_probabilities", (0.5, 0.4, 0.1), share, "share of the steps that have each"),
         Key("image_sizes", (), sides, "sides in pixels, one a step; the preset's where empty"),
         Key("size_probabilities", (), share, "share of the steps that have each"),
-        Key(
-            "augment",
-            ("flip", "crop"),
-            None,
-            "and color, three_augment, mixup, cutmix; rand_augment, but not under JAX",
-        ),
-        Key(
-            "crop_area",
-            0.35,
-            Number(0, 1, above=True),
-            "share of an image that a crop has at least",
-            (When("augment", ("crop",)),),
-        ),
-        Key(
-            "mix_probability",
-            0.5,
-            SHARE,
-            "share of the images that are mixed",
-            (When("augment", ("mixup", "cutmix")),),
-        ),
+        Key("augment", ("flip", "crop"), None,
+            "and color, three_augment, mixup, cutmix; rand_augment, but not under JAX"),
+        Key("crop_area", 0.35, Number(0, 1, above=True),
+            "share of an image that a crop has at least", (When("augment", ("crop",)),)),
+        Key("mix_probability", 0.5, SHARE, "share of the images that are mixed",
+            (When("augment", ("mixup", "cutmix")),)),
         choice("optimizer.name", tuple(OPTIMIZERS), "of all weights"),
         Key("optimizer.kwargs", muon, None, "its options"),
         Key("learning_rate", 2e-3, positive, "after the warm-up"),
@@ -122,6 +98,7 @@ def table() -> list[Key]:
         Key("checkpoint_every", 200, Number(1), "steps between checkpoints"),
         Key("cluster.peer_timeout_s", 60.0, positive, "until a silent peer is lost"),
     ]
+# fmt: on
 
 
 def get_config() -> ConfigDict:
