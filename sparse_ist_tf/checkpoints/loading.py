@@ -12,7 +12,7 @@ from sparse_ist_tf.checkpoints.conversion import from_timm
 from sparse_ist_tf.checkpoints.files import Checkpoint, read_checkpoint
 from sparse_ist_tf.checkpoints.hubs import read_hugging_face, read_keras_hub
 from sparse_ist_tf.checkpoints.naming import is_flax, named_tensors
-from sparse_ist_tf.checkpoints.sources import LoadEncoder, find_loader
+from sparse_ist_tf.checkpoints.sources import find_loader
 from sparse_ist_tf.checkpoints.spec import parse_weights
 from sparse_ist_tf.encoder.bundle import (
     IMAGENET_MEAN,
@@ -149,7 +149,7 @@ def _draw(preset: str, seed: int = 0) -> Checkpoint:
     return Checkpoint(tensors, dataclasses.asdict(spec))
 
 
-def _loader(read: Callable[..., Checkpoint], drawn: bool = False) -> LoadEncoder:
+def _loader(read: Callable[..., Checkpoint], drawn: bool = False) -> Callable[..., ViTEncoder]:
     """Who loads the ViT of a checkpoint that `read` makes of what stands behind the colon."""
 
     def load(
