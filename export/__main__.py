@@ -24,9 +24,6 @@ FLAGS = flags.FLAGS
 def main(argv: list[str]) -> int:
     """Exports.
 
-    Args:
-        argv: the program, and nothing else.
-
     Returns:
         0 if all files are good, else 1.
     """

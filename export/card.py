@@ -25,9 +25,6 @@ def describe(run: FinishedRun, name: str, job: Job, about: Mapping) -> Metadata:
         name: of the file, without its ending.
         job: that it was made for.
         about: what else there is to say, for JSON.
-
-    Returns:
-        Its metadata.
     """
     encoder, masks = run.encoder, run.config.masks
     mask = {"kind": masks.kind, "ratio": masks.ratio, "pattern": masks.pattern}
@@ -57,17 +54,7 @@ def describe(run: FinishedRun, name: str, job: Job, about: Mapping) -> Metadata:
 def model_card(
     run: FinishedRun, target: Target, results: Sequence[Result], lines: Sequence[str]
 ) -> str:
-    """Writes a model card.
-
-    Args:
-        run: that they are of.
-        target: that the files were made for.
-        results: of every file, good or not.
-        lines: what export found besides.
-
-    Returns:
-        Markdown.
-    """
+    """Writes a model card."""
     good = [result for result in results if result.good]
     masks, encoder = run.config.masks, run.encoder
     pixels = (

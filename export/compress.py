@@ -66,9 +66,6 @@ class Compression:
 def require(compression: Compression) -> None:
     """Checks that what a compression needs is installed.
 
-    Args:
-        compression: asked for.
-
     Raises:
         RequestError: if not, with the command that brings it.
     """

@@ -41,9 +41,6 @@ class Networks:
         Args:
             subnet: which; None for the merged head.
             behind_int8: it stands behind the int8 encoder, and qat trains it on what that gives.
-
-        Returns:
-            Parameters by name.
         """
         compression = self.options.compression
         behind_int8 = behind_int8 and compression.qat
@@ -70,9 +67,6 @@ class Networks:
         Args:
             job: of this run.
             quantize: as convert.QUANTIZATIONS, of the file that it is for.
-
-        Returns:
-            The network.
         """
         tuned = self.options.compression.any
         if job.kind == "head":

@@ -78,9 +78,6 @@ class Exporter:
     def export(self) -> bool:
         """Makes everything.
 
-        Returns:
-            Whether every file is good.
-
         Raises:
             RunError: if a file can't be made or written.
         """

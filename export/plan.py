@@ -62,14 +62,6 @@ class Job:
 def plan(run: FinishedRun, target: Target, options: Options) -> list[Job]:
     """What to export.
 
-    Args:
-        run: finished.
-        target: a row of TARGETS.
-        options: the user's.
-
-    Returns:
-        The jobs, subnets first.
-
     Raises:
         RequestError: if something asked for can't be made of this run or for this target.
     """

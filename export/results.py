@@ -141,14 +141,7 @@ class Result:
 
 
 def table(results: Sequence[Result]) -> str:
-    """The table that export prints.
-
-    Args:
-        results: of every file.
-
-    Returns:
-        Lines.
-    """
+    """The table that export prints."""
     rows: list[tuple[str, ...]] = [
         ("file", "bytes", "ops", "accuracy", "float", "agree", "mean |d|", "max |d|", "ms p50",
          "p95", "ms all", "p95", "peak RAM", "")

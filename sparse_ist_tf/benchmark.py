@@ -31,15 +31,7 @@ _BY_DEFAULT = PARTS[:4]  # the last needs what isn't installed with the package
 
 
 def best_time(function: Callable[[], object], repetitions: int = 5) -> float:
-    """The shortest of several runs, after two to warm up.
-
-    Args:
-        function: without arguments.
-        repetitions: how many are timed.
-
-    Returns:
-        Seconds.
-    """
+    """The shortest of several runs, after two to warm up."""
     for _ in range(2):
         function()
     times = []
@@ -52,9 +44,6 @@ def best_time(function: Callable[[], object], repetitions: int = 5) -> float:
 
 def matmul_peak(size: int = 2048) -> float:
     """FLOP/s of a square float32 matrix product.
-
-    Args:
-        size: rows and columns.
 
     Returns:
         2 * size**3 over the best time.
@@ -87,12 +76,6 @@ def step_and_exchange(trainer: "IstTrainer") -> tuple[float, float]:
 
     From rounds of 20 and of 40 steps: the step is a twentieth of the difference, and the exchange,
     with the plan of the next round and whatever Python does, is what 20 steps don't explain.
-
-    Args:
-        trainer: an IstTrainer.
-
-    Returns:
-        (step, exchange).
     """
     short = best_time(lambda: trainer.run_round(20), 12)
     long = best_time(lambda: trainer.run_round(40), 12)
@@ -104,12 +87,6 @@ def subnet_flops(trainer: "IstTrainer") -> float:
     """FLOP of the matrix products of one local step of all hosted subnets.
 
     A kernel takes part in three of them, but the features need no gradient.
-
-    Args:
-        trainer: an IstTrainer.
-
-    Returns:
-        FLOP.
     """
     entries = 0
     for shapes in trainer.shapes.values():
@@ -119,11 +96,7 @@ def subnet_flops(trainer: "IstTrainer") -> float:
 
 
 def bench_train(peak: float) -> None:
-    """Prints examples/s for 1, 2 and 4 subnets on one worker.
-
-    Args:
-        peak: FLOP/s, from matmul_peak.
-    """
+    """Prints examples/s for 1, 2 and 4 subnets on one worker."""
     from sparse_ist_tf.workers.link import Link
 
     rows = [("subnets", "examples/s", "ms/step", "GFLOP/s", "of peak")]
@@ -176,14 +149,7 @@ def bench_exchange_worker() -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Measures the parts that are named, as words or by --only.
-
-    Args:
-        argv: the program and the words.
-
-    Returns:
-        The exit status.
-    """
+    """Measures the parts that are named, as words or by --only."""
     follow_launcher(os.environ)
     if os.environ.get("TF_CONFIG"):
         bench_exchange_worker()

@@ -95,9 +95,6 @@ class Classifier:
 def find_pictures(paths: Sequence[str]) -> list[str]:
     """Picture files, folders replaced by the pictures in them and below.
 
-    Args:
-        paths: of files and folders.
-
     Returns:
         Paths of files; those of a folder sorted, hidden ones left out.
 
@@ -191,9 +188,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Args:
         argv: its arguments; those of the process where None.
-
-    Returns:
-        The exit status.
     """
     parser = _Parser(prog="python -m sparse_ist_tf.classify", description=__doc__)
     parser.add_argument("file", metavar="FILE", help="an exported classifier, .tflite")

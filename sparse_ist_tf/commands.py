@@ -122,9 +122,6 @@ def quiet() -> Iterator[None]:
 def say(error: BaseException) -> int:
     """Prints an error as one line on stderr.
 
-    Args:
-        error: what went wrong.
-
     Returns:
         The exit status: 2 for a bad request, 1 for a failure.
     """

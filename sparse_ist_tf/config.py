@@ -217,9 +217,6 @@ def completed(config: Mapping) -> ConfigDict:
 def identity(config: ConfigDict) -> dict:
     """What names are made of that stand for a configuration: the same in every version.
 
-    Args:
-        config: valid.
-
     Returns:
         Plain values, with the keys of 0.1.0.
     """
@@ -283,9 +280,6 @@ def _check_subnets(config, num_workers):
 def ist_options(config: ConfigDict) -> ConfigDict:
     """The keys of config.ist, with what its variant stands for.
 
-    Args:
-        config: valid.
-
     Returns:
         A new dictionary of the same keys.
     """
@@ -297,9 +291,6 @@ def ist_options(config: ConfigDict) -> ConfigDict:
 
 def hidden_widths(config: ConfigDict) -> tuple[int, ...]:
     """Neurons of each hidden layer of the merged head.
-
-    Args:
-        config: valid.
 
     Returns:
         config.head.hidden, times the number of subnets with ist.widths="subnet".

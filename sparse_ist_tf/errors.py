@@ -14,20 +14,12 @@ class RunError(RuntimeError):
 
 
 def warn(text: str) -> None:
-    """Prints what the user should know of work that goes on, as one line on stderr.
-
-    Args:
-        text: what happened, to what.
-    """
+    """Prints what the user should know of work that goes on, as one line on stderr."""
     print(f"warning: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
     """The end of a message about a word that isn't known.
-
-    Args:
-        word: what was given.
-        words: what there is.
 
     Returns:
         A question with the word that is nearest, in parentheses; "" where none is near.

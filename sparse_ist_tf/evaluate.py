@@ -22,9 +22,6 @@ FLAGS = flags.FLAGS
 def evaluate(path: str) -> dict:
     """The accuracies of a run, from its last checkpoint, head.keras and the test images.
 
-    Args:
-        path: the run directory.
-
     Returns:
         {"accuracy":, "centralized_accuracy":, "accuracy_at": and "missing_workers": as results.json
         has them, "head_keras": accuracy of head.keras, "test_size": int}.

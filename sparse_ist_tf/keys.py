@@ -65,30 +65,12 @@ class Key:
 def choice(
     name: str, words: tuple[str, ...], meaning: str, used: tuple[When, ...] = (), also: str = ""
 ) -> Key:
-    """A key that is one of some words, by default the first.
-
-    Args:
-        name: dotted.
-        words: those.
-        meaning: one line for people.
-        used: as Key.
-        also: as OneOf.
-
-    Returns:
-        The key.
-    """
+    """A key that is one of some words, by default the first."""
     return Key(name, words[0], OneOf(words, also), meaning, used)
 
 
 def defaults(keys: Sequence[Key]) -> ConfigDict:
-    """A configuration of the keys' defaults.
-
-    Args:
-        keys: a table.
-
-    Returns:
-        A new one.
-    """
+    """A configuration of the keys' defaults."""
     config: dict = {}
     for key in keys:
         node, (*above, last) = config, key.name.split(".")
@@ -104,9 +86,6 @@ def lookup(config: ConfigDict, key: str) -> Any:
     Args:
         config: any.
         key: such as "masks.ratio".
-
-    Returns:
-        The value.
     """
     for part in key.split("."):
         config = config[part]
@@ -134,10 +113,6 @@ def assign(config: ConfigDict, key: str, value: Value) -> None:
 def updated(config: ConfigDict, stored: Mapping) -> ConfigDict:
     """A configuration with what was stored of another one, keys that aren't known any more too.
 
-    Args:
-        config: of defaults; it is changed.
-        stored: plain dictionaries and values.
-
     Returns:
         The same configuration.
     """
@@ -148,10 +123,6 @@ def updated(config: ConfigDict, stored: Mapping) -> ConfigDict:
 
 def unused(config: ConfigDict, keys: Sequence[Key]) -> Iterator[Key]:
     """The keys that have another value than their default, and no effect.
-
-    Args:
-        config: has all keys.
-        keys: its table.
 
     Yields:
         Some of the keys.
@@ -168,10 +139,6 @@ def unused(config: ConfigDict, keys: Sequence[Key]) -> Iterator[Key]:
 def reset_unused(config: ConfigDict, keys: Sequence[Key]) -> list[Key]:
     """Gives keys that have no effect their defaults.
 
-    Args:
-        config: has all keys; it is changed.
-        keys: its table.
-
     Returns:
         The keys that had another value.
     """
@@ -185,10 +152,6 @@ def reset_unused(config: ConfigDict, keys: Sequence[Key]) -> list[Key]:
 
 def check(config: ConfigDict, keys: Sequence[Key]) -> None:
     """Checks a configuration by its table.
-
-    Args:
-        config: any.
-        keys: the table.
 
     Raises:
         RequestError: naming the key that is unknown, missing, of another type, not allowed, or set
@@ -228,11 +191,6 @@ def check_optimizer(config: ConfigDict, honoured: Mapping[str, Sequence[str]]) -
 def check_types(config: ConfigDict, keys: Sequence[Key], prefix: str = "") -> None:
     """Checks that a configuration has the keys of its table and no others, each of its type.
 
-    Args:
-        config: any.
-        keys: the table.
-        prefix: in front of keys in messages.
-
     Raises:
         RequestError: naming the key that is unknown, missing, or of another type.
     """
@@ -269,15 +227,7 @@ def _like(value, default) -> bool:
 
 
 def no_such_key(name: str, names: Iterable[str]) -> str:
-    """What to say of a dotted key that a table doesn't have: what stands where it parts from it.
-
-    Args:
-        name: of the key.
-        names: of those in the table.
-
-    Returns:
-        The end of a message.
-    """
+    """What to say of a dotted key that a table doesn't have: what stands where it parts from it."""
     names, parts = [known.split(".") for known in names], name.split(".")
     at = next(i for i in range(len(parts)) if parts[: i + 1] not in [n[: i + 1] for n in names])
     here = dict.fromkeys(known[at] for known in names if known[:at] == parts[:at] and known[at:])
@@ -288,9 +238,6 @@ def no_such_key(name: str, names: Iterable[str]) -> str:
 
 def as_help(keys: Sequence[Key]) -> str:
     """A table for --help.
-
-    Args:
-        keys: the table.
 
     Returns:
         A line per key: its default, what is allowed, what it means and when it is used.
@@ -304,14 +251,7 @@ def as_help(keys: Sequence[Key]) -> str:
 
 
 def as_markdown(keys: Sequence[Key]) -> str:
-    """A table for the documentation.
-
-    Args:
-        keys: the table.
-
-    Returns:
-        Markdown.
-    """
+    """A table for the documentation."""
     lines = ["| key | type | default | allowed | meaning | used only where |", "|---" * 6 + "|"]
     for key in keys:
         kind = (

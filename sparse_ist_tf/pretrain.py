@@ -127,9 +127,6 @@ def _jax_run(config, workdir, _):
 def check_preset(config: ConfigDict) -> None:
     """Checks the preset, and that its images have patches enough for the ratios.
 
-    Args:
-        config: valid.
-
     Raises:
         RequestError: naming the key, its value and what is allowed.
     """
@@ -202,11 +199,7 @@ def _show(record: dict) -> None:
 
 
 def main(_: list[str]) -> int:
-    """Starts local workers, or is one.
-
-    Returns:
-        The exit status.
-    """
+    """Starts local workers, or is one."""
     follow_launcher(os.environ)
     config = FLAGS.config
     cluster, num_workers = joined_cluster(os.environ, FLAGS.num_workers, default=1)

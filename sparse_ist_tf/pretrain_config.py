@@ -136,9 +136,6 @@ def accelerator_config() -> ConfigDict:
 def completed(config: Mapping) -> ConfigDict:
     """A stored configuration as one of today: keys that came later have their defaults.
 
-    Args:
-        config: of a run directory.
-
     Returns:
         A new configuration.
     """

@@ -115,9 +115,6 @@ def find_algorithm(name: str) -> AlgorithmEntry:
     Args:
         name: as `ist.algorithm` has it.
 
-    Returns:
-        Its entry.
-
     Raises:
         RequestError: if there is none.
     """

@@ -64,10 +64,6 @@ def get_config() -> ConfigDict:
 def paper_study(dataset: str, checkpoint_every_epochs: float = 10.0) -> ConfigDict:
     """A study whose trainings have the paper's protocol, without a head beside for comparison.
 
-    Args:
-        dataset: its name.
-        checkpoint_every_epochs: of each training.
-
     Returns:
         A new configuration without grids.
     """

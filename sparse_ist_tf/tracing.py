@@ -18,9 +18,6 @@ def traced(function: Callable, **options) -> Callable:
         function: with tf.cond and tf.while_loop where something depends on a tensor's value.
         **options: of tf.function.
 
-    Returns:
-        The tf.function.
-
     Example:
         >>> import tensorflow as tf
         >>> from sparse_ist_tf.tracing import traced
@@ -32,9 +29,6 @@ def traced(function: Callable, **options) -> Callable:
 
 def as_written(function: Callable) -> Callable:
     """The same for what tf.data.Dataset.map, filter and the like trace themselves.
-
-    Args:
-        function: as for traced.
 
     Returns:
         A function that isn't rewritten, nor what it calls.

@@ -33,9 +33,6 @@ FLAGS = flags.FLAGS
 def default_workdir(config: ConfigDict) -> str:
     """Where a run goes if --workdir doesn't say: named by its data set and configuration.
 
-    Args:
-        config: valid.
-
     Returns:
         A path below runs/; the same configuration gives the same path, so it is resumed.
     """
@@ -55,9 +52,6 @@ def default_workdir(config: ConfigDict) -> str:
 def default_num_workers(config: ConfigDict) -> int:
     """How many local workers --num_workers stands for where it isn't given.
 
-    Args:
-        config: any.
-
     Returns:
         2, or 1 where a single worker has all to do.
     """
@@ -66,11 +60,7 @@ def default_num_workers(config: ConfigDict) -> int:
 
 
 def main(_: list[str]) -> int:
-    """Starts local workers, or is one.
-
-    Returns:
-        The exit status.
-    """
+    """Starts local workers, or is one."""
     follow_launcher(os.environ)
     plugins.load_plugins()
     config = FLAGS.config

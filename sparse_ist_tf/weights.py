@@ -38,9 +38,6 @@ def main(argv: list[str] | None = None) -> int:
 
     Args:
         argv: its arguments; those of the process where None.
-
-    Returns:
-        The exit status.
     """
     parser = _Parser(prog="python -m sparse_ist_tf.weights", description=__doc__)
     parser.add_argument("weights", metavar="IN", help=sources())

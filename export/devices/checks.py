@@ -27,10 +27,6 @@ class Unmapped:
 def unmapped(content: bytes, target: Target) -> list[Unmapped]:
     """What of a file a target's operators don't cover, with reasons.
 
-    Args:
-        content: a .tflite file.
-        target: a row of TARGETS.
-
     Returns:
         One entry per operator and reason; empty where all is covered.
 
@@ -47,10 +43,6 @@ def unmapped(content: bytes, target: Target) -> list[Unmapped]:
 
 def problem(op: Op, target: Target) -> str:
     """Why a target doesn't take an operator; empty where it does.
-
-    Args:
-        op: of files.operators.
-        target: a row of TARGETS.
 
     Returns:
         A reason, or "".
@@ -80,12 +72,6 @@ def problem(op: Op, target: Target) -> str:
 
 def check(content: bytes, target: Target, quantize: str, kind: str) -> list[str]:
     """The conditions of a target that a file misses; budgets of memory apart.
-
-    Args:
-        content: a .tflite file.
-        target: a row of TARGETS.
-        quantize: as convert.QUANTIZATIONS.
-        kind: of the artefact, as forms.KINDS.
 
     Returns:
         One line per condition missed; empty for a good file.

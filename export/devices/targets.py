@@ -126,12 +126,6 @@ def register_target(target: Target) -> None:
 def find_target(name: str) -> Target:
     """A row of the table.
 
-    Args:
-        name: a key of TARGETS.
-
-    Returns:
-        The target.
-
     Raises:
         RequestError: if there is none of that name.
     """

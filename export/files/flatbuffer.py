@@ -44,12 +44,6 @@ def parse(content: bytes, name: str = "model") -> schema.ModelT:
 def read_file(path: str | Path) -> bytes:
     """A .tflite file's bytes.
 
-    Args:
-        path: of the file.
-
-    Returns:
-        Its content.
-
     Raises:
         RequestError: if there is none, or it is damaged.
     """
@@ -84,10 +78,6 @@ def pack(model: schema.ModelT) -> bytes:
 def op_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
     """The name of an operator.
 
-    Args:
-        model: from parse.
-        operator: of one of its subgraphs.
-
     Returns:
         Such as "FULLY_CONNECTED", or "CUSTOM:name".
     """
@@ -101,30 +91,17 @@ def text(value: bytes | str | None) -> str:
 
     Args:
         value: bytes, a string or None.
-
-    Returns:
-        A string.
     """
     return value.decode() if isinstance(value, bytes) else (value or "")
 
 
 def shape_of(tensor: schema.TensorT) -> tuple[int, ...]:
-    """A tensor's shape.
-
-    Args:
-        tensor: of a subgraph.
-
-    Returns:
-        Its sizes.
-    """
+    """A tensor's shape."""
     return tuple(_indices(tensor.shape))
 
 
 def dtype_of(tensor: schema.TensorT) -> str:
     """A tensor's type.
-
-    Args:
-        tensor: of a subgraph.
 
     Returns:
         Such as "int8": numpy's name where numpy has the type.
@@ -134,10 +111,6 @@ def dtype_of(tensor: schema.TensorT) -> str:
 
 def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
     """The value of a constant tensor, None for one that is computed.
-
-    Args:
-        model: from parse.
-        tensor: of one of its subgraphs.
 
     Returns:
         An array of the tensor's shape and type, or None.
@@ -152,10 +125,6 @@ def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
 def add_buffer(model: schema.ModelT, values: np.ndarray) -> int:
     """Appends a constant.
 
-    Args:
-        model: from parse.
-        values: of any type.
-
     Returns:
         The index of the new buffer.
     """
@@ -166,16 +135,7 @@ def add_buffer(model: schema.ModelT, values: np.ndarray) -> int:
 
 
 def operator_code(model: schema.ModelT, name: str, version: int) -> int:
-    """The index of an operator of at least a version, appended where it is missing.
-
-    Args:
-        model: from parse.
-        name: of a builtin operator.
-        version: the least.
-
-    Returns:
-        The index in model.operatorCodes.
-    """
+    """The index of an operator of at least a version, appended where it is missing."""
     number = getattr(schema.BuiltinOperator, name)
     for index, code in enumerate(model.operatorCodes):
         if flatbuffer_utils.get_builtin_code_from_operator_code(code) == number:
@@ -195,9 +155,6 @@ def name_signature(content: bytes, inputs: Iterable[str], output: str) -> bytes:
         content: a .tflite file whose inputs are in order.
         inputs: names of the inputs.
         output: name of the output.
-
-    Returns:
-        The same model.
     """
     model = parse(content)
     graph = model.subgraphs[0]
@@ -219,12 +176,6 @@ def inputs_first(content: bytes) -> bytes:
 
     The converter puts the unpacking of float16 constants first, ahead of the picking of patches; a
     delegate that can't pick then runs twice, once on either side.
-
-    Args:
-        content: a .tflite file.
-
-    Returns:
-        The same model.
     """
     model = parse(content)
     for graph in model.subgraphs:

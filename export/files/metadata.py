@@ -83,9 +83,6 @@ def attach(content: bytes, metadata: Metadata) -> bytes:
         content: of a .tflite file with one signature.
         metadata: what it shall say.
 
-    Returns:
-        The file with its metadata.
-
     Raises:
         RequestError: if it is no .tflite file, or a label has a line break.
     """
@@ -160,9 +157,6 @@ def strip(content: bytes) -> bytes:
 
     Args:
         content: a .tflite file, with metadata or without.
-
-    Returns:
-        The same model.
     """
     model = flatbuffer.parse(content)
     model.metadata = [m for m in model.metadata or [] if flatbuffer.text(m.name) != ENTRY]

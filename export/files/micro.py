@@ -99,10 +99,6 @@ def run(
 def needed_arena(content: bytes, example: Mapping[str, np.ndarray]) -> int:
     """The arena that a program should set aside, proven by running in exactly that much.
 
-    Args:
-        content: a .tflite file.
-        example: one example.
-
     Returns:
         Bytes, a multiple of 16.
 

@@ -50,9 +50,6 @@ def operators(content: bytes, name: str = "model") -> list[Op]:
         content: the file's bytes.
         name: of the file, for errors.
 
-    Returns:
-        One Op an operator.
-
     Raises:
         RequestError: if it is no .tflite file.
     """
@@ -78,12 +75,6 @@ def peak_bytes(content: bytes) -> int:
     """Most bytes of computed tensors that are alive at once: a lower bound of any arena.
 
     What is computed of constants alone, such as float16 weights as float32, counts as a weight.
-
-    Args:
-        content: a .tflite file.
-
-    Returns:
-        Bytes.
 
     Raises:
         RequestError: if it is no .tflite file.

@@ -77,9 +77,6 @@ def ports(content: bytes, name: str = "model") -> tuple[list[Port], Port]:
         content: of a .tflite file that this library wrote.
         name: of the file, for errors.
 
-    Returns:
-        (inputs, output).
-
     Raises:
         RequestError: if it is damaged, or has no signature with one output.
     """

@@ -92,11 +92,6 @@ def convert(
 def for_integers(network: Network, interface: Interface, samples: Samples) -> tuple[bytes, Samples]:
     """A network as the float file that a quantizer takes over.
 
-    Args:
-        network: what to compute.
-        interface: in what form.
-        samples: as convert().
-
     Returns:
         The file, whose pixels are float32 around 0, and the samples as it takes them.
     """

@@ -59,9 +59,6 @@ def layers_of(parameters: Mapping[str, np.ndarray]) -> tuple[Affine, ...]:
 
     Args:
         parameters: "dense_0/kernel", "dense_0/bias", "dense_1/kernel", ... to arrays.
-
-    Returns:
-        One Affine a layer.
     """
     return tuple(
         Affine(

@@ -89,9 +89,6 @@ def to_integers(
         inputs: by operator index, of rounding.measure_inputs(); the weights of other operators are
             rounded to the nearest integer.
 
-    Returns:
-        The integer file.
-
     Raises:
         RunError: if an operator has no rule.
     """

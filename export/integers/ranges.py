@@ -28,9 +28,6 @@ def calibrate(
         samples: makes an iterator of inputs by signature name, batch 1; called twice.
         bits: 8 or 16.
 
-    Returns:
-        Tensor index to (low, high).
-
     Raises:
         RunError: if there are no samples, or a value is not finite.
     """
@@ -182,14 +179,7 @@ def _log_softmax(x: np.ndarray) -> np.ndarray:
 
 
 def input_indices(content: bytes) -> dict[str, int]:
-    """Tensor index of each input, by its name in the signature.
-
-    Args:
-        content: a .tflite file with one signature.
-
-    Returns:
-        Index by name.
-    """
+    """Tensor index of each input, by its name in the signature."""
     model = flatbuffer.parse(content)
     definition = model.signatureDefs[0]
     return {flatbuffer.text(entry.name): entry.tensorIndex for entry in definition.inputs}

@@ -39,9 +39,6 @@ def measure_inputs(
         content: a float .tflite file.
         samples: makes an iterator of inputs by signature name, batch 1.
         leave: how many products at the end to leave out.
-
-    Returns:
-        By index of the operator.
     """
     products = _products(content)
     products = products[: len(products) - leave]

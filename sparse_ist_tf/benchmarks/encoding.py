@@ -112,9 +112,6 @@ def missed_aims(row: dict, unmasked: dict) -> list[str]:
     Args:
         row: of compare.
         unmasked: the row of the same dtype at ratio 0.
-
-    Returns:
-        A text for each.
     """
     dtype, rate, missed = row["dtype"], row["images_per_second"], []
     if "timm_images_per_second" in row:

@@ -174,9 +174,6 @@ def timm_model(preset: str, num_classes: int = 0) -> "torch.nn.Module":
     Args:
         preset: a key of PRESETS.
         num_classes: of its linear head; 0 for none.
-
-    Returns:
-        A torch module.
     """
     import torch
 

@@ -55,9 +55,6 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Args:
         path: ends with .safetensors, .npz, .weights.h5, .keras, .pth, .pt or .bin.
 
-    Returns:
-        The checkpoint.
-
     Raises:
         RequestError: if it isn't there, is of no known kind, damaged, or more than tensors.
     """

@@ -22,9 +22,6 @@ def read_hugging_face(name: str) -> Checkpoint:
     Args:
         name: `owner/model`, or `owner/model@revision`.
 
-    Returns:
-        The checkpoint.
-
     Raises:
         RequestError: if huggingface_hub isn't installed, there is no such model, or it isn't one
             that can be read.
@@ -65,9 +62,6 @@ def read_keras_hub(name: str) -> Checkpoint:
     Args:
         name: of the preset, such as "vit_base_patch16_224_imagenet21k", or a folder that
             `ViTBackbone.save_to_preset` wrote.
-
-    Returns:
-        The checkpoint.
 
     Raises:
         RequestError: if KerasHub isn't installed or has no such ViT.

@@ -94,9 +94,6 @@ def read_pickle(stream: BinaryIO) -> Any:
     Args:
         stream: stands at the pickle's first byte, and behind its last one afterwards.
 
-    Returns:
-        What the pickle holds.
-
     Raises:
         RequestError: if the pickle names or calls anything else, or is damaged.
 

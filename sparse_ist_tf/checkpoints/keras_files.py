@@ -44,12 +44,6 @@ def check_unfolded(size: int, stored: int, path: str | Path) -> None:
 def parse_json(text: str | bytes) -> Any:
     """Parses JSON that may be anything.
 
-    Args:
-        text: of a file or its metadata.
-
-    Returns:
-        What it says.
-
     Raises:
         ValueError: if it is no JSON, or nested as no configuration is.
     """
@@ -61,9 +55,6 @@ def parse_json(text: str | bytes) -> Any:
 
 def read_keras(path: str | Path) -> tuple[dict, dict[str, np.ndarray], dict]:
     """Reads a .keras file of a ViT.
-
-    Args:
-        path: of the file.
 
     Returns:
         (arguments of ViT, path to array, preprocessing where the file has it).
@@ -103,9 +94,6 @@ def read_weights_h5(path: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
 
     What shapes can't tell is taken from the preset of these sizes; where there is none, heads are
     64 wide, the activation is "quick_gelu" and epsilon 1e-6.
-
-    Args:
-        path: of the file.
 
     Returns:
         (arguments of ViT, path to array).
@@ -150,11 +138,6 @@ _TELLING = ("embed/kernel", "position_table", "block_0/fc1/kernel", "block_0/fc2
 
 def add_member(content: bytes, name: str, text: str) -> bytes:
     """A zip file with one more member.
-
-    Args:
-        content: of the zip file.
-        name: of the member.
-        text: in it.
 
     Returns:
         The content of the new zip file.

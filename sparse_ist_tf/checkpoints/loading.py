@@ -114,9 +114,6 @@ def load_configured(config: Mapping[str, Any]) -> FrozenEncoder:
         config: `config.encoder`: its weights, and load_encoder's other arguments; 0, "" and ()
             leave a setting to the checkpoint.
 
-    Returns:
-        The encoder.
-
     Raises:
         RequestError: as load_encoder.
         RunError: as load_encoder.

@@ -25,10 +25,6 @@ _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}  # P
 def settings_of_config(config: dict[str, Any], preprocessor: dict[str, Any] | None = None) -> dict:
     """Reads a config.json of transformers or timm.
 
-    Args:
-        config: its content.
-        preprocessor: the content of transformers' preprocessor_config.json.
-
     Returns:
         Those of num_heads, qk_scale, activation, epsilon, pool, mean, std, crop_fraction and
         interpolation that it states.

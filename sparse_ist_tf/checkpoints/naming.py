@@ -94,12 +94,6 @@ def named_tensors(checkpoint: dict[str, np.ndarray]) -> NamedTensors:
     big_vision and vision_transformer (with a tensor for each block or one for all), and KerasHub.
     A decoder, classifier or pooler is left out and counted. A name that isn't known stays as it is.
 
-    Args:
-        checkpoint: name to array.
-
-    Returns:
-        The tensors.
-
     Raises:
         RequestError: if two names stand for the same weight.
     """
@@ -125,9 +119,6 @@ def named_tensors(checkpoint: dict[str, np.ndarray]) -> NamedTensors:
 
 def is_flax(checkpoint: dict[str, np.ndarray]) -> bool:
     """Whether the names are big_vision's.
-
-    Args:
-        checkpoint: name to array.
 
     Returns:
         True where there is an `embedding/kernel`.

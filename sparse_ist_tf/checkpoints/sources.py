@@ -72,9 +72,6 @@ def sources() -> str:
 def find_loader(source: str) -> tuple[LoadEncoder, str]:
     """Who loads an encoder.
 
-    Args:
-        source: from parse_weights.
-
     Returns:
         (the function, what it is called with).
 

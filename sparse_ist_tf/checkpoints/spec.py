@@ -23,9 +23,6 @@ def parse_weights(text: str) -> tuple[str, dict[str, int | float]]:
         text: SOURCE, or SOURCE?KEY=VALUE&KEY=VALUE with keys of OVERRIDES. A path that exists as
             it stands is a source, whatever its name.
 
-    Returns:
-        (source, overrides by name).
-
     Raises:
         RequestError: if a key isn't known or its value isn't a number of its kind.
 
@@ -62,9 +59,6 @@ def weights_spec(
         num_heads: nothing is added where 0.
         qk_scale: as num_heads.
         epsilon: as num_heads.
-
-    Returns:
-        Text that parse_weights takes.
 
     Raises:
         RequestError: as parse_weights.

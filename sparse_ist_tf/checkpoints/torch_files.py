@@ -23,9 +23,6 @@ _MEMBERS = ("model", "teacher", "state_dict", "model_ema", "module")  # in this 
 def read_torch(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
     """Reads the state dict in a .pth file, of torch's zip format or the one before it.
 
-    Args:
-        path: of the file.
-
     Returns:
         (name to array, the member that the state dict was found in: "" where it is the whole file,
         "model" in MAE's files, "teacher" in DINO's).

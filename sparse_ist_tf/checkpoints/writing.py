@@ -119,10 +119,6 @@ def save_encoder(
 def write_file(path: str | os.PathLike, content: bytes) -> None:
     """Writes a file, atomically.
 
-    Args:
-        path: of the file.
-        content: of it.
-
     Raises:
         RunError: if it can't be written.
     """

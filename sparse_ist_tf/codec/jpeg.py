@@ -49,9 +49,6 @@ def quantization_tables(quality: int) -> tuple[bytes, bytes]:
     Args:
         quality: 1 to 100.
 
-    Returns:
-        (luma, chroma).
-
     Raises:
         ValueError: if quality is out of range.
     """
@@ -88,9 +85,6 @@ def strip_jpeg(data: bytes, quality: int, height: int, width: int) -> bytes:
         quality: what it was made with, 1 to 100.
         height: in pixels.
         width: in pixels.
-
-    Returns:
-        The entropy-coded scan.
 
     Raises:
         RunError: if the JPEG is made of other tables than its quality says.

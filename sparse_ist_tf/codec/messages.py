@@ -62,10 +62,6 @@ class MaskSeed:
     def positions(self, num_patches: int, num_visible: int) -> np.ndarray:
         """Draws the mask.
 
-        Args:
-            num_patches: patches of the image.
-            num_visible: those to keep.
-
         Returns:
             int32[num_visible], ascending.
         """
@@ -122,9 +118,6 @@ def varint(value: int) -> bytes:
     Args:
         value: at least 0.
 
-    Returns:
-        At least one byte.
-
     Example:
         >>> from sparse_ist_tf.codec.messages import varint
         >>> varint(300).hex()
@@ -143,9 +136,6 @@ def seal(kind: int, *parts: bytes) -> bytes:
     Args:
         kind: content, plus 16 times the mask's form.
         *parts: what is between.
-
-    Returns:
-        The message.
     """
     data = b"".join([MAGIC, bytes([VERSION, kind]), *parts])
     return data + zlib.crc32(data).to_bytes(4, "little")
@@ -153,12 +143,6 @@ def seal(kind: int, *parts: bytes) -> bytes:
 
 def unseal(message: bytes) -> tuple[int, bytes]:
     """Checks a message and takes its beginning and its checksum off.
-
-    Args:
-        message: as seal made it.
-
-    Returns:
-        (kind, what is between).
 
     Raises:
         RunError: if it isn't whole.
@@ -184,9 +168,6 @@ def write_patches(header: Header, content: bytes, seed: MaskSeed | None = None) 
         content: the JPEG's scan or the pixels.
         seed: sent in place of a bitmap.
 
-    Returns:
-        The message.
-
     Raises:
         ValueError: if positions are not ascending patches of the grid, or not what seed draws.
     """
@@ -211,12 +192,6 @@ def write_patches(header: Header, content: bytes, seed: MaskSeed | None = None) 
 
 def read_patches(message: bytes) -> tuple[Header, bytes]:
     """Reads a message of patches.
-
-    Args:
-        message: as write_patches made it.
-
-    Returns:
-        (header, content).
 
     Raises:
         RunError: if the message is damaged, or not one of patches.
@@ -260,9 +235,6 @@ def pack_feature(feature: np.ndarray, dtype: str = "float32") -> bytes:
         feature: float[d].
         dtype: "float32", "float16", or "int8": 127 steps to each side of zero, up to the largest
             magnitude.
-
-    Returns:
-        The message.
 
     Raises:
         ValueError: if dtype isn't known, or if the feature isn't one row of finite numbers that
@@ -325,9 +297,6 @@ def _steps(features) -> tuple[np.ndarray, np.ndarray]:
 
 def unpack_feature(message: bytes) -> np.ndarray:
     """Takes a feature out of a message.
-
-    Args:
-        message: as pack_feature made it.
 
     Returns:
         float32[d].

@@ -172,9 +172,6 @@ def make_encoder(
         dtype: "float32" or "bfloat16".
         notes: what was done to the weights on the way.
 
-    Returns:
-        The encoder.
-
     Raises:
         RequestError: if a tensor is missing, unexpected, misshapen or not finite, or the
             architecture can't be made.
@@ -221,9 +218,6 @@ def keras_encoder(
             empty.
         notes: what is worth telling.
 
-    Returns:
-        The encoder.
-
     Raises:
         RequestError: if a weight is not finite.
     """
@@ -239,9 +233,6 @@ def vit_encoder(encoder: FrozenEncoder, wanted: str) -> ViTEncoder:
     Args:
         encoder: any.
         wanted: what is asked of it, such as "encoder.trainable_blocks=2".
-
-    Returns:
-        The encoder.
 
     Raises:
         RequestError: if it is none.
@@ -310,9 +301,6 @@ def stored_variables(model: ViT) -> dict[str, keras.Variable]:
 
     Sine-cosine positions are left out: they are computed.
 
-    Args:
-        model: the encoder's model.
-
     Returns:
         Path to variable, in the model's order.
     """
@@ -324,9 +312,6 @@ def stored_variables(model: ViT) -> dict[str, keras.Variable]:
 
 def stored_arrays(model: ViT) -> dict[str, np.ndarray]:
     """The values of stored_variables: path to float32 array.
-
-    Args:
-        model: the encoder's model.
 
     Returns:
         Path to array, in the model's order.

@@ -17,9 +17,6 @@ def cache_path(cache_dir: str | Path, key: str) -> Path:
     Args:
         cache_dir: the cache; $XDG_CACHE_HOME/sparse_ist_tf/features where empty.
         key: from Features.key.
-
-    Returns:
-        A path in the cache.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(cache_dir).expanduser() if cache_dir else Path(home) / "sparse_ist_tf/features"
@@ -46,10 +43,6 @@ def save_features(path: Path, key: str, features: np.ndarray) -> None:
 
 def load_features(path: Path, key: str) -> np.ndarray | None:
     """Features from the cache; a file that is there and not used is named on stderr.
-
-    Args:
-        path: of the file.
-        key: from Features.key.
 
     Returns:
         float32[n, d]; None if there is no file, or one that is damaged or made by another key.

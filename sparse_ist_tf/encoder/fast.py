@@ -44,9 +44,6 @@ def frozen_features(model: ViT) -> Callable[[Mapping[str, KerasTensor]], KerasTe
 
     Args:
         model: the encoder's model, whose weights don't change any more.
-
-    Returns:
-        f(inputs), as features(model, inputs).
     """
     values = [(variable, np.asarray(variable)) for variable in model.weights]
     if sum(value.nbytes for _, value in values) > _MOST_FROZEN:

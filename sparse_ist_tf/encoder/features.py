@@ -112,9 +112,6 @@ class Features:
     def key(self, split: Split) -> str:
         """What features depend on, as a digest: the name of their cache file.
 
-        Args:
-            split: the images.
-
         Returns:
             64 hexadecimal digits.
         """
@@ -138,12 +135,6 @@ class Features:
 
         If any worker lacks them, each encodes its share and the shares are exchanged. Called by
         all workers.
-
-        Args:
-            split: the images.
-            link: to the other workers.
-            epoch: for random masks.
-            progress: show a bar.
 
         Returns:
             float32[split.size, feature_dim].

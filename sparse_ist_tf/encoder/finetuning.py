@@ -23,10 +23,6 @@ _BATCH = 64
 def trained_variables(encoder: FrozenEncoder, trainable_blocks: int) -> dict[str, keras.Variable]:
     """The variables of an encoder's last blocks and of its final norm.
 
-    Args:
-        encoder: from load_encoder.
-        trainable_blocks: how many blocks.
-
     Returns:
         Path, as stored_variables has it, to variable.
 

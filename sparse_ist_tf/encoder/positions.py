@@ -97,10 +97,6 @@ def big_vision_positions(image_size: int, patch_size: int, width: int) -> np.nda
 def bicubic_weights(old: int, new: int) -> np.ndarray:
     """The matrix that resamples one axis as resample_positions does.
 
-    Args:
-        old: places there are.
-        new: places there shall be.
-
     Returns:
         float64[new, old], rows that add up to 1.
     """

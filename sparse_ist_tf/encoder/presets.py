@@ -47,9 +47,6 @@ def create_encoder(
         dtype: a policy of Keras; its default where None.
         **overrides: fields of ViTSpec that replace the preset's.
 
-    Returns:
-        The model, built.
-
     Raises:
         ValueError: if the preset isn't known.
 
@@ -73,9 +70,6 @@ def nearest_preset(width: int, depth: int, patch_size: int) -> str:
         width: channels of a token.
         depth: number of blocks.
         patch_size: side of a patch in pixels.
-
-    Returns:
-        A key of PRESETS.
     """
 
     def distance(name):
@@ -106,15 +100,6 @@ def refuse_misfits(
 
 
 def listed(what: str, names: Sequence[str], most: int = 8) -> str:
-    """A few of some names, for an error.
-
-    Args:
-        what: they are.
-        names: the names.
-        most: how many of them are told.
-
-    Returns:
-        One line.
-    """
+    """A few of some names, for an error."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{what}: {', '.join(names[:most])}{rest}"

@@ -108,9 +108,6 @@ def load_resnet(
         seed: of `random`.
         **settings: none.
 
-    Returns:
-        The encoder.
-
     Raises:
         RequestError: if there is no such file, or it holds no ResNet-50; or of image_size or
             settings.

@@ -104,11 +104,6 @@ ACTIVATIONS = {
 def block_shapes(width: int, hidden: int, activation: str) -> dict[str, tuple[int, ...]]:
     """The layers of a transformer block, in order.
 
-    Args:
-        width: channels of a token.
-        hidden: width of the MLP's hidden layer.
-        activation: a key of ACTIVATIONS.
-
     Returns:
         Name to (inputs, outputs) of a dense layer, or (channels,) of a layer norm.
     """
@@ -200,9 +195,6 @@ class ViTSpec:
     def read(cls, config: Mapping[str, Any]) -> "ViTSpec":
         """The architecture that a file states.
 
-        Args:
-            config: the fields by name.
-
         Raises:
             RequestError: if they are none, or an architecture that can't be.
         """
@@ -273,9 +265,6 @@ class ViTSpec:
 
     def flops(self, num_visible: int) -> float:
         """Multiplications and additions in the matrix products of encoder/fast.py, for one image.
-
-        Args:
-            num_visible: visible patches.
 
         Returns:
             FLOP; fewer than those of the model itself where the feature is CLS.

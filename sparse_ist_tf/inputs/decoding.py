@@ -38,9 +38,6 @@ def decode_image(data: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
 def decode_file(path: tf.Tensor) -> tf.Tensor:
     """Reads and decodes a file as decode_image does.
 
-    Args:
-        path: string scalar.
-
     Returns:
         uint8[height, width, 3].
 

@@ -54,10 +54,6 @@ def load_folder(path: str, split_seed: int = 0) -> dict[str, Split]:
     files and files that are no images by their extension are passed over. The fingerprint is made
     of every image's path below the folder, size and time of modification, not of its contents.
 
-    Args:
-        path: the folder.
-        split_seed: of the random split.
-
     Returns:
         {"train": ..., "test": ...}, images in the order of their paths.
 

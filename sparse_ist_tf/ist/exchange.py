@@ -42,9 +42,6 @@ def make_plan(
         hosted: hosted[worker], the subnets of each worker.
         worker: this worker.
 
-    Returns:
-        The plan.
-
     Example:
         >>> from sparse_ist_tf.ist.exchange import make_plan
         >>> from sparse_ist_tf.ist.head import ParameterSpec

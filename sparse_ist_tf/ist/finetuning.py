@@ -140,9 +140,6 @@ class FineTuningTrainer(Trainer):
     def features_of(self, tokens: FrozenTokens) -> np.ndarray:
         """Features of a split's images by the encoder as it is.
 
-        Args:
-            tokens: of the split.
-
         Returns:
             float32[n, feature_dim].
         """

@@ -136,13 +136,6 @@ def extract(
 ) -> dict[str, np.ndarray]:
     """One subnet as a standalone MLP, with the scaling of its inputs folded into the kernels.
 
-    Args:
-        parameters: the merged head.
-        spec: the head's shape.
-        partition: of the round to cut by.
-        subnet: which.
-        scale_inputs: as in training.
-
     Returns:
         float32 arrays by name; a kernel behind a hidden layer is multiplied by (layer width /
         subnet width).

@@ -107,9 +107,6 @@ class SlotOptimizer:
             rate: float32, the learning rate.
             gradients: a tensor per weight.
             state: weights and moments, num_slots of each weight.
-
-        Returns:
-            The next state.
         """
         weights, slots = state
         flat = [None] * sum(len(places) for places in self.places)
@@ -251,10 +248,6 @@ def loss_and_gradients(
 
 def make_local_steps(optimizer: SlotOptimizer, options: LossOptions) -> Callable:
     """The function that trains one subnet for some steps.
-
-    Args:
-        optimizer: for the subnet's shapes.
-        options: of its loss.
 
     Returns:
         f(state, batches, first_step int32, updates int32) -> (state, losses float32[steps], right

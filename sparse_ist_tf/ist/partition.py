@@ -99,9 +99,6 @@ def make_partition(
         num_subnets: N.
         capacities: as subnet_sizes.
 
-    Returns:
-        The partition of that round.
-
     Raises:
         RequestError: as subnet_sizes.
 
@@ -128,9 +125,6 @@ def hosted_subnets(
         num_subnets: N.
         num_workers: P, at most N.
         capacities: loads of the subnets; equal where empty.
-
-    Returns:
-        P tuples of subnets.
 
     Raises:
         RequestError: if num_subnets < num_workers.

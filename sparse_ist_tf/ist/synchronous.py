@@ -55,27 +55,13 @@ class Replicas(Trainer):
     def expected_bytes(
         cls, spec: HeadSpec, num_slots: int, num_workers: int, steps: int, rounds: int
     ) -> int:
-        """What a worker sends in a training, its losses apart.
-
-        Args:
-            spec: the head's shape.
-            num_slots: moments per weight.
-            num_workers: P.
-            steps: of the training.
-            rounds: of the training.
-        """
+        """What a worker sends in a training, its losses apart."""
 
     @abc.abstractmethod
     def replica(
         self, k: int, state: SubnetState, batches: Batches, first_step: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """What one hosted replica makes, in a graph.
-
-        Args:
-            k: its place among the hosted ones.
-            state: of the replicas, equal at first.
-            batches: its own.
-            first_step: steps done.
 
         Returns:
             (float32[columns, entries] to average, mean loss, right answers).

@@ -132,9 +132,6 @@ class Trainer(abc.ABC):
     def train_round(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """Trains every hosted subnet for some steps, and merges what all workers made.
 
-        Args:
-            steps: of every subnet.
-
         Returns:
             Of all N subnets, on every worker: (mean losses float[N], right answers [N]).
         """

@@ -106,10 +106,6 @@ class Skew:
 def per_worker_variable(shape: tuple[int, ...], name: str) -> tf.Variable:
     """A float32 variable, zero at first, of which every worker has a value of its own.
 
-    Args:
-        shape: of the variable.
-        name: of the variable.
-
     Returns:
         This worker's component of the distributed variable: unlike its container it can be
         updated entry by entry.

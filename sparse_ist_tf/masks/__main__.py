@@ -31,9 +31,6 @@ def _define_flags() -> None:
 def preview(args: flags.FlagValues) -> None:
     """Draws the sheet that the flags of the command ask for.
 
-    Args:
-        args: the flags, by name.
-
     Raises:
         RequestError: if a flag isn't allowed.
     """

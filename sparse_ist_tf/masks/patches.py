@@ -41,9 +41,6 @@ def grid_of(images: Array, patch_size: int) -> tuple[int, int]:
         images: [..., height, width, channels], of a known size.
         patch_size: side of a patch in pixels.
 
-    Returns:
-        (rows, columns).
-
     Raises:
         ValueError: if a side is unknown or not a multiple of patch_size.
     """

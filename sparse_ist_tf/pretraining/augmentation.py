@@ -22,10 +22,6 @@ THREE_RATE = 0.75  # of three_augment: share of the images that it changes
 def check_augment(names: Sequence[str], allowed: Sequence[str] = AUGMENTATIONS) -> None:
     """Checks the names of augmentations.
 
-    Args:
-        names: config.augment.
-        allowed: what there is.
-
     Raises:
         RequestError: if one isn't among them.
     """

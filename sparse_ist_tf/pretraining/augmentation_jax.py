@@ -27,12 +27,6 @@ _GREY = (0.299, 0.587, 0.114)  # luma
 def draw_positions(key: jax.Array, count: int, num_patches: int, visible: int) -> jax.Array:
     """Visible positions of `count` images, drawn uniformly without replacement.
 
-    Args:
-        key: of JAX.
-        count: images.
-        num_patches: patches of an image.
-        visible: how many of them are seen.
-
     Returns:
         int32[count, visible], ascending in a row.
     """

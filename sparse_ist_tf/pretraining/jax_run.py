@@ -157,12 +157,6 @@ class JaxPretraining(PretrainingRun):
     def train(self, report: Callable[[dict], None] = print) -> dict:
         """Runs to config.total_steps, with evaluations and checkpoints on the way.
 
-        Args:
-            report: called with every record.
-
-        Returns:
-            The last record.
-
         Raises:
             RunError: if the loss is not finite, or a file can't be written.
         """

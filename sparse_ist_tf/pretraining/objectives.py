@@ -222,9 +222,6 @@ def swap_neighbours(x: Tensor) -> Tensor:
 
     Args:
         x: [b, ...], b even.
-
-    Returns:
-        The same shape.
     """
     pairs = ops.reshape(x, (-1, 2, *x.shape[1:]))
     return ops.reshape(ops.flip(pairs, axis=1), (-1, *x.shape[1:]))
@@ -234,9 +231,6 @@ def draw_glorot(blocks: Sequence[Block]) -> None:
     """Draws the kernels of blocks anew, Glorot-uniformly.
 
     Source: "Masked Autoencoders Are Scalable Vision Learners" (He et al., 2022), appendix A.1.
-
-    Args:
-        blocks: built.
     """
     draw = keras.initializers.GlorotUniform()
     for block in blocks:

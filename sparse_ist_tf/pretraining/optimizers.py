@@ -55,9 +55,6 @@ def make_optimizer(config: ConfigDict) -> keras.optimizers.Optimizer:
     Args:
         config: optimizer (name and kwargs) and learning_rate, as pretrain_config has them.
 
-    Returns:
-        It, not built.
-
     Raises:
         RequestError: if Keras refuses config.optimizer.kwargs.
     """

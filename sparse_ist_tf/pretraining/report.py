@@ -10,9 +10,6 @@ from sparse_ist_tf.reports.run_directory import writing
 def pretraining_rows(metrics: Sequence[Mapping]) -> list[tuple[str, ...]]:
     """The records in which something was tested, the titles first.
 
-    Args:
-        metrics: the records of metrics.jsonl.
-
     Returns:
         Rows of equal length; "" where a record lacks a column.
     """

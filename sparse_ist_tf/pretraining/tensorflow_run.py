@@ -144,9 +144,6 @@ class Pretraining(PretrainingRun):
 
         Called by all workers; the chief alone evaluates, probes, reports and writes.
 
-        Args:
-            report: called with every record.
-
         Returns:
             The last record; on the chief alone, {} elsewhere.
 

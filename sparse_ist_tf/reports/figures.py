@@ -9,9 +9,6 @@ def training_figure(metrics: Sequence[Mapping]) -> bytes:
 
     Args:
         metrics: the records of metrics.jsonl, at least one.
-
-    Returns:
-        A PNG.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -46,14 +43,7 @@ def training_figure(metrics: Sequence[Mapping]) -> bytes:
 
 
 def pretraining_figure(metrics: Sequence[Mapping]) -> str:
-    """Loss and accuracy over the epochs of a pre-training, as its records have them.
-
-    Args:
-        metrics: the records of metrics.jsonl.
-
-    Returns:
-        An SVG.
-    """
+    """Loss and accuracy over the epochs of a pre-training, as its records have them."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

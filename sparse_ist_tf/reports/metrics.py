@@ -27,9 +27,6 @@ class ScalarLog:
     def restart(self, records: Iterable[Mapping]) -> None:
         """Begins anew with the records that a resumed run keeps, so that no step is there twice.
 
-        Args:
-            records: of metrics.jsonl.
-
         Raises:
             RunError: if the folder can't be written.
         """

@@ -12,9 +12,6 @@ def accuracy_rows(results: Mapping) -> list[tuple[str, str]]:
 
     Args:
         results: of a finished run, as results.json has it.
-
-    Returns:
-        (what, percent) pairs.
     """
     table = results["accuracy"]
     percent = "{:.2f} %".format
@@ -92,14 +89,7 @@ def image_rows(results: Mapping) -> list[tuple[str, str]]:
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Columns for a terminal: the first to the left, the others to the right.
-
-    Args:
-        rows: of equal length.
-
-    Returns:
-        Lines.
-    """
+    """Columns for a terminal: the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -114,9 +104,6 @@ def summary(results: Mapping) -> str:
 
     Args:
         results: of a finished run, as results.json has it.
-
-    Returns:
-        Lines of text.
     """
     lines = [f"Test accuracy ({results['test_size']:,} images)"]
     lines.append(format_table(accuracy_rows(results)))

@@ -153,9 +153,6 @@ class RunDirectory:
     def checkpoint(self, phase: str = "round") -> tuple[dict[str, np.ndarray], dict] | None:
         """The newest checkpoint that is whole.
 
-        Args:
-            phase: as save_checkpoint.
-
         Returns:
             (state, progress), or None.
         """
@@ -191,14 +188,7 @@ class RunDirectory:
         return records
 
     def rewind_metrics(self, step: int) -> list[dict]:
-        """Drops the records behind a step, which a resumed run will write again.
-
-        Args:
-            step: of the checkpoint.
-
-        Returns:
-            The records that stay.
-        """
+        """Drops the records behind a step, which a resumed run will write again."""
         kept = [record for record in self.metrics() if record["step"] <= step]
         self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
         return kept
@@ -240,9 +230,6 @@ class RunDirectory:
 def writing(path: Path) -> Iterator[None]:
     """Turns an OSError into one line that names the file.
 
-    Args:
-        path: of the file that is written.
-
     Raises:
         RunError: in place of the OSError.
     """
@@ -255,11 +242,6 @@ def writing(path: Path) -> Iterator[None]:
 def write_checkpoint(path: Path, state: Mapping[str, np.ndarray], progress: Mapping) -> None:
     """Writes a state and how far it is.
 
-    Args:
-        path: of the .safetensors file.
-        state: whole arrays by name.
-        progress: plain values.
-
     Raises:
         RunError: if it can't be written; what stood there stays.
     """
@@ -270,12 +252,6 @@ def write_checkpoint(path: Path, state: Mapping[str, np.ndarray], progress: Mapp
 
 def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Reads what write_checkpoint wrote, or pretraining of 0.1.0.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        (state, progress).
 
     Raises:
         RunError: if it is damaged.

@@ -69,9 +69,6 @@ class FinishedRun:
     def for_export(cls, path: str | Path) -> "FinishedRun":
         """A run whose encoder devices can run, in float32.
 
-        Args:
-            path: the run directory.
-
         Raises:
             RequestError: if its encoder is no ViT, or as FinishedRun.
             RunError: as FinishedRun.
@@ -84,9 +81,6 @@ class FinishedRun:
 
     def accuracies(self) -> dict:
         """Every accuracy of the run, measured again.
-
-        Returns:
-            As Evaluation.accuracies and Evaluation.finished_accuracies together.
 
         Raises:
             RunError: if an image can't be read.
@@ -140,9 +134,6 @@ class FinishedRun:
 
         Args:
             subnet: which; None for the merged head.
-
-        Returns:
-            Parameters by name.
         """
         if subnet is None:
             return dict(self.parameters)
@@ -164,9 +155,6 @@ class FinishedRun:
 
     def calibration(self, count: int) -> list[dict[str, np.ndarray]]:
         """Training images, with their features, for ranges of integers.
-
-        Args:
-            count: how many.
 
         Returns:
             As Images.examples yields them, with a "feature" float32[feature_dim].

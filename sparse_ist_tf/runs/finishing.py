@@ -28,9 +28,6 @@ _SHOWN = 12  # images of masks.png
 def finish(run: "Run") -> dict:
     """Writes what a run leaves at its end; called by the chief alone.
 
-    Args:
-        run: trained.
-
     Returns:
         The results, as results.json has them.
 

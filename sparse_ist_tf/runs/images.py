@@ -62,9 +62,6 @@ class Images:
             count: how many; fewer where the split has fewer.
             seed: of the draw.
 
-        Returns:
-            Examples as examples() yields them.
-
         Raises:
             RunError: if an image can't be read.
         """

@@ -29,9 +29,6 @@ _OPTIONS = ("num_subnets", "moments", "biases", "scale_inputs", "keep_last_step"
 def load_splits(config: ConfigDict) -> dict[str, datasets.Split]:
     """The data set of a configuration.
 
-    Args:
-        config: valid.
-
     Returns:
         {"train": ..., "test": ...}.
 
@@ -47,55 +44,24 @@ def load_splits(config: ConfigDict) -> dict[str, datasets.Split]:
 
 
 def head_spec(config: ConfigDict, feature_dim: int, num_classes: int) -> HeadSpec:
-    """The shape of a configuration's merged head.
-
-    Args:
-        config: valid.
-        feature_dim: of the encoder.
-        num_classes: of the data set.
-
-    Returns:
-        The shape.
-    """
+    """The shape of a configuration's merged head."""
     return HeadSpec(feature_dim, hidden_widths(config), num_classes)
 
 
 def mask_options(config: ConfigDict) -> MaskOptions:
-    """The masks of a configuration, with the run's seed.
-
-    Args:
-        config: valid.
-
-    Returns:
-        Their options.
-    """
+    """The masks of a configuration, with the run's seed."""
     masks = config.masks
     return MaskOptions(masks.kind, masks.ratio, masks.pattern, config.seed)
 
 
 def transport(config: ConfigDict) -> Transport:
-    """The link of a configuration that images or features cross.
-
-    Args:
-        config: valid.
-
-    Returns:
-        What it does to them.
-    """
+    """The link of a configuration that images or features cross."""
     transport = config.transport
     return Transport(transport.codec, int(transport.quality), transport.features)
 
 
 def features_of(config: ConfigDict, encoder: FrozenEncoder) -> Features:
-    """What makes features by a configuration's masks, transport and cache.
-
-    Args:
-        config: valid.
-        encoder: from load_encoder.
-
-    Returns:
-        The features.
-    """
+    """What makes features by a configuration's masks, transport and cache."""
     options = FeatureOptions(
         config.encoder.dtype, config.features.cache_dir, config.encoder.batch_size
     )
@@ -104,10 +70,6 @@ def features_of(config: ConfigDict, encoder: FrozenEncoder) -> Features:
 
 def with_tuned_encoder(config: ConfigDict, folder: str | Path) -> ConfigDict:
     """The configuration of a finished run with the encoder that it ended with.
-
-    Args:
-        config: of the run.
-        folder: the run directory.
 
     Returns:
         A new configuration; of a run whose encoder's blocks trained, encoder.weights are its
@@ -122,12 +84,6 @@ def with_tuned_encoder(config: ConfigDict, folder: str | Path) -> ConfigDict:
 
 def optimizer_config(config: ConfigDict) -> dict:
     """The optimizer of a configuration, as keras.optimizers.serialize gives it.
-
-    Args:
-        config: valid.
-
-    Returns:
-        A dictionary.
 
     Raises:
         RequestError: if Keras refuses config.optimizer.kwargs.
@@ -184,9 +140,6 @@ def training_data(
         features: float32[n, feature_dim].
         labels: int32[n].
 
-    Returns:
-        The data.
-
     Raises:
         RequestError: if a shard would be empty.
     """
@@ -231,11 +184,6 @@ def make_trainer(
 
 def last_partition(config: ConfigDict, spec: HeadSpec, rounds: int) -> Partition | None:
     """Who held which neuron in the last round.
-
-    Args:
-        config: valid.
-        spec: the head's shape.
-        rounds: done.
 
     Returns:
         The partition; None for a head that is trained whole.

@@ -15,10 +15,6 @@ def total_steps(config: ConfigDict, num_examples: int) -> int:
     centralised head would (the paper's protocol); with config.share_total the N subnets, or
     replicas, take as many together, each 1/N of them: equal total examples.
 
-    Args:
-        config: valid.
-        num_examples: size of the training split.
-
     Returns:
         At least 1.
 
@@ -90,10 +86,6 @@ def rounds_between(config: ConfigDict, what: str, num_examples: int) -> int:
 
 def learning_rate_schedule(config: ConfigDict, steps: int) -> Callable[[int], float]:
     """The learning rate as a function of the step.
-
-    Args:
-        config: valid.
-        steps: of the whole run.
 
     Returns:
         A function from the step, counted from 0, to the rate: a linear warm-up over

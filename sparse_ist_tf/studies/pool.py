@@ -37,10 +37,6 @@ def get_config() -> ConfigDict:
 def command_of(cell: Cell, folder: Path) -> list[str]:
     """The arguments of the command that trains a cell.
 
-    Args:
-        cell: which.
-        folder: of the study.
-
     Returns:
         What follows `python -m`.
     """

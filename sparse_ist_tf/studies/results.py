@@ -27,10 +27,6 @@ _SUBNETS = {1: "table4_fixed_max_acc", 2: "fig7_2workers", 4: "fig7_4workers"}
 def row_of(cell: Cell, folder: Path) -> dict:
     """A training and its results.
 
-    Args:
-        cell: which.
-        folder: of the study.
-
     Returns:
         "cell", "status" ("finished", "failed" or "missing"), "error", the cell's settings by key,
         "seed", accuracies in [0, 1] by MEASURES, "steps" and "training_bytes" per worker, None
@@ -139,9 +135,6 @@ def paper_accuracy(row: Mapping) -> float | None:
     Source: paper table 4 and figures 3, 4 and 7: the maximum over the epochs, one run, MAE
     ViT-B/16 (in figure 3 also ResNet-50).
 
-    Args:
-        row: from row_of.
-
     Returns:
         In [0, 1]; None where the paper has no such run.
     """
@@ -169,9 +162,6 @@ def paper_accuracy(row: Mapping) -> float | None:
 
 def as_csv(rows: Sequence[Mapping]) -> str:
     """The rows as results.csv, for pandas.
-
-    Args:
-        rows: from row_of.
 
     Returns:
         Text with a line of names.

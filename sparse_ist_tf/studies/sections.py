@@ -214,9 +214,6 @@ def percent(value: tuple[float, float] | None, seeds: int) -> str:
     Args:
         value: both, in [0, 1], or None.
         seeds: how many they are of; a single one has no std.
-
-    Returns:
-        Text for a table.
     """
     if not value:
         return ""

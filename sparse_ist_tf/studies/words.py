@@ -42,9 +42,6 @@ def title(name: str) -> str:
 
     Args:
         name: such as "1_table4".
-
-    Returns:
-        Words.
     """
     text = re.sub(r"^\d+_", "", name).replace("_", " ")
     return text[:1].upper() + text[1:]
@@ -67,22 +64,12 @@ def label(key: str) -> str:
 
     Args:
         key: of the configuration.
-
-    Returns:
-        A few words.
     """
     return f"{short(key)} ({_UNITS[key]})" if key in _UNITS else short(key)
 
 
 def show(value: Value) -> str:
-    """A setting's value, for people.
-
-    Args:
-        value: of a key.
-
-    Returns:
-        Text.
-    """
+    """A setting's value, for people."""
     if isinstance(value, tuple | list):
         return ", ".join(map(show, value)) or "none"
     if isinstance(value, bool):
@@ -94,10 +81,6 @@ def show(value: Value) -> str:
 
 def settings(point: Mapping[str, Value], keys: Iterable[str]) -> str:
     """What tells a line of a figure from the others.
-
-    Args:
-        point: values by key.
-        keys: which.
 
     Returns:
         Such as "2 subnets, fixed masks".

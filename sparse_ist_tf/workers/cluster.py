@@ -120,9 +120,6 @@ def slurm_tf_config(environment: Mapping[str, str], port: int = 2222) -> str:
         environment: with SLURM_STEP_NODELIST, SLURM_STEP_TASKS_PER_NODE and SLURM_PROCID.
         port: of the first task of a node; the others take the next ones.
 
-    Returns:
-        JSON.
-
     Raises:
         RequestError: if a variable is missing or can't be understood.
 
@@ -184,9 +181,6 @@ def make_strategy(cluster: Cluster, peer_timeout_s: float):
         cluster: this process's place; TensorFlow reads its TF_CONFIG again.
         peer_timeout_s: seconds.
 
-    Returns:
-        The strategy.
-
     Raises:
         RunError: if a peer stays unreachable, or this worker's own port is taken.
     """
@@ -245,15 +239,7 @@ def _listen(port: int) -> socket.socket:
 
 
 def unreachable(addresses: Mapping[int, str], deadline: float) -> dict[int, str]:
-    """The workers that don't accept a connection until a deadline; each is tried at least once.
-
-    Args:
-        addresses: host:port by the worker's index.
-        deadline: as time.monotonic() counts.
-
-    Returns:
-        Those that never did.
-    """
+    """The workers that don't accept a connection until a deadline; each is tried at least once."""
     missing = dict(addresses)
     while missing:
         for worker, address in list(missing.items()):
@@ -272,9 +258,6 @@ def unreachable(addresses: Mapping[int, str], deadline: float) -> dict[int, str]
 @contextlib.contextmanager
 def lost_peers(cluster: Cluster) -> Iterator[None]:
     """Turns TensorFlow's errors about a peer that is gone into one line.
-
-    Args:
-        cluster: this process's place.
 
     Raises:
         RunError: naming the workers that don't answer any more.

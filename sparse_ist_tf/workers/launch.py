@@ -28,9 +28,6 @@ _NOISE = re.compile(
 def free_ports(count: int) -> list[int]:
     """Ports of this machine that nothing listens on.
 
-    Args:
-        count: how many.
-
     Returns:
         Ports; all were free at one moment.
     """
@@ -43,9 +40,6 @@ def free_ports(count: int) -> list[int]:
 
 def threads_per_worker(num_workers: int) -> int:
     """The share of this machine's cores that one of some workers gets, at least 1.
-
-    Args:
-        num_workers: on this machine.
 
     Returns:
         How many threads each may compute with.

@@ -19,13 +19,6 @@ def ring_all_reduce_bytes(entries: int, num_workers: int) -> int:
     Source: "Bandwidth optimal all-reduce algorithms for clusters of workstations" (Patarasuk and
     Yuan, 2009), section 3.
 
-    Args:
-        entries: of the vector.
-        num_workers: P.
-
-    Returns:
-        Bytes.
-
     Example:
         >>> from sparse_ist_tf.workers.link import ring_all_reduce_bytes
         >>> ring_all_reduce_bytes(1000, 4)
@@ -186,9 +179,6 @@ class Link:
             source: the sender.
             target: the receiver.
             purpose: what the bytes are for.
-
-        Returns:
-            The array, at both.
         """
         pair = (source, target)
         self._pair_keys[pair] = self._pair_keys.get(pair, 0) + 1
