@@ -76,12 +76,7 @@ class FineTuningTrainer(Trainer):
     Head and encoder have an optimizer each, of the same kind; the encoder's rate is the head's
     times a factor.
 
-    Args:
-        spec: the head's shape.
-        options: of the training, of one subnet.
-        link: of a single worker.
-        data: labels, and which examples are drawn; its features aren't used.
-        tuning: what of the encoder trains.
+    Of the data its features aren't used; the link is that of a single worker.
 
     Raises:
         RequestError: if the encoder hasn't as many blocks, or as Trainer.

@@ -25,12 +25,6 @@ class IstTrainer(Trainer):
 
     Source: paper section 3.2.
 
-    Args:
-        spec: the head's shape.
-        options: of the training.
-        link: to the other workers.
-        data: features, labels, and who draws from which.
-
     Raises:
         RequestError: if the optimizer's moments can't travel, or as Trainer.
 

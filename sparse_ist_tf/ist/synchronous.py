@@ -22,17 +22,7 @@ from sparse_ist_tf.workers.link import Link, ring_all_reduce_bytes
 
 
 class Replicas(Trainer):
-    """Replicas of the whole head, each with batches of its own; what is averaged differs.
-
-    Args:
-        spec: the head's shape.
-        options: of the training; num_subnets is the number of replicas.
-        link: to the other workers.
-        data: features, labels, and who draws from which.
-
-    Raises:
-        RequestError: as Trainer.
-    """
+    """Replicas of the whole head, options.num_subnets of them; what is averaged differs."""
 
     def __init__(self, spec: HeadSpec, options: TrainerOptions, link: Link, data: TrainingData):
         super().__init__(spec, options, link, data)
@@ -178,20 +168,7 @@ class LocalSgd(Replicas):
     """Local SGD: weights and moments are averaged at the end of every round.
 
     Source: "Local SGD Converges Fast and Communicates Little" (Stich, 2019), algorithm 1.
-
-    Args:
-        spec: the head's shape.
-        options: of the training; num_subnets is the number of replicas.
-        link: to the other workers.
-        data: features, labels, and who draws from which.
-
-    Raises:
-        RequestError: as Trainer.
     """
-
-    def __init__(self, spec: HeadSpec, options: TrainerOptions, link: Link, data: TrainingData):
-        super().__init__(spec, options, link, data)
-        self._steps = [make_local_steps(self.optimizer, self._losses[n]) for n in self.mine]
 
     @classmethod
     def expected_bytes(
@@ -209,7 +186,8 @@ class LocalSgd(Replicas):
         self, k: int, state: SubnetState, batches: Batches, first_step: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Some steps of one replica by itself; as Replicas.replica."""
-        state, losses, hits = self._steps[k](state, batches, first_step, first_step)
+        train = make_local_steps(self.optimizer, self._losses[self.mine[k]])
+        state, losses, hits = train(state, batches, first_step, first_step)
         return self._join(state), tf.reduce_mean(losses), hits
 
     def _purpose(self, entries):
