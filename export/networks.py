@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from sparse_ist_tf.encoder.bundle import vit_encoder
 from sparse_ist_tf.export import compress
 from sparse_ist_tf.export.devices.targets import Target
 from sparse_ist_tf.export.files.runtimes import LiteRT
@@ -31,7 +32,7 @@ class Networks:
     @functools.cached_property
     def vit(self) -> FoldedViT:
         """The encoder's weights as devices take them."""
-        encoder = self.run.encoder
+        encoder = vit_encoder(self.run.encoder, "export")
         return fold(encoder.model, encoder.mean, encoder.std)
 
     def parameters(self, subnet: int | None, behind_int8: bool = False) -> dict[str, np.ndarray]:

@@ -95,8 +95,8 @@ def what_would_fit(
         out.append(f"mask ratio {fitting[0]:g} ({visible} visible patches, arena {arena:,} bytes)")
     if found.arena <= sram_limit:
         out += _subnets_that_fit(run, found.flash, flash_limit)
-    if run.encoder.model.spec.width > PRESETS[_SMALLEST].width:
-        small = create_encoder(_SMALLEST, pool=run.encoder.model.spec.pool)
+    if network.vit.spec.width > PRESETS[_SMALLEST].width:
+        small = create_encoder(_SMALLEST, pool=network.vit.spec.pool)
         small = fold(small, (0.5,) * 3, (0.5,) * 3)
         if small.spec.image_size == run.encoder.image_size:
             first, *rest = network.layers

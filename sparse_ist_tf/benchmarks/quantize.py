@@ -115,12 +115,13 @@ def _train(preset: str, folder: str) -> "FinishedRun":
 
 
 def _measure(run: "FinishedRun", quantizations: Sequence[str]) -> list[dict]:
+    from sparse_ist_tf.encoder.bundle import vit_encoder
     from sparse_ist_tf.export.files.runtimes import LiteRT
     from sparse_ist_tf.export.graphs.convert import Interface, convert, for_integers
     from sparse_ist_tf.export.graphs.folding import fold
     from sparse_ist_tf.export.graphs.forms import Network, layers_of
 
-    encoder = run.encoder
+    encoder = vit_encoder(run.encoder, "quantize")
     vit = fold(encoder.model, encoder.mean, encoder.std)
     network = Network("classifier", layers_of(run.head()), vit, run.shared_positions())
     images = [example["image"][None] for example in run.calibration(_CALIBRATION)]

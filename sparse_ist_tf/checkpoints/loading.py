@@ -154,6 +154,7 @@ def _loader(read: Callable[..., Checkpoint], drawn: bool = False) -> LoadEncoder
 
     def load(
         rest: str,
+        /,
         *,
         name: str,
         dtype: str,
