@@ -7,11 +7,12 @@ Source: https://www.tensorflow.org/api_docs/python/tf/autograph/experimental/do_
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
 
-def traced(function: Callable, **options) -> Callable:
+def traced(function: Callable, **options: Any) -> Callable:
     """A tf.function of what is already written for a graph.
 
     Args:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from sparse_ist_tf.encoder.bundle import vit_encoder
 from sparse_ist_tf.encoder.presets import PRESETS, create_encoder
 from sparse_ist_tf.export.files import micro
 from sparse_ist_tf.export.graphs.convert import convert
@@ -96,9 +95,8 @@ def what_would_fit(
         out.append(f"mask ratio {fitting[0]:g} ({visible} visible patches, arena {arena:,} bytes)")
     if found.arena <= sram_limit:
         out += _subnets_that_fit(run, found.flash, flash_limit)
-    spec = vit_encoder(run.encoder, "advice").model.spec
-    if spec.width > PRESETS[_SMALLEST].width:
-        small = create_encoder(_SMALLEST, pool=spec.pool)
+    if network.vit.spec.width > PRESETS[_SMALLEST].width:
+        small = create_encoder(_SMALLEST, pool=network.vit.spec.pool)
         small = fold(small, (0.5,) * 3, (0.5,) * 3)
         if small.spec.image_size == run.encoder.image_size:
             first, *rest = network.layers

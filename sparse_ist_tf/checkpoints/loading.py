@@ -151,6 +151,7 @@ def _loader(read: Callable[..., Checkpoint], drawn: bool = False) -> Callable[..
 
     def load(
         rest: str,
+        /,
         *,
         name: str,
         dtype: str,

@@ -38,7 +38,7 @@ class LinearProbe:
         seed: int = 0,
     ):
         self.most_images, self.seed, self.num_patches = most_images, seed, model.num_patches
-        seen = Preprocessing(tuple(mean), tuple(std))
+        seen = Preprocessing(mean, std)
         self._encode = make_encode(
             ViTEncoder(model, seen, digest="", name="probed"),
             functools.partial(fast.features, model),  # its weights change

@@ -13,9 +13,13 @@ import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.workers.launch import LIFELINE, LOST, PORT_TAKEN
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +176,7 @@ def _expand_ranges(text: str) -> list[str]:
     return numbers
 
 
-def make_strategy(cluster: Cluster, peer_timeout_s: float):
+def make_strategy(cluster: Cluster, peer_timeout_s: float) -> "tf.distribute.Strategy":
     """A MultiWorkerMirroredStrategy; gives up if a peer can't be reached in time.
 
     Of several GPUs this worker takes one: the subnets are its unit of parallel work.
