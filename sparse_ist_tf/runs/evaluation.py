@@ -9,8 +9,8 @@ from sparse_ist_tf.config import ist_options
 from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.inputs.split import Split
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, logits, table_of_accuracies
-from sparse_ist_tf.ist.missing import missing_workers
 from sparse_ist_tf.ist.state import HeadState
+from sparse_ist_tf.runs.missing import missing_workers
 from sparse_ist_tf.runs.parts import features_of, last_partition
 from sparse_ist_tf.workers.link import Link
 

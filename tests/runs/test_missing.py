@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, init_parameters, table_of_accuracies
-from sparse_ist_tf.ist.missing import MOST_SUBSETS, missing_workers, subsets_of
 from sparse_ist_tf.ist.partition import make_partition
+from sparse_ist_tf.runs.missing import MOST_SUBSETS, missing_workers, subsets_of
 
 SPEC = HeadSpec(8, (13, 9), 3)
 WIDTHS = (13, 9)

@@ -27,7 +27,7 @@ def subsets_of(num_subnets: int, kept: int, seed: int = 0) -> list[tuple[int, ..
         Tuples of k subnets, ascending, each once.
 
     Example:
-        >>> from sparse_ist_tf.ist.missing import subsets_of
+        >>> from sparse_ist_tf.runs.missing import subsets_of
         >>> subsets_of(3, 2)
         [(0, 1), (0, 2), (1, 2)]
         >>> len(subsets_of(16, 8))
