@@ -84,7 +84,7 @@ class Numbers:
 
     def __contains__(self, values: Sequence[float]) -> bool:
         return (
-            all(is_number(value) and value in self.each for value in values)
+            all(_is_number(value) and value in self.each for value in values)
             and not (self.whole and any(value != int(value) for value in values))
             and not (self.distinct and len(set(values)) < len(values))
             and (not self.counts or len(values) in self.counts)
@@ -95,6 +95,5 @@ class Numbers:
         return self.text
 
 
-def is_number(value: object) -> bool:
-    """Whether a value is an int or a float, and no bool."""
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
