@@ -83,8 +83,8 @@ def table() -> list[Key]:
     ]
     return [
         Key("seed", 0, Number(0), "of masks, partitions, batches and initial weights"),
-        choice("dataset.name", ("digits", "cifar10", "resisc45", "aid"), "the images",
-            also="folder:PATH"),
+        choice("dataset.name", ("digits", "cifar10", "resisc45", "aid", "folder:PATH"),
+            "the images"),
         Key("dataset.data_dir", "", None,
             "where TFDS looks; else $SPARSE_IST_DATA or its own place"),
         Key("dataset.split_seed", 0, Number(0), "of the split where the data has none", split),

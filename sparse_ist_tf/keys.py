@@ -17,8 +17,8 @@ class When:
 
     Args:
         key: the one.
-        values: any of these; of a sequence, one that has any of these. "folder:PATH" stands for
-            all paths. Where none are given, the key must not be 0, False or empty.
+        values: any of these, as OneOf takes them; of a sequence, one that has any of these. Where
+            none are given, the key must not be 0, False or empty.
     """
 
     key: str
@@ -30,9 +30,7 @@ class When:
         if not self.values:
             return bool(value)
         found = value if isinstance(value, tuple | list) else [value]
-        return any(
-            v == w or (w.endswith(":") and v.startswith(w)) for v in found for w in self.values
-        )
+        return any(str(word) in OneOf(self.values) for word in found)
 
     def __str__(self) -> str:
         return f"{self.key} is {' or '.join(self.values) or 'set'}"
@@ -62,11 +60,9 @@ class Key:
         return " and ".join(map(str, self.used))
 
 
-def choice(
-    name: str, words: tuple[str, ...], meaning: str, used: tuple[When, ...] = (), also: str = ""
-) -> Key:
+def choice(name: str, words: tuple[str, ...], meaning: str, used: tuple[When, ...] = ()) -> Key:
     """A key that is one of some words, by default the first."""
-    return Key(name, words[0], OneOf(words, also), meaning, used)
+    return Key(name, words[0], OneOf(words), meaning, used)
 
 
 def defaults(keys: Sequence[Key]) -> ConfigDict:
@@ -169,11 +165,7 @@ def check_optimizer(config: ConfigDict, honoured: Mapping[str, Sequence[str]]) -
 
 
 def check_types(config: ConfigDict, keys: Sequence[Key], prefix: str = "") -> None:
-    """Checks that a configuration has the keys of its table and no others, each of its type.
-
-    Raises:
-        RequestError: naming the key that is unknown, missing, or of another type.
-    """
+    """Checks the keys' names and types alone, as check() does."""
     _check_types(config, defaults(keys), [prefix + key.name for key in keys], prefix)
 
 
