@@ -53,11 +53,7 @@ def paper_study(dataset: str, checkpoint_every_epochs: float = 10.0) -> ConfigDi
 
 
 def completed(stored: Mapping) -> ConfigDict:
-    """What a study's folder says of all its trainings, as today's study would say it.
-
-    Args:
-        stored: "base" and "num_workers".
-    """
+    """What a study's folder says of all its trainings, as today's study would say it."""
     return ConfigDict({**stored, "base": train_config.completed(stored.get("base", {}))})
 
 

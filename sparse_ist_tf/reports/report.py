@@ -81,26 +81,18 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def summary(results: Mapping) -> str:
     """What train prints at the end, from the run's results.json."""
-    lines = [f"Test accuracy ({results['test_size']:,} images)"]
-    lines.append(format_table(accuracy_rows(results)))
-    if results["num_workers"] == 1:
-        lines.append("Bytes sent per worker: none, there was one worker")
-    else:
-        lines.append(f"Bytes sent per worker ({results['num_workers']} workers)")
-        lines.append(format_table(bytes_rows(results)))
-    return "\n".join(lines)
+    sent = "Bytes sent per worker: none, there was one worker"
+    if results["num_workers"] > 1:
+        table = format_table(bytes_rows(results))
+        sent = f"Bytes sent per worker ({results['num_workers']} workers)\n{table}"
+    head = f"Test accuracy ({results['test_size']:,} images)"
+    return "\n".join([head, format_table(accuracy_rows(results)), sent])
 
 
 def write_report(
     folder: Path, config: Mapping, results: Mapping, metrics: Sequence[Mapping]
 ) -> None:
-    """Writes report.md and its figures.
-
-    Args:
-        folder: the run directory.
-        config: as config.json has it.
-        results: as results.json has it.
-        metrics: the records of metrics.jsonl.
+    """Writes report.md and its figures from what a run directory's other files hold.
 
     Raises:
         RunError: if a file can't be written.

@@ -40,11 +40,7 @@ _FIRST_FILES = {".lock", "config.json"}
 
 
 class RunDirectory:
-    """What a run leaves behind; only the chief writes.
-
-    Args:
-        path: of the directory.
-    """
+    """What a run leaves behind; only the chief writes."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -153,11 +149,7 @@ class RunDirectory:
         return sorted(self.path.glob(f"checkpoints/{phase}_*.safetensors"))
 
     def checkpoint(self, phase: str = "round") -> tuple[dict[str, np.ndarray], dict] | None:
-        """The newest checkpoint that is whole.
-
-        Returns:
-            (state, progress), or None.
-        """
+        """State and progress of the newest checkpoint that is whole."""
         for path in reversed(self._checkpoints(phase)):
             try:
                 return read_checkpoint(path)
@@ -234,7 +226,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_file(path: Path, data: bytes | str) -> None:
-    """Writes a file so that at any moment there is the old one or the new one.
+    """Writes a file, as write_atomically() does.
 
     Raises:
         RunError: if it can't be written; what stood there stays.

@@ -60,9 +60,6 @@ class Cell:
 def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
     """The cells of every grid of a study.
 
-    Args:
-        study: as study_config.get_config makes it.
-
     Returns:
         Cells by the name of their grid, in the order of its axes, seeds innermost; the grids in the
         order of the numbers that their names begin with, or those in study.only alone.
@@ -72,12 +69,13 @@ def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
     """
     if not study.grids:
         raise RequestError("grids: must hold at least one grid")
-    for name in study.only:
-        if name not in study.grids:
-            there = ", ".join(sorted(study.grids, key=_place))
-            raise RequestError(f"only={tuple(study.only)}: there is no grid {name!r}, but {there}")
-    out = {name: _cells(name, study) for name in sorted(study.grids, key=_place)}
-    return {name: out[name] for name in out if not study.only or name in study.only}
+    names, only = sorted(study.grids, key=_place), tuple(study.only)
+    for name in only:
+        if name not in names:
+            there = ", ".join(names)
+            raise RequestError(f"only={only}: there is no grid {name!r}, but {there}")
+    cells = {name: _cells(name, study) for name in names}
+    return {name: cells[name] for name in names if name in (only or names)}
 
 
 def _cells(grid: str, study: ConfigDict) -> list[Cell]:

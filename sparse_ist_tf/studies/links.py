@@ -61,9 +61,6 @@ class AccuracyOfLinks:
     """Accuracy against the bytes of an image, from all grids that vary what crosses the link.
 
     Where no codec is set the encoder stands at the sensor, and it is the feature that crosses.
-
-    Args:
-        grids: (axes, rows) by name.
     """
 
     def __init__(self, grids: Mapping[str, tuple[Sequence[str], Sequence[Mapping]]]):
@@ -96,8 +93,8 @@ class AccuracyOfLinks:
                 "mask ratio": show(point[_RATIO]),
                 "seeds": str(point["seeds"]),
                 "bytes": f"{_bytes(point):,.0f}",
-                "merged head, at the end": percent(point["accuracy"], point["seeds"]),
-                "at its best evaluation": percent(point["best_accuracy"], point["seeds"]),
+                "merged head, at the end": percent(point, "accuracy"),
+                "at its best evaluation": percent(point, "best_accuracy"),
                 "most accurate for its bytes": "yes" if id(point) in best else "",
             }
             rows.append(row)
@@ -129,12 +126,9 @@ class AccuracyOfLinks:
 
 
 class BytesOfImages:
-    """Bytes of an image in each form, by mask ratio.
+    """Bytes of an image in each form, by mask ratio, from rows of one data set and encoder.
 
     Source: paper figures 5 and 6, which count raw float32.
-
-    Args:
-        rows: from results.row_of, of one data set and encoder.
     """
 
     def __init__(self, rows: Sequence[Mapping]):

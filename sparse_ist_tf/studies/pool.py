@@ -84,15 +84,12 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
             while len(running) < jobs:
                 busy = {cell.features for cell, _ in running.values()} - encoded - {""}
                 left = jobs - sum(cell.num_workers for cell, _ in running.values())
-                free = [
-                    cell
-                    for cell in waiting
-                    if cell.features not in busy and (cell.num_workers <= left or not running)
-                ]
-                if not free:
+                free = [c for c in waiting if c.num_workers <= left or not running]
+                cell = next((cell for cell in free if cell.features not in busy), None)
+                if cell is None:
                     break
-                waiting.remove(free[0])
-                running[free[0].name] = (free[0], _start(free[0], folder, jobs))
+                waiting.remove(cell)
+                running[cell.name] = (cell, _start(cell, folder, jobs))
             state = f"{len(running)} at work" + f", {failed} failed" * bool(failed)
             bar.set_postfix_str(state, refresh=False)
             if time.monotonic() - shown > 1:  # the time goes on while no training ends

@@ -52,21 +52,19 @@ class Section:
             (key, name) for key, name in MEASURES.items() if any(p[key] for p in self.points)
         ]
         known = any(value is not None for value in self.paper)
-        head = [short(axis) for axis in self.varied] + ["seeds"]
-        for key, name in columns:
-            head += [name] + ["paper, at its best"] * (known and key == "best_accuracy")
-        rows = [(*head, *["sent by a worker"] * self.sends)]
+        rows = []
         for point, paper in zip(self.points, self.paper, strict=True):
-            row = [show(point[axis]) for axis in self.varied] + [str(point["seeds"])]
-            for key, _ in columns:
-                row.append(percent(point[key], point["seeds"]))
+            row = {short(axis): show(point[axis]) for axis in self.varied}
+            row["seeds"] = str(point["seeds"])
+            for key, name in columns:
+                row[name] = percent(point, key)
                 if known and key == "best_accuracy":
-                    row.append("" if paper is None else f"{100 * paper:.2f} %")
+                    row["paper, at its best"] = "" if paper is None else f"{100 * paper:.2f} %"
             if self.sends:
                 sent = point["training_bytes"]
-                row.append(human_bytes(sent[0]) if sent else "")
-            rows.append(tuple(row))
-        return rows
+                row["sent by a worker"] = human_bytes(sent[0]) if sent else ""
+            rows.append(row)
+        return [tuple(rows[0]), *(tuple(row.values()) for row in rows)]
 
     def figures(self) -> Iterator[tuple[str, str, str]]:
         """(what its file's name ends with, SVG, caption) of each figure."""
@@ -191,14 +189,9 @@ def _place(value):
     return show(value)
 
 
-def percent(value: tuple[float, float] | None, seeds: int) -> str:
-    """A mean and its std.
-
-    Args:
-        value: both, in [0, 1], or None.
-        seeds: how many they are of; a single one has no std.
-    """
-    if not value:
+def percent(point: Mapping, measure: str) -> str:
+    """A mean, with the standard deviation where it is of several seeds; "" where there is none."""
+    if not point[measure]:
         return ""
-    spread = f" ± {100 * value[1]:.2f}" if seeds > 1 else ""
-    return f"{100 * value[0]:.2f}{spread} %"
+    mean, spread = (f"{100 * value:.2f}" for value in point[measure])
+    return f"{mean} ± {spread} %" if point["seeds"] > 1 else f"{mean} %"
