@@ -77,11 +77,9 @@ def get_config() -> ConfigDict:
     """The settings."""
     config = study_config.paper_study("aid")
     config.variants = tuple((STEPS | CHANGES | CENTRAL).items())
-    config.grids = ConfigDict(
-        {
-            "1_remedies": (("variant", tuple(STEPS)), ("ist.num_subnets", (4, 16))),
-            "2_settings": (("variant", tuple(CHANGES)),),
-            "3_centralised": (("variant", tuple(CENTRAL)),),
-        }
-    )
+    config.grids = {
+        "1_remedies": (("variant", tuple(STEPS)), ("ist.num_subnets", (4, 16))),
+        "2_settings": (("variant", tuple(CHANGES)),),
+        "3_centralised": (("variant", tuple(CENTRAL)),),
+    }
     return config

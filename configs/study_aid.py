@@ -19,7 +19,5 @@ from sparse_ist_tf.studies.paper import paper_grids
 def get_config() -> ConfigDict:
     """The settings."""
     config = study_config.paper_study("aid", checkpoint_every_epochs=3.0)
-    config.grids = ConfigDict(
-        paper_grids(figure_3_ratios=(0.0, 0.5), figure_4_ratios=(0.5, 0.7, 0.9))
-    )
+    config.grids = paper_grids(figure_3_ratios=(0.0, 0.5), figure_4_ratios=(0.5, 0.7, 0.9))
     return config

@@ -26,5 +26,5 @@ def get_config() -> ConfigDict:
     )
     grids["3_figure_4"] += (("encoder.dtype", ("bfloat16",)),)
     del grids["8_bytes_of_training"]
-    config.grids = ConfigDict(grids)
+    config.grids = grids
     return config

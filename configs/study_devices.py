@@ -17,17 +17,15 @@ from sparse_ist_tf import study_config
 def get_config() -> ConfigDict:
     """The settings."""
     config = study_config.paper_study("aid")
-    config.grids = ConfigDict(
-        {
-            "shards": (
-                ("ist.local_steps", (1, 5, 20, 100)),
-                ("dataset.shards", ("all", "dirichlet")),
-            ),
-            "moments": (("ist.moments", ("carry", "reset")), ("dataset.shards", ("dirichlet",))),
-            "capacities": (
-                ("ist.capacities", ((), (4, 2, 1, 1))),
-                ("ist.scale_inputs", (True, False)),
-            ),
-        }
-    )
+    config.grids = {
+        "shards": (
+            ("ist.local_steps", (1, 5, 20, 100)),
+            ("dataset.shards", ("all", "dirichlet")),
+        ),
+        "moments": (("ist.moments", ("carry", "reset")), ("dataset.shards", ("dirichlet",))),
+        "capacities": (
+            ("ist.capacities", ((), (4, 2, 1, 1))),
+            ("ist.scale_inputs", (True, False)),
+        ),
+    }
     return config

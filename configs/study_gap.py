@@ -34,26 +34,24 @@ def get_config() -> ConfigDict:
         ("IST, tuned", _TUNED),
         ("published", published),
     )
-    config.grids = ConfigDict(
-        {
-            "1_subnets": (("ist.num_subnets", (1, 2, 4, 8, 16)),),
-            "2_tuned": (("variant", ("centralised, tuned",)),),
-            "3_published": (("ist.num_subnets", (2, 4, 8, 16)), ("variant", ("published",))),
-            "4_shared_examples": (
-                ("ist.num_subnets", (1, 2, 4, 8, 16)),
-                ("share_total", (True,)),
-            ),
-            "5_tuned_subnets": (("ist.num_subnets", (4,)), ("variant", ("IST, tuned",))),
-            "6_nothing_hidden": (("masks.ratio", (0.0,)), ("ist.num_subnets", (1, 4))),
-            "7_cls_and_mean": (("encoder.pool", ("cls_mean",)), ("masks.ratio", (0.0, 0.5))),
-            "8_larger_images": (
-                ("encoder.image_size", (128,)),
-                ("masks.ratio", (0.0, 0.5, 0.75)),
-            ),
-            "9_subnets_of_larger_images": (
-                ("encoder.image_size", (128,)),
-                ("ist.num_subnets", (1, 2)),
-            ),
-        }
-    )
+    config.grids = {
+        "1_subnets": (("ist.num_subnets", (1, 2, 4, 8, 16)),),
+        "2_tuned": (("variant", ("centralised, tuned",)),),
+        "3_published": (("ist.num_subnets", (2, 4, 8, 16)), ("variant", ("published",))),
+        "4_shared_examples": (
+            ("ist.num_subnets", (1, 2, 4, 8, 16)),
+            ("share_total", (True,)),
+        ),
+        "5_tuned_subnets": (("ist.num_subnets", (4,)), ("variant", ("IST, tuned",))),
+        "6_nothing_hidden": (("masks.ratio", (0.0,)), ("ist.num_subnets", (1, 4))),
+        "7_cls_and_mean": (("encoder.pool", ("cls_mean",)), ("masks.ratio", (0.0, 0.5))),
+        "8_larger_images": (
+            ("encoder.image_size", (128,)),
+            ("masks.ratio", (0.0, 0.5, 0.75)),
+        ),
+        "9_subnets_of_larger_images": (
+            ("encoder.image_size", (128,)),
+            ("ist.num_subnets", (1, 2)),
+        ),
+    }
     return config

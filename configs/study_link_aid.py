@@ -20,27 +20,25 @@ def get_config() -> ConfigDict:
     """The settings."""
     config = study_config.paper_study("aid", checkpoint_every_epochs=3.0)
     config.seeds = (0,)
-    config.grids = ConfigDict(
-        {
-            "1_whole_images": (
-                ("transport.quality", QUALITIES),
-                ("transport.codec", ("jpeg",)),
-                ("masks.ratio", (0.0,)),
-            ),
-            "2_visible_patches": (
-                ("transport.quality", QUALITIES),
-                ("transport.codec", ("patches",)),
-                ("masks.ratio", (0.0, 0.5, 0.75)),
-            ),
-            "3_raw_patches": (
-                ("masks.ratio", (0.0, 0.5, 0.75, 0.9)),
-                ("transport.codec", ("raw",)),
-            ),
-            "4_features": (
-                ("transport.features", ("float32", "float16", "int8")),
-                ("transport.codec", ("none",)),
-                ("masks.ratio", (0.0,)),
-            ),
-        }
-    )
+    config.grids = {
+        "1_whole_images": (
+            ("transport.quality", QUALITIES),
+            ("transport.codec", ("jpeg",)),
+            ("masks.ratio", (0.0,)),
+        ),
+        "2_visible_patches": (
+            ("transport.quality", QUALITIES),
+            ("transport.codec", ("patches",)),
+            ("masks.ratio", (0.0, 0.5, 0.75)),
+        ),
+        "3_raw_patches": (
+            ("masks.ratio", (0.0, 0.5, 0.75, 0.9)),
+            ("transport.codec", ("raw",)),
+        ),
+        "4_features": (
+            ("transport.features", ("float32", "float16", "int8")),
+            ("transport.codec", ("none",)),
+            ("masks.ratio", (0.0,)),
+        ),
+    }
     return config

@@ -16,23 +16,16 @@ class Allowed(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """One of some words.
-
-    Args:
-        words: those.
-        also: a kind of word with a part to fill in, such as "folder:PATH".
-    """
+    """One of some words; one such as "folder:PATH" stands for whatever is filled in there."""
 
     words: tuple[str, ...]
-    also: str = ""
 
     def __contains__(self, value: str) -> bool:
-        start = self.also.partition(":")[0] + ":"
-        filled = bool(self.also) and value.startswith(start) and value != start
-        return value in self.words or filled
+        kind, _, part = value.partition(":")
+        return value in self.words or any(part and w.startswith(f"{kind}:") for w in self.words)
 
     def __str__(self) -> str:
-        return f"one of {', '.join((*self.words, self.also) if self.also else self.words)}"
+        return f"one of {', '.join(self.words)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +77,7 @@ class Numbers:
 
     def __contains__(self, values: Sequence[float]) -> bool:
         return (
-            all(is_number(value) and value in self.each for value in values)
+            all(_is_number(value) and value in self.each for value in values)
             and not (self.whole and any(value != int(value) for value in values))
             and not (self.distinct and len(set(values)) < len(values))
             and (not self.counts or len(values) in self.counts)
@@ -95,6 +88,5 @@ class Numbers:
         return self.text
 
 
-def is_number(value: object) -> bool:
-    """Whether a value is an int or a float, and no bool."""
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

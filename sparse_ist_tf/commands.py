@@ -64,13 +64,13 @@ def run(
 
     def guarded(argv):
         backend = os.environ.get("KERAS_BACKEND") or backends[0]
-        if backend not in backends:
-            text = f"KERAS_BACKEND={backend}: must be {' or '.join(backends)} for this command"
-            raise SystemExit(say(RequestError(text)))
-        if unknown := [word for word in argv[1:] if word not in words]:
-            text = f"; must be some of {', '.join(words)}" if words else ""
-            raise SystemExit(say(RequestError(f"{unknown[0]!r}: flags begin with --{text}")))
         try:
+            if backend not in backends:
+                allowed = " or ".join(backends)
+                raise RequestError(f"KERAS_BACKEND={backend}: must be {allowed} for this command")
+            if unknown := [word for word in argv[1:] if word not in words]:
+                allowed = f"; must be some of {', '.join(words)}" if words else ""
+                raise RequestError(f"{unknown[0]!r}: flags begin with --{allowed}")
             return main(argv)
         except (RequestError, RunError, OSError) as error:
             raise SystemExit(say(error)) from None
@@ -84,8 +84,7 @@ def _flag_error(error: Exception, argv: list[str], names: Sequence[str]) -> Requ
     """What is wrong with the command line or the configuration file, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__
-    given = [arg for arg in argv if re.match(r"--?config(=|$)", arg)]
-    where = given[-1] if given else "--config"
+    where = [arg for arg in ("--config", *argv) if re.match(r"--?config(=|$)", arg)][-1]
     if isinstance(error, flags.Error | flags.IllegalFlagValueError) and len(lines) == 1:
         return RequestError(last.removeprefix("flag "))
     if isinstance(error, AttributeError | KeyError):
@@ -120,11 +119,7 @@ def quiet() -> Iterator[None]:
 
 
 def say(error: BaseException) -> int:
-    """Prints an error as one line on stderr.
-
-    Returns:
-        The exit status: 2 for a bad request, 1 for a failure.
-    """
+    """Prints an error as one line on stderr; returns 2 for a bad request, 1 for a failure."""
     text = " ".join(str(error).split())
     print(f"error: {text}", file=sys.stderr, flush=True)
     return 2 if isinstance(error, RequestError) else 1

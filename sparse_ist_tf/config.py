@@ -11,7 +11,6 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.keys import (
     Key,
     When,
-    as_markdown,
     check,
     check_optimizer,
     choice,
@@ -62,12 +61,9 @@ _TUNABLE = {
 
 # fmt: off
 def table() -> list[Key]:
-    """The table of train's keys, with the algorithms that are registered now.
-
-    Returns:
-        In the order in which --help and the documentation show them.
-    """
+    """Train's keys in their order in --help, with the algorithms that are registered now."""
     several, positive = _used_by("ist.num_subnets"), Number(0, above=True)
+    algorithms = "; ".join(f"{name}: {find_algorithm(name).meaning}" for name in algorithm_names())
     split = (When("dataset.name", ("digits", "resisc45", "folder:PATH")),)
     ist = [
         Key("ist.num_subnets", 4, Number(1), "subnets of the head, or replicas of it"),
@@ -87,8 +83,8 @@ def table() -> list[Key]:
     ]
     return [
         Key("seed", 0, Number(0), "of masks, partitions, batches and initial weights"),
-        choice("dataset.name", ("digits", "cifar10", "resisc45", "aid"), "the images",
-            also="folder:PATH"),
+        choice("dataset.name", ("digits", "cifar10", "resisc45", "aid", "folder:PATH"),
+            "the images"),
         Key("dataset.data_dir", "", None,
             "where TFDS looks; else $SPARSE_IST_DATA or its own place"),
         Key("dataset.split_seed", 0, Number(0), "of the split where the data has none", split),
@@ -129,7 +125,7 @@ def table() -> list[Key]:
         Key("head.standardize", False, None, "features, by mean and std of the training split"),
         choice("head.normalization", ("none", "batch"), "of hidden layers"),
         Key("head.dropout", 0.0, RATIO, "share of the hidden neurons"),
-        choice("ist.algorithm", algorithm_names(), _algorithms()),
+        choice("ist.algorithm", algorithm_names(), algorithms),
         *(dataclasses.replace(key, used=_used_by(key.name)) for key in ist),
         choice("optimizer.name", tuple(OPTIMIZERS), "of the head"),
         Key("optimizer.kwargs", {}, None, "its options, set whole: {'beta_2': 0.99}"),
@@ -160,16 +156,8 @@ def _used_by(key: str) -> tuple[When, ...]:
     return found + variant if key.removeprefix("ist.") in PUBLISHED else found
 
 
-def _algorithms() -> str:
-    return "; ".join(f"{name}: {find_algorithm(name).meaning}" for name in algorithm_names())
-
-
 def get_config() -> ConfigDict:
-    """The default: handwritten digits, half of the patches hidden, 4 subnets, in a minute.
-
-    Returns:
-        A new configuration; files in configs/ change it for their experiment.
-    """
+    """The default: handwritten digits, half of the patches hidden, 4 subnets, in a minute."""
     return defaults(table())
 
 
@@ -179,9 +167,6 @@ def paper_config(dataset: str, published: bool = False) -> ConfigDict:
     Args:
         dataset: its name.
         published: with the paper's encoder, and what its code does differently from its text.
-
-    Returns:
-        A new configuration.
     """
     config = get_config()
     config.dataset.name, config.total_epochs = dataset, 30.0
@@ -202,9 +187,6 @@ def completed(config: Mapping) -> ConfigDict:
 
     Args:
         config: of a run directory or an exported file.
-
-    Returns:
-        A new configuration.
     """
     stored = dict(config)
     encoder = dict(stored.get("encoder", {}))
@@ -215,11 +197,7 @@ def completed(config: Mapping) -> ConfigDict:
 
 
 def identity(config: ConfigDict) -> dict:
-    """What names are made of that stand for a configuration: the same in every version.
-
-    Returns:
-        Plain values, with the keys of 0.1.0.
-    """
+    """Plain values with the keys of 0.1.0, of which names are made that hold in every version."""
     values = config.to_dict()
     values["encoder"] |= _OF_THE_WEIGHTS
     return values
@@ -278,11 +256,7 @@ def _check_subnets(config, num_workers):
 
 
 def ist_options(config: ConfigDict) -> ConfigDict:
-    """The keys of config.ist, with what its variant stands for.
-
-    Returns:
-        A new dictionary of the same keys.
-    """
+    """The keys of config.ist, with what its variant stands for; a new dictionary."""
     ist = ConfigDict(config.ist.to_dict())
     if ist.variant == "published":
         ist.update(PUBLISHED)
@@ -298,7 +272,3 @@ def hidden_widths(config: ConfigDict) -> tuple[int, ...]:
     ist = config.ist
     by_subnet = ist.widths == "subnet" and ist.algorithm in algorithms_using("ist.widths")
     return tuple(int(width) * (ist.num_subnets if by_subnet else 1) for width in config.head.hidden)
-
-
-if __name__ == "__main__":
-    print(as_markdown(table()))

@@ -33,11 +33,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
-    """Writes a file so that at any moment there is the old one or the new one.
-
-    Args:
-        path: of the file; folders above it are made.
-        data: its content.
+    """Writes a file, as replacing() does.
 
     Raises:
         OSError: if it can't be written; what stood there stays.
@@ -47,11 +43,7 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Removes the temporary files of processes that were killed while they wrote.
-
-    Args:
-        folder: with everything below it; nobody else may be writing there.
-    """
+    """Removes what killed processes left anywhere below a folder that nobody is writing to."""
     for path in Path(folder).rglob(".*.tmp*"):
         if path.suffix == ".tmp" or path.with_suffix("").suffix == ".tmp":
             with contextlib.suppress(OSError):

@@ -17,8 +17,8 @@ class When:
 
     Args:
         key: the one.
-        values: any of these; of a sequence, one that has any of these. "folder:PATH" stands for
-            all paths. Where none are given, the key must not be 0, False or empty.
+        values: any of these, as OneOf takes them; of a sequence, one that has any of these. Where
+            none are given, the key must not be 0, False or empty.
     """
 
     key: str
@@ -30,9 +30,7 @@ class When:
         if not self.values:
             return bool(value)
         found = value if isinstance(value, tuple | list) else [value]
-        return any(
-            v == w or (w.endswith(":") and v.startswith(w)) for v in found for w in self.values
-        )
+        return any(str(word) in OneOf(self.values) for word in found)
 
     def __str__(self) -> str:
         return f"{self.key} is {' or '.join(self.values) or 'set'}"
@@ -62,11 +60,9 @@ class Key:
         return " and ".join(map(str, self.used))
 
 
-def choice(
-    name: str, words: tuple[str, ...], meaning: str, used: tuple[When, ...] = (), also: str = ""
-) -> Key:
+def choice(name: str, words: tuple[str, ...], meaning: str, used: tuple[When, ...] = ()) -> Key:
     """A key that is one of some words, by default the first."""
-    return Key(name, words[0], OneOf(words, also), meaning, used)
+    return Key(name, words[0], OneOf(words), meaning, used)
 
 
 def defaults(keys: Sequence[Key]) -> ConfigDict:
@@ -81,12 +77,7 @@ def defaults(keys: Sequence[Key]) -> ConfigDict:
 
 
 def lookup(config: ConfigDict, key: str) -> Any:
-    """The value of a dotted key.
-
-    Args:
-        config: any.
-        key: such as "masks.ratio".
-    """
+    """The value of a dotted key, such as "masks.ratio"."""
     for part in key.split("."):
         config = config[part]
     return config
@@ -94,11 +85,6 @@ def lookup(config: ConfigDict, key: str) -> Any:
 
 def assign(config: ConfigDict, key: str, value: Value) -> None:
     """Gives a dotted key a value, of whatever type.
-
-    Args:
-        config: any.
-        key: such as "masks.ratio".
-        value: the new one.
 
     Raises:
         KeyError: if there is no such key; TypeError or AttributeError likewise.
@@ -111,28 +97,18 @@ def assign(config: ConfigDict, key: str, value: Value) -> None:
 
 
 def updated(config: ConfigDict, stored: Mapping) -> ConfigDict:
-    """A configuration with what was stored of another one, keys that aren't known any more too.
-
-    Returns:
-        The same configuration.
-    """
+    """The same configuration with what was stored of another one, with keys no longer known too."""
     with config.unlocked(), config.ignore_type():
         config.update(ConfigDict(dict(stored)))
     return config
 
 
-def unused(config: ConfigDict, keys: Sequence[Key]) -> Iterator[Key]:
-    """The keys that have another value than their default, and no effect.
-
-    Yields:
-        Some of the keys.
-    """
+def _unused(config: ConfigDict, keys: Sequence[Key]) -> Iterator[Key]:
+    """The keys that have another value than their default, and no effect."""
     for key in keys:
         if not all(setting.holds(config) for setting in key.used):
             value = lookup(config, key.name)
-            if (list(value) if isinstance(value, list | tuple) else value) != (
-                list(key.default) if isinstance(key.default, tuple) else key.default
-            ):
+            if (tuple(value) if isinstance(value, list) else value) != key.default:
                 yield key
 
 
@@ -143,7 +119,7 @@ def reset_unused(config: ConfigDict, keys: Sequence[Key]) -> list[Key]:
         The keys that had another value.
     """
     found: list[Key] = []
-    while more := list(unused(config, keys)):  # one may be used by another that goes
+    while more := list(_unused(config, keys)):  # one may be used by another that goes
         for key in more:
             assign(config, key.name, key.default)
         found += more
@@ -162,7 +138,7 @@ def check(config: ConfigDict, keys: Sequence[Key]) -> None:
         value = lookup(config, key.name)
         if key.allowed is not None and value not in key.allowed:
             raise RequestError(f"{key.name}={value!r}: must be {key.allowed}")
-    for key in unused(config, keys):
+    for key in _unused(config, keys):
         value = lookup(config, key.name)
         raise RequestError(
             f"{key.name}={value!r}: must be {key.default!r}, it is used only where {key.condition}"
@@ -189,11 +165,7 @@ def check_optimizer(config: ConfigDict, honoured: Mapping[str, Sequence[str]]) -
 
 
 def check_types(config: ConfigDict, keys: Sequence[Key], prefix: str = "") -> None:
-    """Checks that a configuration has the keys of its table and no others, each of its type.
-
-    Raises:
-        RequestError: naming the key that is unknown, missing, or of another type.
-    """
+    """Checks the keys' names and types alone, as check() does."""
     _check_types(config, defaults(keys), [prefix + key.name for key in keys], prefix)
 
 
@@ -215,15 +187,12 @@ def _check_types(config, default, leaves, prefix) -> None:
 
 
 def _like(value, default) -> bool:
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, float | int):
-        return isinstance(value, float | int) and not (
-            isinstance(default, int) and isinstance(value, float) and value != int(value)
-        )
-    if isinstance(default, tuple):
-        return isinstance(value, Sequence) and not isinstance(value, str)
-    return isinstance(value, type(default))
+    if bool in (type(value), type(default)):
+        return type(value) is type(default)
+    if isinstance(default, int) and isinstance(value, float):
+        return value.is_integer()
+    kinds = {float: float | int, tuple: tuple | list}
+    return isinstance(value, kinds.get(type(default), type(default)))
 
 
 def no_such_key(name: str, names: Iterable[str]) -> str:
@@ -237,11 +206,7 @@ def no_such_key(name: str, names: Iterable[str]) -> str:
 
 
 def as_help(keys: Sequence[Key]) -> str:
-    """A table for --help.
-
-    Returns:
-        A line per key: its default, what is allowed, what it means and when it is used.
-    """
+    """A table for --help: a line per key."""
     lines = []
     for key in keys:
         allowed = f" ({key.allowed})" if key.allowed else ""
@@ -254,11 +219,9 @@ def as_markdown(keys: Sequence[Key]) -> str:
     """A table for the documentation."""
     lines = ["| key | type | default | allowed | meaning | used only where |", "|---" * 6 + "|"]
     for key in keys:
-        kind = (
-            "dict" if isinstance(key.default, Mapping | ConfigDict) else type(key.default).__name__
-        )
-        cells = (f"`{key.name}`", kind, f"`{_shown(key.default)}`", key.allowed or "any")
-        cells = (*cells, key.meaning, key.condition)
+        default = f"`{_shown(key.default)}`"
+        cells = [f"`{key.name}`", _kind(key.default), default, key.allowed or "any"]
+        cells += [key.meaning, key.condition]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

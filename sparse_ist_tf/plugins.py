@@ -20,11 +20,7 @@ def define_flag() -> None:
 
 
 def load_plugins() -> None:
-    """Imports what --plugin names.
-
-    Raises:
-        RequestError: if a module can't be imported.
-    """
+    """Imports what --plugin names, as load_plugin() does."""
     for name in flags.FLAGS.plugin:
         load_plugin(name)
 

@@ -10,7 +10,6 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.keys import (
     Key,
     When,
-    as_markdown,
     check,
     check_optimizer,
     choice,
@@ -36,11 +35,7 @@ OPTIMIZERS = {
 
 # fmt: off
 def table() -> list[Key]:
-    """The table of pretrain's keys.
-
-    Returns:
-        In the order in which --help and the documentation show them.
-    """
+    """Pretrain's keys in their order in --help."""
     decoder, probe = (When("objective", ("mae",)),), (When("probe.every"),)
     classifier = (When("objective", ("supervised",)),)
     positive, share = Number(0, above=True), Numbers("numbers in [0, 1]", SHARE)
@@ -106,19 +101,12 @@ def get_config() -> ConfigDict:
 
     The packaged weights are of configs/pretrain_vit_micro.py, configs/pretrain_vit_micro_sizes.py
     and configs/pretrain_vit_pico.py.
-
-    Returns:
-        A new configuration; files in configs/ change it.
     """
     return defaults(table())
 
 
 def accelerator_config() -> ConfigDict:
-    """What the trainings of both packaged encoders have in common: long, on one accelerator.
-
-    Returns:
-        A new configuration.
-    """
+    """What the trainings of both packaged encoders have in common: long, on one accelerator."""
     config = get_config()
     config.seed = 3
     config.mask_ratios, config.mask_probabilities = (0.5, 0.75), (0.7, 0.3)
@@ -134,11 +122,7 @@ def accelerator_config() -> ConfigDict:
 
 
 def completed(config: Mapping) -> ConfigDict:
-    """A stored configuration as one of today: keys that came later have their defaults.
-
-    Returns:
-        A new configuration.
-    """
+    """A stored configuration as one of today: keys that came later have their defaults."""
     return updated(get_config(), config)
 
 
@@ -196,7 +180,3 @@ def _check_sizes(config):
 
 def _are_shares(odds: Sequence[float], count: int) -> bool:
     return 0 < len(odds) == count and min(odds) >= 0 and abs(sum(odds) - 1) <= 1e-6
-
-
-if __name__ == "__main__":
-    print(as_markdown(table()))

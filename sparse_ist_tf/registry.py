@@ -14,7 +14,11 @@ from sparse_ist_tf.errors import RequestError, did_you_mean
 if TYPE_CHECKING:
     from sparse_ist_tf.ist.trainer import Trainer
 
+# Of the configuration's `ist`, what rounds, replicas and subnets use.
 _ROUNDS = frozenset({"ist.local_steps", "ist.local_steps_schedule"})
+_REPLICAS = _ROUNDS | {"ist.num_subnets"}
+_SUBNETS = _REPLICAS | {"ist.capacities", "ist.widths", "ist.moments", "ist.biases"}
+_SUBNETS |= {"ist.scale_inputs", "ist.keep_last_step", "ist.variant"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,29 +54,19 @@ _ENTRIES = {
         AlgorithmEntry(
             "ist",
             "sparse_ist_tf.ist.rounds:IstTrainer",
-            _ROUNDS
-            | {
-                "ist.num_subnets",
-                "ist.capacities",
-                "ist.widths",
-                "ist.moments",
-                "ist.biases",
-                "ist.scale_inputs",
-                "ist.keep_last_step",
-                "ist.variant",
-            },
+            _SUBNETS,
             meaning="subnets of the head, dealt anew every round",
         ),
         AlgorithmEntry(
             "data_parallel",
             "sparse_ist_tf.ist.synchronous:DataParallel",
-            _ROUNDS | {"ist.num_subnets"},
+            _REPLICAS,
             meaning="replicas of the whole head, gradients averaged at every step",
         ),
         AlgorithmEntry(
             "local_sgd",
             "sparse_ist_tf.ist.synchronous:LocalSgd",
-            _ROUNDS | {"ist.num_subnets"},
+            _REPLICAS,
             meaning="replicas of the whole head, averaged at the end of every round",
         ),
         AlgorithmEntry(
@@ -110,10 +104,7 @@ def algorithms_using(key: str) -> tuple[str, ...]:
 
 
 def find_algorithm(name: str) -> AlgorithmEntry:
-    """The algorithm of a name.
-
-    Args:
-        name: as `ist.algorithm` has it.
+    """The algorithm of a name, as `ist.algorithm` has it.
 
     Raises:
         RequestError: if there is none.

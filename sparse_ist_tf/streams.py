@@ -30,10 +30,8 @@ class Stream(enum.IntEnum):
     PRETRAINING_EVALUATION = 604
 
     def rng(self, seed: int, *counters: int) -> np.random.Generator:
-        """A new generator, a function of the stream, the seed and the counters alone.
+        """A new generator, a function of the stream, the seed (at least 0) and the counters alone.
 
-        Args:
-            seed: at least 0.
-            counters: what tells draws of one stream apart, such as a subnet and an epoch.
+        Counters tell draws of one stream apart, such as a subnet and an epoch.
         """
         return np.random.default_rng((seed, int(self), *counters))

@@ -26,10 +26,6 @@ FLAGS = flags.FLAGS
 def study(config: ConfigDict, folder: str | Path) -> list[dict]:
     """Runs what is missing of a study, and writes its report.
 
-    Args:
-        config: as study_config.get_config makes it.
-        folder: where all of it goes.
-
     Returns:
         A row per training, as results.jsonl has them.
 
@@ -57,11 +53,7 @@ def study(config: ConfigDict, folder: str | Path) -> list[dict]:
 
 
 def main(_: list[str]) -> int:
-    """Runs the study and says how it went.
-
-    Returns:
-        0, or 1 if a training failed.
-    """
+    """Runs the study and says how it went: 1 if a training failed, else 0."""
     folder = Path(FLAGS.workdir)
     rows = study(FLAGS.config, folder)
     bad = [row for row in rows if row["status"] != "finished"]

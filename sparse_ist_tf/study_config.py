@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from sparse_ist_tf import config as train_config
 from sparse_ist_tf.allowed import Number, Numbers
-from sparse_ist_tf.keys import Key, as_markdown, check, check_types, defaults
+from sparse_ist_tf.keys import Key, check, check_types, defaults
 from sparse_ist_tf.studies.grid import cells_of
 
 _GRIDS = {
@@ -16,57 +16,35 @@ _GRIDS = {
 _SEEDS = "whole numbers of at least 0, each once"
 
 
+# fmt: off
 def table() -> list[Key]:
-    """The table of study's keys.
-
-    Returns:
-        In the order in which --help and the documentation show them.
-    """
+    """Study's keys in their order in --help."""
     seeds = Numbers(_SEEDS, Number(0), whole=True, distinct=True, least=1)
     return [
-        Key(
-            "base",
-            train_config.get_config().to_dict(),
-            None,
-            "keys of train, which all trainings share",
-        ),
+        Key("base", train_config.get_config().to_dict(), None,
+            "keys of train, which all trainings share"),
         Key("seeds", (0, 1, 2), seeds, "of each training"),
         # A number in front of a grid's name gives its place in the report and isn't shown.
-        Key(
-            "grids",
-            _GRIDS,
-            None,
+        Key("grids", _GRIDS, None,
             "sections of the report: axes, pairs of a key and its values, the first along x; what "
-            "a training doesn't use keeps its default",
-        ),
+            "a training doesn't use keeps its default"),
         Key("only", (), None, "names of the grids to run; all of them where empty"),
-        Key(
-            "variants",
-            (),
-            None,
+        Key("variants", (), None,
             "names for several settings, values of an axis called variant: "
-            '(("SGD", (("optimizer.name", "sgd"), ("learning_rate", 0.1))), ...)',
-        ),
+            '(("SGD", (("optimizer.name", "sgd"), ("learning_rate", 0.1))), ...)'),
         Key("num_workers", 1, None, "of a training; it changes nothing but the bytes"),
         Key("jobs", 0, Number(0), "worker processes at a time; as many as cores where 0"),
     ]
+# fmt: on
 
 
 def get_config() -> ConfigDict:
-    """The default: digits by 1, 2 and 4 subnets and by mask ratio, three seeds, some minutes.
-
-    Returns:
-        A new configuration; files in configs/ change it for their study.
-    """
+    """The default: digits by number of subnets and by mask ratio, three seeds, some minutes."""
     return defaults(table())
 
 
 def paper_study(dataset: str, checkpoint_every_epochs: float = 10.0) -> ConfigDict:
-    """A study whose trainings have the paper's protocol, without a head beside for comparison.
-
-    Returns:
-        A new configuration without grids.
-    """
+    """A study whose trainings have the paper's protocol, without a head beside for comparison."""
     config = get_config()
     config.base = train_config.paper_config(dataset)
     config.base.checkpoint_every_epochs = checkpoint_every_epochs
@@ -75,14 +53,7 @@ def paper_study(dataset: str, checkpoint_every_epochs: float = 10.0) -> ConfigDi
 
 
 def completed(stored: Mapping) -> ConfigDict:
-    """What a study's folder says of all its trainings, as today's study would say it.
-
-    Args:
-        stored: "base" and "num_workers".
-
-    Returns:
-        The same, with the base completed.
-    """
+    """What a study's folder says of all its trainings, as today's study would say it."""
     return ConfigDict({**stored, "base": train_config.completed(stored.get("base", {}))})
 
 
@@ -98,7 +69,3 @@ def validate(config: ConfigDict) -> None:
     check(config, table())
     check_types(config.base, train_config.table(), "base.")
     cells_of(config)
-
-
-if __name__ == "__main__":
-    print(as_markdown(table()))

@@ -18,20 +18,10 @@ def traced(function: Callable, **options: Any) -> Callable:
     Args:
         function: with tf.cond and tf.while_loop where something depends on a tensor's value.
         **options: of tf.function.
-
-    Example:
-        >>> import tensorflow as tf
-        >>> from sparse_ist_tf.tracing import traced
-        >>> int(traced(lambda x: x + 1)(tf.constant(2)))
-        3
     """
     return tf.function(function, autograph=False, **options)
 
 
 def as_written(function: Callable) -> Callable:
-    """The same for what tf.data.Dataset.map, filter and the like trace themselves.
-
-    Returns:
-        A function that isn't rewritten, nor what it calls.
-    """
+    """The same for what tf.data.Dataset.map, filter and the like trace themselves."""
     return tf.autograph.experimental.do_not_convert(function)

@@ -162,6 +162,19 @@ def test_a_setting_that_would_be_ignored_is_refused(settings, key, condition):
     assert condition in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["digits", "resisc45", "folder:photos"])
+def test_data_without_a_split_takes_a_seed_for_one(name):
+    config = _with("dataset.name", name)
+    config.dataset.split_seed = 1
+    validate(config, 1)
+
+
+def test_a_whole_number_is_neither_nan_nor_infinite():
+    for value in (math.nan, math.inf):
+        with pytest.raises(RequestError, match=r"total_steps=\w+: must be of type int"):
+            validate(_with("total_steps", value), 1)
+
+
 def test_a_third_party_s_algorithm_and_its_keys_are_known(monkeypatch):
     monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
     registry.register_algorithm(

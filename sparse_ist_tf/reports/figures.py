@@ -1,16 +1,15 @@
-"""Figures as PNG bytes, legible in grey."""
+"""Figures as PNG or SVG, legible in grey."""
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def training_figure(metrics: Sequence[Mapping]) -> bytes:
-    """Loss, accuracy and bytes over the steps of a run.
-
-    Args:
-        metrics: the records of metrics.jsonl, at least one.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Loss, accuracy and bytes over the steps of a run, from one or more records, as PNG."""
     from matplotlib.figure import Figure
 
     def column(key, scale):
@@ -38,14 +37,12 @@ def training_figure(metrics: Sequence[Mapping]) -> bytes:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
 def pretraining_figure(metrics: Sequence[Mapping]) -> str:
-    """Loss and accuracy over the epochs of a pre-training, as its records have them."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    """Loss and accuracy over the epochs of a pre-training, as its records have them, as SVG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
@@ -71,7 +68,16 @@ def pretraining_figure(metrics: Sequence[Mapping]) -> str:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     accuracy.set_ylabel("accuracy (%)")
+    return as_svg(figure)
+
+
+def as_svg(figure: "Figure") -> str:
+    """An element that can stand in a page: the same numbers give the same text."""
+    import matplotlib
+
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "figure"}):
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
-    return buffer.getvalue()
+    # No date and no random ids; a white ground of its own, for pages that are dark.
+    with matplotlib.rc_context({"svg.hashsalt": "sparse_ist_tf", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

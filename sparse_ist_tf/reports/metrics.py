@@ -47,13 +47,12 @@ class ScalarLog:
         import tensorflow as tf
 
         try:
-            writer = self._writer or tf.summary.create_file_writer(str(self.folder))
-            self._writer = writer
-            with writer.as_default(step=record["step"]):
+            self._writer = self._writer or tf.summary.create_file_writer(str(self.folder))
+            with self._writer.as_default(step=record["step"]):
                 for name in SCALARS:
                     if record.get(name) is not None:
                         tf.summary.scalar(name, record[name])
-            writer.flush()
+            self._writer.flush()
         except tf.errors.OpError as error:
             reason = " ".join(str(error.message).split())
             raise RunError(f"{self.folder} can't be written: {reason}") from None

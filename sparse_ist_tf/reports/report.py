@@ -3,42 +3,30 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sparse_ist_tf.files import write_atomically
+from sparse_ist_tf.reports.run_directory import write_file
 from sparse_ist_tf.workers.ledger import human_bytes
 
 
 def accuracy_rows(results: Mapping) -> list[tuple[str, str]]:
-    """Rows of the accuracy table.
-
-    Args:
-        results: of a finished run, as results.json has it.
-    """
+    """Rows of the accuracy table of a finished run, from its results.json."""
     table = results["accuracy"]
-    percent = "{:.2f} %".format
-    rows = [("merged head", percent(100 * table["merged"]))]
-    if results.get("best_accuracy") is not None:
-        rows.append(("merged head, best evaluation", percent(100 * results["best_accuracy"])))
-    for i, value in enumerate(table["subnets"]):
-        rows.append((f"subnet {i} alone", percent(100 * value)))
-    for i, value in enumerate(table["ensembles"]):
-        rows.append((f"ensemble of {i + 1} subnet{'s' * (i > 0)}", percent(100 * value)))
-    for ratio, value in (results.get("accuracy_at") or {}).items():
-        rows.append((f"merged head, tested with mask ratio {ratio}", percent(100 * value)))
-    if results.get("centralized_accuracy") is not None:
-        value = percent(100 * results["centralized_accuracy"])
-        rows.append(("centralised head, same steps as a worker", value))
-    return rows
+    at = (results.get("accuracy_at") or {}).items()
+    rows = [
+        ("merged head", table["merged"]),
+        ("merged head, best evaluation", results.get("best_accuracy")),
+        *((f"subnet {i} alone", value) for i, value in enumerate(table["subnets"])),
+        *(
+            (f"ensemble of {i} subnet{'s' * (i > 1)}", value)
+            for i, value in enumerate(table["ensembles"], 1)
+        ),
+        *((f"merged head, tested with mask ratio {ratio}", value) for ratio, value in at),
+        ("centralised head, same steps as a worker", results.get("centralized_accuracy")),
+    ]
+    return [(what, f"{100 * value:.2f} %") for what, value in rows if value is not None]
 
 
 def missing_rows(results: Mapping) -> list[tuple[str, str]]:
-    """Rows of the table of accuracies when workers are missing.
-
-    Args:
-        results: of a finished run, as results.json has it.
-
-    Returns:
-        (what, percent) pairs; none for a head that has no subnets.
-    """
+    """Rows of accuracies when workers are missing; none for a head that has no subnets."""
     table = results.get("missing_workers") or {}
     return [
         (f"any {kept} of {len(table)} subnets, {what}", f"{100 * row[what]:.2f} %")
@@ -48,14 +36,7 @@ def missing_rows(results: Mapping) -> list[tuple[str, str]]:
 
 
 def bytes_rows(results: Mapping) -> list[tuple[str, str, str]]:
-    """Rows of the table of bytes that a worker sent for training.
-
-    Args:
-        results: of a finished run, as results.json has it.
-
-    Returns:
-        (what, bytes for people, exact bytes) triples.
-    """
+    """Rows of what a worker sent for training: what, bytes for people, exact bytes."""
     # What workers agree on is some hundred bytes, which results.json has.
     sent = {purpose: count for purpose, count in results["bytes"].items() if purpose != "control"}
     rows = [(f"{results['algorithm']}: {purpose}", count) for purpose, count in sent.items()]
@@ -66,14 +47,7 @@ def bytes_rows(results: Mapping) -> list[tuple[str, str, str]]:
 
 
 def image_rows(results: Mapping) -> list[tuple[str, str]]:
-    """Rows of the table of what an image costs on a link.
-
-    Args:
-        results: of a finished run, as results.json has it.
-
-    Returns:
-        (what, bytes) pairs.
-    """
+    """Rows of what an image costs on a link, in bytes."""
     sizes = results["bytes_per_image"]
     names = {
         "image_jpeg": "whole image, JPEG of quality {quality}",
@@ -92,46 +66,45 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
     """Columns for a terminal: the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  " + "  ".join(cells))
+    for first, *others in rows:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join(["", first.ljust(widths[0]), *cells]))
     return "\n".join(lines)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of Markdown, the last one empty; the first row is the head."""
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    head, *body = (" ".join(f"| {cell}".rstrip() for cell in row) + " |" for row in escaped)
+    return [head, "|---" + "|---:" * (len(rows[0]) - 1) + "|", *body, ""]
 
 
 def summary(results: Mapping) -> str:
-    """What train prints at the end.
-
-    Args:
-        results: of a finished run, as results.json has it.
-    """
-    lines = [f"Test accuracy ({results['test_size']:,} images)"]
-    lines.append(format_table(accuracy_rows(results)))
-    if results["num_workers"] == 1:
-        lines.append("Bytes sent per worker: none, there was one worker")
-    else:
-        lines.append(f"Bytes sent per worker ({results['num_workers']} workers)")
-        lines.append(format_table(bytes_rows(results)))
-    return "\n".join(lines)
+    """What train prints at the end, from the run's results.json."""
+    sent = "Bytes sent per worker: none, there was one worker"
+    if results["num_workers"] > 1:
+        table = format_table(bytes_rows(results))
+        sent = f"Bytes sent per worker ({results['num_workers']} workers)\n{table}"
+    head = f"Test accuracy ({results['test_size']:,} images)"
+    return "\n".join([head, format_table(accuracy_rows(results)), sent])
 
 
 def write_report(
     folder: Path, config: Mapping, results: Mapping, metrics: Sequence[Mapping]
 ) -> None:
-    """Writes report.md and its figures.
-
-    Args:
-        folder: the run directory.
-        config: as config.json has it.
-        results: as results.json has it.
-        metrics: the records of metrics.jsonl.
+    """Writes report.md and its figures from what a run directory's other files hold.
 
     Raises:
         RunError: if a file can't be written.
     """
     from sparse_ist_tf.reports.figures import training_figure
 
-    write_atomically(folder / "training.png", training_figure(metrics))
+    write_file(folder / "training.png", training_figure(metrics))
+    missing = missing_rows(results)
+    if missing:
+        missing.insert(0, ("accuracy when only some subnets can be reached, mean over which", ""))
+    accuracy = f"accuracy on {results['test_size']:,} test images"
+    of_an_image = f"bytes of an image, mean of {results['bytes_per_image']['images']} test images"
     lines = [
         f"# {config['dataset']['name']}, {config['masks']['kind']} masks at "
         f"{config['masks']['ratio']}, {results['algorithm']}",
@@ -140,34 +113,13 @@ def write_report(
         f"{results['num_subnets']} subnets on {results['num_workers']} workers, encoder "
         f"`{config['encoder']['weights']}`, seed {config['seed']}.",
         "",
-        f"| accuracy on {results['test_size']:,} test images | |",
-        "|---|---:|",
-        *(f"| {what} | {value} |" for what, value in accuracy_rows(results)),
-        "",
+        *markdown_table([(accuracy, ""), *accuracy_rows(results)]),
         "![loss, accuracy and bytes over the steps](training.png)",
         "",
-        *_missing_lines(results),
-        "| bytes that a worker sent | | exactly |",
-        "|---|---:|---:|",
-        *(f"| {what} | {short} | {exact} |" for what, short, exact in bytes_rows(results)),
-        "",
-        f"| bytes of an image, mean of {results['bytes_per_image']['images']} test images | |",
-        "|---|---:|",
-        *(f"| {what} | {size} |" for what, size in image_rows(results)),
-        "",
+        *(markdown_table(missing) if missing else []),
+        *markdown_table([("bytes that a worker sent", "", "exactly"), *bytes_rows(results)]),
+        *markdown_table([(of_an_image, ""), *image_rows(results)]),
         "![what is visible of some test images](masks.png)",
         "",
     ]
-    write_atomically(folder / "report.md", "\n".join(lines))
-
-
-def _missing_lines(results) -> list[str]:
-    rows = missing_rows(results)
-    if not rows:
-        return []
-    return [
-        "| accuracy when only some subnets can be reached, mean over which | |",
-        "|---|---:|",
-        *(f"| {what} | {value} |" for what, value in rows),
-        "",
-    ]
+    write_file(folder / "report.md", "\n".join(lines))

@@ -40,11 +40,7 @@ _FIRST_FILES = {".lock", "config.json"}
 
 
 class RunDirectory:
-    """What a run leaves behind; only the chief writes.
-
-    Args:
-        path: of the directory.
-    """
+    """What a run leaves behind; only the chief writes."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -59,11 +55,11 @@ class RunDirectory:
         Raises:
             RequestError: naming the key that differs.
         """
-        if not (self.path / "config.json").exists():
+        stored = self._read("config.json")
+        if stored is None:
             return
-        old, new = (_plain(complete(told)) for told in (self.config(), config))
-        key = _first_difference(old, new)
-        if key:
+        plain = [json.loads(json.dumps(complete(c).to_dict())) for c in (stored, config)]
+        if key := _first_difference(*plain):
             raise RequestError(
                 f"--workdir={self.path}: holds a run with another {key}; give another folder, or "
                 "remove it"
@@ -99,7 +95,7 @@ class RunDirectory:
             self.check(config, complete)
             remove_leftovers(self.path)
             text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-            self._write("config.json", text)
+            write_file(self.path / "config.json", text)
             try:
                 yield
             except RequestError:
@@ -107,9 +103,17 @@ class RunDirectory:
                     shutil.rmtree(self.path, ignore_errors=True)
                 raise
 
-    def _write(self, name: str, data: bytes | str) -> None:
-        with writing(self.path / name):
-            write_atomically(self.path / name, data)
+    def _read(self, name: str) -> dict[str, Any] | None:
+        """What a file of JSON holds; None where there is none."""
+        try:
+            found = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise RunError(f"{self.path / name} is damaged")
+        return found
 
     def config(self) -> dict[str, Any]:
         """The run's configuration.
@@ -118,15 +122,9 @@ class RunDirectory:
             RequestError: if there is none.
             RunError: if it is damaged.
         """
-        file = self.path / "config.json"
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise RequestError(f"{self.path}: is no run directory, it has no config.json") from None
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise RunError(f"{file} is damaged")
+        found = self._read("config.json")
+        if found is None:
+            raise RequestError(f"{self.path}: is no run directory, it has no config.json")
         return found
 
     def save_checkpoint(
@@ -151,11 +149,7 @@ class RunDirectory:
         return sorted(self.path.glob(f"checkpoints/{phase}_*.safetensors"))
 
     def checkpoint(self, phase: str = "round") -> tuple[dict[str, np.ndarray], dict] | None:
-        """The newest checkpoint that is whole.
-
-        Returns:
-            (state, progress), or None.
-        """
+        """State and progress of the newest checkpoint that is whole."""
         for path in reversed(self._checkpoints(phase)):
             try:
                 return read_checkpoint(path)
@@ -175,22 +169,19 @@ class RunDirectory:
 
     def metrics(self) -> list[dict]:
         """The records of metrics.jsonl, a torn last line left out."""
-        records = []
-        try:
-            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return records
-        for line in lines:
-            try:
+        path = self.path / "metrics.jsonl"
+        records: list[dict] = []
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        with contextlib.suppress(ValueError):
+            for line in lines:
                 records.append(json.loads(line))
-            except ValueError:
-                break
         return records
 
     def rewind_metrics(self, step: int) -> list[dict]:
         """Drops the records behind a step, which a resumed run will write again."""
         kept = [record for record in self.metrics() if record["step"] <= step]
-        self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        write_file(self.path / "metrics.jsonl", text)
         return kept
 
     def head(self) -> "keras.Model":
@@ -210,7 +201,7 @@ class RunDirectory:
 
     def save_results(self, results: Mapping) -> None:
         """Writes results.json, which marks the run as finished."""
-        self._write("results.json", json.dumps(results, indent=2) + "\n")
+        write_file(self.path / "results.json", json.dumps(results, indent=2) + "\n")
 
     def results(self) -> dict | None:
         """The results of a finished run, else None.
@@ -218,12 +209,7 @@ class RunDirectory:
         Raises:
             RunError: if they are damaged.
         """
-        try:
-            return json.loads((self.path / "results.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except ValueError:
-            raise RunError(f"{self.path / 'results.json'} is damaged") from None
+        return self._read("results.json")
 
 
 @contextlib.contextmanager
@@ -239,6 +225,16 @@ def writing(path: Path) -> Iterator[None]:
         raise RunError(f"{path} can't be written: {error.strerror or error}") from None
 
 
+def write_file(path: Path, data: bytes | str) -> None:
+    """Writes a file, as write_atomically() does.
+
+    Raises:
+        RunError: if it can't be written; what stood there stays.
+    """
+    with writing(path):
+        write_atomically(path, data)
+
+
 def write_checkpoint(path: Path, state: Mapping[str, np.ndarray], progress: Mapping) -> None:
     """Writes a state and how far it is.
 
@@ -246,8 +242,7 @@ def write_checkpoint(path: Path, state: Mapping[str, np.ndarray], progress: Mapp
         RunError: if it can't be written; what stood there stays.
     """
     metadata = {"progress": json.dumps(dict(progress)), "sha256": _digest(state)}
-    with writing(path):
-        write_atomically(path, save(dict(state), metadata=metadata))
+    write_file(path, save(dict(state), metadata=metadata))
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -283,10 +278,6 @@ def _locked(file: IO) -> bool:
     return True
 
 
-def _plain(config: ConfigDict) -> dict:
-    return json.loads(json.dumps(config.to_dict()))
-
-
 def _digest(state: Mapping[str, np.ndarray]) -> str:
     total = hashlib.sha256()
     for name in sorted(state):
@@ -297,15 +288,13 @@ def _digest(state: Mapping[str, np.ndarray]) -> str:
 
 
 def _first_difference(old: object, new: object, prefix: str = "") -> str | None:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            name = f"{prefix}.{key}" if prefix else key
-            if name in FREE_KEYS:
-                continue
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return None if old == new else f"{prefix} ({old!r}, not {new!r})"
+    for key in sorted(old.keys() | new.keys()):
+        name = f"{prefix}.{key}" if prefix else key
+        if name not in FREE_KEYS:
             if key not in old or key not in new:
                 return name
-            found = _first_difference(old[key], new[key], name)
-            if found:
+            if found := _first_difference(old[key], new[key], name):
                 return found
-        return None
-    return None if old == new else f"{prefix} ({old!r}, not {new!r})"
+    return None

@@ -1,9 +1,10 @@
 """A study's figures as SVG, legible in grey: lines differ in darkness, dashes and marks."""
 
 import dataclasses
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from sparse_ist_tf.reports.figures import as_svg
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -22,16 +23,20 @@ class Line:
         x: numbers, or the words below the axis.
         y: for each a fraction in [0, 1], or what draw's percent says.
         spread: the standard deviation of each, or nothing.
-        like: the place in the order of lines whose look it has; its own where None.
-        is_paper: drawn thin and hollow, as what the paper reports.
+        paper_of: the place among the lines of that of which the paper reports this; it is drawn
+            alike, but thin and hollow.
     """
 
     name: str
     x: Sequence
     y: Sequence[float]
     spread: Sequence[float] = ()
-    like: int | None = None
-    is_paper: bool = False
+    paper_of: int | None = None
+
+    @classmethod
+    def of_means(cls, name: str, x: Sequence, values: Sequence[tuple[float, float]]) -> "Line":
+        """A line of (mean, standard deviation) pairs."""
+        return cls(name, x, [mean for mean, _ in values], [spread for _, spread in values])
 
 
 def draw(
@@ -61,20 +66,24 @@ def draw(
     """
     from matplotlib.figure import Figure
 
-    panels = [(title, [line for line in lines if len(line.x)]) for title, lines in panels]
-    ticks = _ticks([line for _, lines in panels for line in lines])
+    drawn = [
+        [(i if line.paper_of is None else line.paper_of, line) for i, line in enumerate(lines)]
+        for _, lines in panels
+    ]
+    drawn = [[(look, line) for look, line in lines if len(line.x)] for lines in drawn]
+    ticks = _ticks([line for lines in drawn for _, line in lines])
     words = any(isinstance(tick, str) for tick in ticks)
-    names = {line.name for _, lines in panels for line in lines}
+    names = {line.name for lines in drawn for _, line in lines}
     height = 1.3 + 0.3 * len(ticks) if words else 3.6
     size = (9.6 if len(panels) > 1 else 7.2, height + 0.1 * (len(names) + 2))
     figure = Figure(figsize=size, layout="constrained")
     plots = figure.subplots(1, len(panels), squeeze=False, sharex=words, sharey=True)[0]
     shown: dict[str, Artist] = {}
     scale = 100 if percent else 1
-    for plot, (title, lines) in zip(plots, panels, strict=True):
-        count = max((_look(i, line) for i, line in enumerate(lines)), default=0) + 1
-        for i, line in enumerate(lines):
-            style = _style(_look(i, line), count, marks)
+    for plot, (title, _), lines in zip(plots, panels, drawn, strict=True):
+        count = max((look for look, _ in lines), default=0) + 1
+        for look, line in lines:
+            style = _style(look, count, marks)
             shown.setdefault(line.name, _draw_line(plot, line, ticks, words, style, scale))
         plot.set_title(title, fontsize=10)
         plot.set_xlabel(y_label if words else x_label)
@@ -104,11 +113,7 @@ def draw(
             fontsize=9,
             handlelength=3.2,
         )
-    return _svg(figure)
-
-
-def _look(i, line) -> int:
-    return i if line.like is None else line.like
+    return as_svg(figure)
 
 
 def _style(i, count, marks) -> dict:
@@ -136,20 +141,9 @@ def _draw_line(plot, line, ticks, words, style, scale):
     if words:  # in no order, so that no line joins them
         style = style | {"linestyle": "none", "marker": style.get("marker", "o")}
         x, y = y, x
-    if line.is_paper:
+    if line.paper_of is not None:
         thin = {"linewidth": 0.9, "alpha": 0.75, "markerfacecolor": "white"}
         return plot.plot(x, y, **style, **thin)[0]
     style["markevery"] = max(1, len(x) // 10)
     style |= {"xerr" if words else "yerr": error, "capsize": 2.5, "elinewidth": 1}
     return plot.errorbar(x, y, **style)
-
-
-def _svg(figure) -> str:
-    import matplotlib
-
-    buffer = io.StringIO()
-    # No date and no random ids; a white ground of its own, for pages that are dark.
-    with matplotlib.rc_context({"svg.hashsalt": "sparse_ist_tf", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]

@@ -60,9 +60,6 @@ class Cell:
 def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
     """The cells of every grid of a study.
 
-    Args:
-        study: as study_config.get_config makes it.
-
     Returns:
         Cells by the name of their grid, in the order of its axes, seeds innermost; the grids in the
         order of the numbers that their names begin with, or those in study.only alone.
@@ -72,12 +69,13 @@ def cells_of(study: ConfigDict) -> dict[str, list[Cell]]:
     """
     if not study.grids:
         raise RequestError("grids: must hold at least one grid")
-    for name in study.only:
-        if name not in study.grids:
-            there = ", ".join(sorted(study.grids, key=_place))
-            raise RequestError(f"only={tuple(study.only)}: there is no grid {name!r}, but {there}")
-    out = {name: _cells(name, study) for name in sorted(study.grids, key=_place)}
-    return {name: out[name] for name in out if not study.only or name in study.only}
+    names, only = sorted(study.grids, key=_place), tuple(study.only)
+    for name in only:
+        if name not in names:
+            there = ", ".join(names)
+            raise RequestError(f"only={only}: there is no grid {name!r}, but {there}")
+    cells = {name: _cells(name, study) for name in names}
+    return {name: cells[name] for name in names if name in (only or names)}
 
 
 def _cells(grid: str, study: ConfigDict) -> list[Cell]:
@@ -118,16 +116,9 @@ def _place(name: str) -> tuple[float, str]:
 
 def _checked_keys(grid: str, axes) -> list[str]:
     """The keys of a grid's axes."""
-    pairs = isinstance(axes, tuple | list) and all(
-        isinstance(axis, tuple | list)
-        and len(axis) == 2
-        and isinstance(axis[0], str)
-        and isinstance(axis[1], tuple | list)
-        for axis in axes
-    )
     if not re.fullmatch(r"[\w-]+", grid):
         raise RequestError(f"grids: {grid!r} names files, it must be of letters, digits, _ and -")
-    if not pairs:
+    if not _are_pairs(axes) or not all(isinstance(values, tuple | list) for _, values in axes):
         raise RequestError(f"grids.{grid}={axes!r}: must be pairs of a key and its values")
     if not axes or not all(len(values) for _, values in axes):
         raise RequestError(f"grids.{grid}={axes}: must have axes, and each axis values")
@@ -140,44 +131,44 @@ def _checked_keys(grid: str, axes) -> list[str]:
     return names
 
 
-def _variant(grid: str, study: ConfigDict, name: str) -> list[tuple]:
+def _variant(grid: str, study: ConfigDict, name: str) -> dict[str, Any]:
     """The keys and values that a variant's name stands for."""
     variants = study.variants
-    if not all(map(_is_pair, variants)) or not all(
-        isinstance(pairs, tuple | list) and all(map(_is_pair, pairs)) for _, pairs in variants
-    ):
+    if not _are_pairs(variants) or not all(_are_pairs(pairs) for _, pairs in variants):
         raise RequestError(f"variants={variants}: must be pairs of a name and its (key, value)s")
     named = dict(variants)
     if name not in named:
         there = ", ".join(named) or "none"
         raise RequestError(f"grids.{grid}: there is no variant {name!r}; there are: {there}")
-    return list(named[name])
+    return dict(named[name])
 
 
-def _is_pair(value) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str)
+def _are_pairs(values) -> bool:
+    """Whether these are pairs of a name and something."""
+    return isinstance(values, tuple | list) and all(
+        isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str)
+        for value in values
+    )
 
 
 def _settings(grid: str, study: ConfigDict, values: dict[str, Any]) -> dict[str, Any]:
     """All keys that a point of a grid sets; a variant stands for several."""
     settings: dict[str, Any] = {}
     for key, value in values.items():
-        settings |= dict(_variant(grid, study, value)) if key == VARIANT else {key: value}
+        settings |= _variant(grid, study, value) if key == VARIANT else {key: value}
     return settings
 
 
 def _configured(grid: str, study: ConfigDict, settings: dict[str, Any]) -> tuple[ConfigDict, int]:
     """The configuration with these settings, and its number of workers."""
-    config, num_workers = ConfigDict(study.base.to_dict()), study.num_workers
+    config = ConfigDict(study.base.to_dict())
     for key, value in settings.items():
-        if key == WORKERS:
-            num_workers = value
-            continue
         try:
-            assign(config, key, value)
+            if key != WORKERS:
+                assign(config, key, value)
         except (KeyError, TypeError, AttributeError):
             near = did_you_mean(key, [known.name for known in table()])
             raise RequestError(
                 f"grids.{grid}: there is no key {key!r} to be an axis{near}"
             ) from None
-    return config, num_workers
+    return config, settings.get(WORKERS, study.num_workers)

@@ -5,17 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from sparse_ist_tf.studies.figures import Line, draw
 from sparse_ist_tf.studies.results import points_of
 from sparse_ist_tf.studies.sections import percent
-from sparse_ist_tf.studies.words import settings, show
+from sparse_ist_tf.studies.words import label, settings, show
 
 _CODEC, _QUALITY, _FEATURES = "transport.codec", "transport.quality", "transport.features"
 _RATIO = "masks.ratio"
 _OF_A_LINK = (_CODEC, _QUALITY, _FEATURES, _RATIO)
-_WHAT_CROSSES = {
-    "jpeg": "whole image, JPEG",
-    "patches": "visible patches, JPEG",
-    "raw": "visible patches, raw",
-    "none": "feature",
-}
+_KIND_OF = {"jpeg": "image_jpeg", "patches": "patches_jpeg", "raw": "patches_raw"}  # by codec
 _KINDS = {
     "image_jpeg": "whole image, JPEG",
     "patches_raw": "visible patches, raw",
@@ -53,11 +48,11 @@ def link_sections(
         sections["accuracy_and_bytes_of_an_image"] = links
     rows = {row["cell"]: row for _, some in grids.values() for row in some}
     data = sorted({(row["dataset"], row["encoder"]) for row in rows.values()})
-    for i, pair in enumerate(data):
+    for i, pair in enumerate(data, 1):
         some = [row for row in rows.values() if (row["dataset"], row["encoder"]) == pair]
         images = BytesOfImages(some)
         if len(images.sizes) > 1:
-            number = f"_{i + 1}" if len(data) > 1 else ""
+            number = f"_{i}" if len(data) > 1 else ""
             sections[f"bytes_of_an_image{number}"] = images
     return sections
 
@@ -66,9 +61,6 @@ class AccuracyOfLinks:
     """Accuracy against the bytes of an image, from all grids that vary what crosses the link.
 
     Where no codec is set the encoder stands at the sensor, and it is the feature that crosses.
-
-    Args:
-        grids: (axes, rows) by name.
     """
 
     def __init__(self, grids: Mapping[str, tuple[Sequence[str], Sequence[Mapping]]]):
@@ -91,33 +83,22 @@ class AccuracyOfLinks:
     def table(self) -> list[tuple[str, ...]]:
         """Rows of text, the first the names of the columns, by ascending bytes."""
         best = [id(point) for point in _front(self.points)]
-        rows: list[tuple[str, ...]] = [
-            (
-                "what crosses the link",
-                "JPEG quality",
-                "mask ratio",
-                "seeds",
-                "bytes",
-                "merged head, at the end",
-                "at its best evaluation",
-                "most accurate for its bytes",
-            )
-        ]
+        rows = []
         for point in self.points:
+            feature = f", {point[_FEATURES]}" if point[_CODEC] == "none" else ""
             coded = point[_CODEC] in ("jpeg", "patches")
-            rows.append(
-                (
-                    self._name(point),
-                    show(point[_QUALITY]) if coded else "",
-                    show(point[_RATIO]),
-                    str(point["seeds"]),
-                    f"{_bytes(point):,.0f}",
-                    percent(point["accuracy"], point["seeds"]),
-                    percent(point["best_accuracy"], point["seeds"]),
-                    "yes" if id(point) in best else "",
-                )
-            )
-        return rows
+            row = {
+                "what crosses the link": self._line(point) + feature,
+                "JPEG quality": show(point[_QUALITY]) if coded else "",
+                "mask ratio": show(point[_RATIO]),
+                "seeds": str(point["seeds"]),
+                "bytes": f"{_bytes(point):,.0f}",
+                "merged head, at the end": percent(point, "accuracy"),
+                "at its best evaluation": percent(point, "best_accuracy"),
+                "most accurate for its bytes": "yes" if id(point) in best else "",
+            }
+            rows.append(row)
+        return [tuple(rows[0]), *(tuple(row.values()) for row in rows)]
 
     def figures(self) -> Iterator[tuple[str, str, str]]:
         """(what its file's name ends with, SVG, caption) of each figure."""
@@ -127,8 +108,8 @@ class AccuracyOfLinks:
         lines = []
         for name in sorted(groups):
             front = _front(groups[name])
-            means, spreads = zip(*(point["accuracy"] for point in front), strict=True)
-            lines.append(Line(name, [_bytes(point) for point in front], means, spreads))
+            x = [_bytes(point) for point in front]
+            lines.append(Line.of_means(name, x, [point["accuracy"] for point in front]))
         caption = (
             "Merged head after the last step, of each kind the most accurate of those that need at "
             f"most so many bytes; bytes are {_MEANS}, bars one standard deviation over seeds"
@@ -137,22 +118,17 @@ class AccuracyOfLinks:
 
     def _line(self, point) -> str:
         """What a line of the figure is called."""
-        words = [_WHAT_CROSSES[point[_CODEC]]]
-        if point[_CODEC] != "none" and point[_FEATURES] != "float32":
+        kind = _KIND_OF.get(point[_CODEC])
+        words = [_KINDS[kind] if kind else "feature"]
+        if kind and point[_FEATURES] != "float32":
             words.append(f"features in {point[_FEATURES]}")
         return ", ".join(filter(None, [*words, settings(point, self.others)]))
 
-    def _name(self, point) -> str:
-        return self._line(point) + (f", {point[_FEATURES]}" if point[_CODEC] == "none" else "")
-
 
 class BytesOfImages:
-    """Bytes of an image in each form, by mask ratio.
+    """Bytes of an image in each form, by mask ratio, from rows of one data set and encoder.
 
     Source: paper figures 5 and 6, which count raw float32.
-
-    Args:
-        rows: from results.row_of, of one data set and encoder.
     """
 
     def __init__(self, rows: Sequence[Mapping]):
@@ -164,10 +140,13 @@ class BytesOfImages:
         self.quality = max(ratios, key=lambda q: (len(ratios[q]), q), default=None)
         same = [row for row in done if row["bytes_per_image.quality"] == self.quality]
         self.rows = same
-        self.sizes = {
-            ratio: _means([row for row in same if row[_RATIO] == ratio])
-            for ratio in sorted({row[_RATIO] for row in same})
-        }
+        self.sizes: dict[float, dict[str, float]] = {}
+        for ratio in sorted({row[_RATIO] for row in same}):
+            some = [row for row in same if row[_RATIO] == ratio]
+            self.sizes[ratio] = {
+                kind: sum(row[f"bytes_per_image.{kind}"] for row in some) / len(some)
+                for kind in _KINDS
+            }
 
     def intro(self) -> str:
         """What is counted."""
@@ -192,15 +171,14 @@ class BytesOfImages:
             for kind, name in _KINDS.items()
         ]
         caption = f"Bytes of an image in each form, {_MEANS}; JPEGs of quality {self.quality}"
-        label = "mask ratio (hidden share of the patches)"
-        yield "", draw([("", lines)], label, y_label="bytes of an image", percent=False), caption
+        svg = draw([("", lines)], label(_RATIO), y_label="bytes of an image", percent=False)
+        yield "", svg, caption
 
 
 def _bytes(point) -> float | None:
     """What crosses the link for an image; None where no seed has finished."""
-    codec = point[_CODEC]
-    kind = {"jpeg": "image_jpeg", "patches": "patches_jpeg", "raw": "patches_raw"}.get(codec)
-    found = point.get(f"bytes_per_image.{kind or 'feature_' + point[_FEATURES]}")
+    kind = _KIND_OF.get(point[_CODEC], f"feature_{point[_FEATURES]}")
+    found = point.get(f"bytes_per_image.{kind}")
     return found[0] if found and point["accuracy"] else None
 
 
@@ -211,9 +189,3 @@ def _front(points: Sequence[Mapping]) -> list[Mapping]:
         if not front or point["accuracy"][0] > front[-1]["accuracy"][0]:
             front.append(point)
     return front
-
-
-def _means(rows) -> dict[str, float]:
-    return {
-        kind: sum(row[f"bytes_per_image.{kind}"] for row in rows) / len(rows) for kind in _KINDS
-    }

@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sparse_ist_tf.files import write_atomically
-from sparse_ist_tf.reports.run_directory import RunDirectory, writing
+from sparse_ist_tf.reports.report import markdown_table
+from sparse_ist_tf.reports.run_directory import RunDirectory, write_file
 from sparse_ist_tf.studies import words
 from sparse_ist_tf.studies.links import link_sections
 from sparse_ist_tf.studies.results import as_csv, paper_accuracy, paper_results
@@ -62,18 +62,15 @@ def write_pages(
         page.append(f"<p>{html.escape(text)}</p>")
 
     def tabulate(rows):
-        head, *body = rows
-        rule = "|".join(["---", *["---:"] * (len(head) - 1)])
-        markdown.extend([_line(head), f"|{rule}|", *map(_line, body), ""])
+        markdown.extend(markdown_table(rows))
         cells = "".join(
-            "<tr>" + "".join(_cell(tag, text) for text in row) + "</tr>"
-            for tag, row in (("th", head), *(("td", row) for row in body))
+            "<tr>" + "".join(_cell("td" if i else "th", text) for text in row) + "</tr>"
+            for i, row in enumerate(rows)
         )
         page.append(f'<div class="wide"><table>{cells}</table></div>')
 
     def draw(name, svg, caption):
-        with writing(folder / f"{name}.svg"):
-            write_atomically(folder / f"{name}.svg", svg)
+        write_file(folder / f"{name}.svg", svg)
         markdown.extend([f"![{caption}]({name}.svg)", ""])
         page.append(f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>")
 
@@ -103,10 +100,6 @@ def write_pages(
         tabulate(section.table())
         for ending, svg, caption in section.figures():
             draw(f"{name}{ending}", svg, caption)
-    _write(folder, title, markdown, page, list(rows.values()))
-
-
-def _write(folder, title, markdown, page, rows) -> None:
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
@@ -114,21 +107,16 @@ def _write(folder, title, markdown, page, rows) -> None:
     files = {
         "report.md": "\n".join(markdown),
         "report.html": f"<!doctype html><html lang=en>{head}<body>{''.join(page)}</body></html>\n",
-        "results.csv": as_csv(rows),
-        "results.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        "results.csv": as_csv(list(rows.values())),
+        "results.jsonl": "".join(json.dumps(row) + "\n" for row in rows.values()),
     }
     for name, text in files.items():
-        with writing(folder / name):
-            write_atomically(folder / name, text)
+        write_file(folder / name, text)
 
 
 def _cell(tag, text) -> str:
     long = " class=long" * (len(text) > _LONG)
     return f"<{tag}{long}>{html.escape(text)}</{tag}>"
-
-
-def _line(cells) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
 def _settings(base: Mapping) -> str:

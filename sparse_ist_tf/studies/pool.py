@@ -13,8 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sparse_ist_tf.errors import RunError
-from sparse_ist_tf.files import write_atomically
-from sparse_ist_tf.reports.run_directory import RunDirectory, writing
+from sparse_ist_tf.reports.run_directory import RunDirectory, write_file, writing
 from sparse_ist_tf.studies.grid import Cell
 from sparse_ist_tf.workers.launch import LIFELINE, threads_per_worker
 
@@ -35,11 +34,7 @@ def get_config() -> ConfigDict:
 
 
 def command_of(cell: Cell, folder: Path) -> list[str]:
-    """The arguments of the command that trains a cell.
-
-    Returns:
-        What follows `python -m`.
-    """
+    """What follows `python -m` in the command that trains a cell."""
     place = folder / "cells" / cell.name
     return [
         "sparse_ist_tf.train",
@@ -63,16 +58,15 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
     Raises:
         RunError: if a file can't be written.
     """
-    todo = list({cell.name: cell for cell in cells}.values())
-    finished = [cell for cell in todo if _is_finished(cell, folder)]
+    todo = {cell.name: cell for cell in cells}
+    finished = {name for name, cell in todo.items() if _is_finished(cell, folder)}
     # The time left is told by the trainings of this call, not by those that were there.
     bar = tqdm(total=len(todo), initial=len(finished), desc="trainings", unit="training")
-    done, failed = {cell.name for cell in finished}, 0
-    waiting = [cell for cell in todo if cell.name not in done]
+    waiting = [cell for name, cell in todo.items() if name not in finished]
     waiting.sort(key=lambda cell: cell.features != "")
-    encoded = {cell.features for cell in finished}
+    encoded = {todo[name].features for name in finished}
     running: dict[str, tuple[Cell, subprocess.Popen]] = {}
-    shown = time.monotonic()
+    failed, shown = 0, time.monotonic()
     with bar, contextlib.ExitStack() as stack:
         stack.callback(_stop, running)
         while waiting or running:
@@ -87,19 +81,15 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
             for name, (cell, _) in running.items():
                 if (folder / "cells" / name / "metrics.jsonl").exists():  # behind the encoding
                     encoded.add(cell.features)
-            busy = {cell.features for cell, _ in running.values()} - encoded - {""}
             while len(running) < jobs:
+                busy = {cell.features for cell, _ in running.values()} - encoded - {""}
                 left = jobs - sum(cell.num_workers for cell, _ in running.values())
-                free = [
-                    cell
-                    for cell in waiting
-                    if cell.features not in busy and (cell.num_workers <= left or not running)
-                ]
-                if not free:
+                free = [c for c in waiting if c.num_workers <= left or not running]
+                cell = next((cell for cell in free if cell.features not in busy), None)
+                if cell is None:
                     break
-                waiting.remove(free[0])
-                running[free[0].name] = (free[0], _start(free[0], folder, jobs))
-                busy |= {free[0].features} - encoded - {""}
+                waiting.remove(cell)
+                running[cell.name] = (cell, _start(cell, folder, jobs))
             state = f"{len(running)} at work" + f", {failed} failed" * bool(failed)
             bar.set_postfix_str(state, refresh=False)
             if time.monotonic() - shown > 1:  # the time goes on while no training ends
@@ -128,14 +118,11 @@ def _start(cell: Cell, folder: Path, jobs: int) -> subprocess.Popen:
     place = folder / "cells" / cell.name
     values = pprint.pformat(cell.config.to_dict(), width=90)
     values = "\n".join(f"        {line}" for line in values.splitlines())
-    with writing(place.with_name(f"{cell.name}.py")):
-        text = _FILE.format(command=f"python -m {' '.join(command)}", values=values)
-        write_atomically(place.with_name(f"{cell.name}.py"), text)
-    environment = dict(os.environ)
-    threads = str(threads_per_worker(max(jobs, cell.num_workers)))
-    for name in ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        environment.setdefault(name, threads)
-    environment[LIFELINE] = "1"  # ends with this process, however that ends
+    text = _FILE.format(command=f"python -m {' '.join(command)}", values=values)
+    write_file(place.with_name(f"{cell.name}.py"), text)
+    names = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    threads = dict.fromkeys(names, str(threads_per_worker(max(jobs, cell.num_workers))))
+    environment = threads | os.environ | {LIFELINE: "1"}  # ends with this process, however it ends
     path = place.with_name(f"{cell.name}.log")
     with writing(path), open(path, "wb") as log:
         return subprocess.Popen(

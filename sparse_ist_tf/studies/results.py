@@ -12,16 +12,23 @@ from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.studies.grid import Cell
 
-MEASURES = (
-    "accuracy",
-    "best_accuracy",
-    "ensemble_accuracy",
-    "centralized_accuracy",
-    "centralized_best_accuracy",
-)
+# What is measured, and what a table's column of it is called.
+MEASURES = {
+    "accuracy": "merged head, at the end",
+    "best_accuracy": "at its best evaluation",
+    "ensemble_accuracy": "ensemble",
+    "centralized_accuracy": "centralised head",
+    "centralized_best_accuracy": "at its best",
+}
 # Tables in results.json that become columns of their own, such as "accuracy_at.0.5".
 TABLES = ("accuracy_at", "missing_workers", "bytes_per_image")
-_SUBNETS = {1: "table4_fixed_max_acc", 2: "fig7_2workers", 4: "fig7_4workers"}
+# The paper's curves by kind of masks and number of subnets.
+_CURVES = {
+    ("fixed", 1): "table4_fixed_max_acc",
+    ("fixed", 2): "fig7_2workers",
+    ("fixed", 4): "fig7_4workers",
+    ("random", 1): "fig4_random",
+}
 
 
 def row_of(cell: Cell, folder: Path) -> dict:
@@ -41,9 +48,7 @@ def row_of(cell: Cell, folder: Path) -> dict:
         "encoder": config.encoder.weights,
         "num_workers": cell.num_workers,
         "share_total": config.share_total,
-        **{f"masks.{key}": value for key, value in config.masks.items()},
-        **{f"ist.{key}": value for key, value in config.ist.items()},
-        **{f"transport.{key}": value for key, value in config.transport.items()},
+        **{f"{n}.{k}": v for n in ("masks", "ist", "transport") for k, v in config[n].items()},
         **cell.values,
         "seed": config.seed,
         **dict.fromkeys((*MEASURES, "steps", "training_bytes")),
@@ -57,15 +62,12 @@ def row_of(cell: Cell, folder: Path) -> dict:
         error = _last_error(place.with_name(f"{cell.name}.log"))
         return row | {"status": "failed" if error else "missing", "error": error}
     ensembles = results["accuracy"]["ensembles"]
+    same = ("best_accuracy", "centralized_accuracy", "centralized_best_accuracy", "steps")
     return row | {
+        **{name: results[name] for name in (*same, "training_bytes")},
         "status": "finished",
         "accuracy": results["accuracy"]["merged"],
-        "best_accuracy": results["best_accuracy"],
         "ensemble_accuracy": ensembles[-1] if ensembles else None,
-        "centralized_accuracy": results["centralized_accuracy"],
-        "centralized_best_accuracy": results["centralized_best_accuracy"],
-        "steps": results["steps"],
-        "training_bytes": results["training_bytes"],
         **{k: v for name in TABLES for k, v in _columns(name, results.get(name))},
     }
 
@@ -141,19 +143,12 @@ def paper_accuracy(row: Mapping) -> float | None:
     paper, dataset = paper_results(), row["dataset"].upper()
     whole = row["ist.algorithm"] == "centralized"
     subnets = 1 if whole else row["ist.num_subnets"]
-    if row["ist.algorithm"] not in ("ist", "centralized"):
-        return None
-    if subnets > 1 and row["share_total"]:
+    if not (whole or row["ist.algorithm"] == "ist") or (subnets > 1 and row["share_total"]):
         return None
     if row["encoder"].startswith("resnet50:"):
         known = dataset == "CIFAR10" and row["masks.ratio"] == 0 and subnets == 1
         return paper["fig3_cifar10_unmasked"]["R50_test_max"] if known else None
-    if row["masks.kind"] == "random" and subnets == 1:
-        curve = paper["fig4_random"]
-    elif row["masks.kind"] == "fixed" and subnets in _SUBNETS:
-        curve = paper[_SUBNETS[subnets]]
-    else:
-        return None
+    curve = paper.get(_CURVES.get((row["masks.kind"], subnets)), {})
     ratios = paper["mask_ratio_4w" if subnets == 4 else "mask_ratio"]
     if dataset not in curve or row["masks.ratio"] not in ratios:
         return None
@@ -161,11 +156,7 @@ def paper_accuracy(row: Mapping) -> float | None:
 
 
 def as_csv(rows: Sequence[Mapping]) -> str:
-    """The rows as results.csv, for pandas.
-
-    Returns:
-        Text with a line of names.
-    """
+    """The rows below a line of names, as results.csv has them."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, names, lineterminator="\n")

@@ -3,17 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from sparse_ist_tf.studies.figures import Line, draw
-from sparse_ist_tf.studies.results import paper_accuracy, points_of
+from sparse_ist_tf.studies.results import MEASURES, paper_accuracy, points_of
 from sparse_ist_tf.studies.words import label, settings, short, show
 from sparse_ist_tf.workers.ledger import human_bytes
 
-COLUMNS = (
-    ("accuracy", "merged head, at the end"),
-    ("best_accuracy", "at its best evaluation"),
-    ("ensemble_accuracy", "ensemble"),
-    ("centralized_accuracy", "centralised head"),
-    ("centralized_best_accuracy", "at its best"),
-)
 _SUBNETS, _TEST_RATIOS, _ENCODER = "ist.num_subnets", "masks.test_ratios", "encoder.weights"
 
 
@@ -51,29 +44,27 @@ class Section:
 
     def intro(self) -> str:
         """What all its trainings have in common, one sentence or none."""
-        if not self.fixed:
-            return ""
-        return f"All with {settings(self.points[0], self.fixed)}."
+        return f"All with {settings(self.points[0], self.fixed)}." if self.fixed else ""
 
     def table(self) -> list[tuple[str, ...]]:
         """Rows of text, the first the names of the columns."""
-        columns = [(key, name) for key, name in COLUMNS if any(p[key] for p in self.points)]
+        columns = [
+            (key, name) for key, name in MEASURES.items() if any(p[key] for p in self.points)
+        ]
         known = any(value is not None for value in self.paper)
-        head = [short(axis) for axis in self.varied] + ["seeds"]
-        for key, name in columns:
-            head += [name] + ["paper, at its best"] * (known and key == "best_accuracy")
-        rows = [(*head, *["sent by a worker"] * self.sends)]
+        rows = []
         for point, paper in zip(self.points, self.paper, strict=True):
-            row = [show(point[axis]) for axis in self.varied] + [str(point["seeds"])]
-            for key, _ in columns:
-                row.append(percent(point[key], point["seeds"]))
+            row = {short(axis): show(point[axis]) for axis in self.varied}
+            row["seeds"] = str(point["seeds"])
+            for key, name in columns:
+                row[name] = percent(point, key)
                 if known and key == "best_accuracy":
-                    row.append("" if paper is None else f"{100 * paper:.2f} %")
+                    row["paper, at its best"] = "" if paper is None else f"{100 * paper:.2f} %"
             if self.sends:
                 sent = point["training_bytes"]
-                row.append(human_bytes(sent[0]) if sent else "")
-            rows.append(tuple(row))
-        return rows
+                row["sent by a worker"] = human_bytes(sent[0]) if sent else ""
+            rows.append(row)
+        return [tuple(rows[0]), *(tuple(row.values()) for row in rows)]
 
     def figures(self) -> Iterator[tuple[str, str, str]]:
         """(what its file's name ends with, SVG, caption) of each figure."""
@@ -109,23 +100,18 @@ class Section:
 
     def _accuracies(self) -> str:
         axis, panels = self.varied[0], []
+        groups = self._grouped()
         for key, title in (("accuracy", "after the last step"), ("best_accuracy", "at its best")):
             lines = []
-            groups = self._grouped()
-            for i, (name, group) in enumerate(groups.items()):
-                done = [self.points[j] for j in group if self.points[j][key]]
+            for name, group in groups.items():
+                done = [self.points[i] for i in group if self.points[i][key]]
                 x = [_place(point[axis]) for point in done]
-                means, spreads = (
-                    zip(*(point[key] for point in done), strict=True) if done else 2 * ((),)
-                )
-                lines.append(Line(name, x, means, spreads, like=i))
-            for i, (name, group) in enumerate(groups.items()):
-                known = [(j, y) for j in group if (y := self.paper[j]) is not None]
-                if known and key == "best_accuracy":
-                    x = [_place(self.points[j][axis]) for j, _ in known]
-                    y = [y for _, y in known]
-                    lines.append(Line(f"{name}, paper", x, y, like=i, is_paper=True))
+                lines.append(Line.of_means(name, x, [point[key] for point in done]))
             panels.append((title, lines))
+        for i, (name, group) in enumerate(groups.items()):
+            known = [(self.points[j][axis], y) for j in group if (y := self.paper[j]) is not None]
+            x, y = [_place(value) for value, _ in known], [y for _, y in known]
+            lines.append(Line(f"{name}, paper", x, y, paper_of=i))
         return draw(panels, label(axis))
 
     def _mean_records(self) -> dict[str, list[dict]]:
@@ -176,11 +162,9 @@ class Section:
             }
             if found:
                 x = sorted(found)
-                means, spreads = zip(*(found[ratio] for ratio in x), strict=True)
                 name = settings(point, [a for a in self.varied if a != _TEST_RATIOS])
-                lines.append(
-                    Line(f"trained with {name}" if name else "merged head", x, means, spreads)
-                )
+                name = f"trained with {name}" if name else "merged head"
+                lines.append(Line.of_means(name, x, [found[ratio] for ratio in x]))
         return draw([("", lines)], "mask ratio of the test images") if lines else ""
 
     def _missing(self) -> str:
@@ -188,13 +172,10 @@ class Section:
         for what, title in (("merged", "their part of the merged head"), ("ensemble", "ensemble")):
             lines = []
             for point in self.points:
-                count = point[_SUBNETS]
-                keys = [f"missing_workers.{kept}.{what}" for kept in range(1, count + 1)]
-                if count < 2 or not all(point.get(key) for key in keys):
-                    continue
-                means, spreads = zip(*(point[key] for key in keys), strict=True)
-                x = range(1, count + 1)
-                lines.append(Line(settings(point, self.varied), x, means, spreads))
+                x = range(1, point[_SUBNETS] + 1)
+                found = [point.get(f"missing_workers.{kept}.{what}") for kept in x]
+                if len(x) > 1 and all(found):
+                    lines.append(Line.of_means(settings(point, self.varied), x, found))
             panels.append((title, lines))
         if not panels[0][1]:
             return ""
@@ -208,14 +189,9 @@ def _place(value):
     return show(value)
 
 
-def percent(value: tuple[float, float] | None, seeds: int) -> str:
-    """A mean and its std.
-
-    Args:
-        value: both, in [0, 1], or None.
-        seeds: how many they are of; a single one has no std.
-    """
-    if not value:
+def percent(point: Mapping, measure: str) -> str:
+    """A mean, with the standard deviation where it is of several seeds; "" where there is none."""
+    if not point[measure]:
         return ""
-    spread = f" ± {100 * value[1]:.2f}" if seeds > 1 else ""
-    return f"{100 * value[0]:.2f}{spread} %"
+    mean, spread = (f"{100 * value:.2f}" for value in point[measure])
+    return f"{mean} ± {spread} %" if point["seeds"] > 1 else f"{mean} %"

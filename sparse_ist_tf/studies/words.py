@@ -38,33 +38,18 @@ _VALUES = {
 
 
 def title(name: str) -> str:
-    """A grid's name as a heading; a number in front of it gives its place and isn't shown.
-
-    Args:
-        name: such as "1_table4".
-    """
+    """A grid's name, such as "1_table4", as a heading; the number gives its place, unshown."""
     text = re.sub(r"^\d+_", "", name).replace("_", " ")
     return text[:1].upper() + text[1:]
 
 
 def short(key: str) -> str:
-    """A key's name, for people.
-
-    Args:
-        key: of the configuration.
-
-    Returns:
-        A few words; the key itself where it has no other name.
-    """
+    """A configuration key's name, for people; the key itself where it has no other."""
     return _NAMES.get(key, key)
 
 
 def label(key: str) -> str:
-    """A key's name with its unit where it has one, for the axis of a figure.
-
-    Args:
-        key: of the configuration.
-    """
+    """A key's name with its unit where it has one, for the axis of a figure."""
     return f"{short(key)} ({_UNITS[key]})" if key in _UNITS else short(key)
 
 
@@ -88,7 +73,7 @@ def settings(point: Mapping[str, Value], keys: Iterable[str]) -> str:
     words = []
     for key in keys:
         value = point[key]
-        if key in ("ist.num_subnets", "num_workers") or key == "masks.kind":
+        if key in ("ist.num_subnets", "num_workers", "masks.kind"):
             name = short(key)
             words.append(f"{show(value)} {name.removesuffix('s') if value == 1 else name}")
         elif key == "share_total":

@@ -22,7 +22,7 @@ def _size(svg):
 def test_labels_legend_and_ticks_are_text_on_a_ground_of_their_own():
     lines = [
         Line("fixed", (1, 2, 4, 16), (0.9, 0.8, 0.7, 0.6), (0.01, 0.02, 0.0, 0.01)),
-        Line("fixed, paper", (1, 2), (0.95, 0.9), like=0, is_paper=True),
+        Line("fixed, paper", (1, 2), (0.95, 0.9), paper_of=0),
     ]
     svg = draw([("at the end", lines), ("at its best", lines)], "subnets")
     texts = _texts(svg)
