@@ -81,7 +81,7 @@ def _scan(name: str, root: Path) -> tuple[list[str], dict[str, list[os.DirEntry]
     classes = _folders(root)
     if not classes:
         raise RequestError(f"{name}: {root} must hold a folder of images per class, has none")
-    files = {label: sorted(_images(root / label), key=lambda f: f.path) for label in classes}
+    files = {label: sorted(_images(str(root / label)), key=lambda f: f.path) for label in classes}
     for label in classes:
         if not files[label]:
             raise RequestError(f"{root / label}: no images; known are {', '.join(EXTENSIONS)}")
@@ -90,7 +90,7 @@ def _scan(name: str, root: Path) -> tuple[list[str], dict[str, list[os.DirEntry]
     return classes, files
 
 
-def _images(folder: str | os.PathLike) -> Iterator[os.DirEntry]:
+def _images(folder: str) -> Iterator[os.DirEntry]:
     with os.scandir(folder) as entries:
         shown = [entry for entry in entries if not entry.name.startswith(".")]
     for entry in shown:
