@@ -43,15 +43,8 @@ _HUFFMAN = (
 _SCAN = bytes.fromhex("03 01 00 02 11 03 11 00 3f 00")  # components, their tables, one pass
 
 
-def quantization_tables(quality: int) -> tuple[bytes, bytes]:
-    """The tables of luma and chroma, 64 bytes each, in zigzag order.
-
-    Args:
-        quality: 1 to 100.
-
-    Raises:
-        ValueError: if quality is out of range.
-    """
+def _quantization_tables(quality: int) -> tuple[bytes, bytes]:
+    """The tables of luma and chroma, 64 bytes each, in zigzag order."""
     if not 1 <= quality <= 100:
         raise ValueError(f"quality={quality}: must be in [1, 100]")
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
@@ -71,7 +64,7 @@ def quantization_tables(quality: int) -> tuple[bytes, bytes]:
 @functools.lru_cache(maxsize=64)
 def _segments(quality: int, height: int, width: int) -> dict[tuple[int, int], bytes]:
     """(Marker, table) to contents, of every segment that matters."""
-    luma, chroma = quantization_tables(quality)
+    luma, chroma = _quantization_tables(quality)
     frame = struct.pack(">BHHB", 8, height, width, 3) + bytes.fromhex("012200 021101 031101")
     tables = {(0xC4, int(text[:2], 16)): bytes.fromhex(text)[1:] for text in _HUFFMAN}
     return {(0xDB, 0): luma, (0xDB, 1): chroma, (0xC0, 0): frame, **tables, (0xDA, 0): _SCAN}
@@ -98,9 +91,7 @@ def strip_jpeg(data: bytes, quality: int, height: int, width: int) -> bytes:
         while marker == 0xC4 and body:  # one or more tables of 1 + 16 + sum(counts) bytes
             size = 17 + sum(body[1:17])
             found[0xC4, body[0]], body = body[1:size], body[size:]
-        if marker in (0xC0, 0xDA):
-            found[marker, 0] = body
-        if marker not in (0xC0, 0xC4, 0xDA, 0xDB) and not 0xE0 <= marker <= 0xEF:
+        if marker not in (0xC4, 0xDB) and not 0xE0 <= marker <= 0xEF:
             found[marker, 0] = body
     if found != expected or data[-2:] != b"\xff\xd9":
         raise RunError(
@@ -111,16 +102,7 @@ def strip_jpeg(data: bytes, quality: int, height: int, width: int) -> bytes:
 
 
 def restore_jpeg(scan: bytes, quality: int, height: int, width: int) -> bytes:
-    """Makes a whole JPEG of what strip_jpeg left.
-
-    Args:
-        scan: the entropy-coded scan.
-        quality: 1 to 100.
-        height: in pixels.
-        width: in pixels.
-
-    Returns:
-        A JPEG that every decoder reads.
+    """Makes a whole JPEG, which every decoder reads, of the scan that strip_jpeg left.
 
     Raises:
         ValueError: if quality is out of range.

@@ -31,7 +31,7 @@ from sparse_ist_tf.masks.drawing import fixed_positions, random_positions
 MAGIC, VERSION = b"SP", 1
 JPEG, RAW, FLOAT32, FLOAT16, INT8 = range(5)
 BITMAP, FIXED, RANDOM = range(3)
-_FEATURES = {"float32": FLOAT32, "float16": FLOAT16, "int8": INT8}
+FEATURES = {"float32": FLOAT32, "float16": FLOAT16, "int8": INT8}
 
 _MAX_PATCHES, _MAX_PIXELS = 2**20, 2**26  # of a message: more is damage, or an attack
 
@@ -60,11 +60,7 @@ class MaskSeed:
                 raise ValueError(f"{name}={value}: must be in [0, 2**{most})")
 
     def positions(self, num_patches: int, num_visible: int) -> np.ndarray:
-        """Draws the mask.
-
-        Returns:
-            int32[num_visible], ascending.
-        """
+        """Draws the mask: int32[num_visible], ascending."""
         ratio = (num_patches - num_visible) / num_patches
         if self.epoch is None:
             return fixed_positions(self.seed, [self.index], num_patches, ratio)[0]
@@ -112,17 +108,8 @@ class _Reader:
         raise RunError("a message is damaged: a number in it is too long")
 
 
-def varint(value: int) -> bytes:
-    """An integer of any size, seven bits to a byte.
-
-    Args:
-        value: at least 0.
-
-    Example:
-        >>> from sparse_ist_tf.codec.messages import varint
-        >>> varint(300).hex()
-        'ac02'
-    """
+def _varint(value: int) -> bytes:
+    """An integer of at least 0, of any size, seven bits to a byte."""
     out = bytearray()
     while value > 127:
         out.append(value & 127 | 128)
@@ -130,23 +117,14 @@ def varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def seal(kind: int, *parts: bytes) -> bytes:
-    """Puts the beginning and the checksum around a message.
-
-    Args:
-        kind: content, plus 16 times the mask's form.
-        *parts: what is between.
-    """
+def _seal(kind: int, *parts: bytes) -> bytes:
+    """Puts the beginning and the checksum around a message; kind is content + 16 * mask."""
     data = b"".join([MAGIC, bytes([VERSION, kind]), *parts])
     return data + zlib.crc32(data).to_bytes(4, "little")
 
 
-def unseal(message: bytes) -> tuple[int, bytes]:
-    """Checks a message and takes its beginning and its checksum off.
-
-    Raises:
-        RunError: if it isn't whole.
-    """
+def _unseal(message: bytes) -> tuple[int, bytes]:
+    """Checks that a message is whole and takes its beginning and its checksum off."""
     if message[:2] != MAGIC or len(message) < 8:
         raise RunError(f"{len(message)} bytes beginning with {message[:4]!r}: no message of ours")
     check, expected = zlib.crc32(message[:-4]), int.from_bytes(message[-4:], "little")
@@ -161,12 +139,7 @@ def unseal(message: bytes) -> tuple[int, bytes]:
 
 
 def write_patches(header: Header, content: bytes, seed: MaskSeed | None = None) -> bytes:
-    """Writes a message of patches.
-
-    Args:
-        header: what is in it.
-        content: the JPEG's scan or the pixels.
-        seed: sent in place of a bitmap.
+    """Writes a message of a JPEG's scan or of pixels; a seed is sent in place of a bitmap.
 
     Raises:
         ValueError: if positions are not ascending patches of the grid, or not what seed draws.
@@ -185,9 +158,9 @@ def write_patches(header: Header, content: bytes, seed: MaskSeed | None = None) 
             raise ValueError(f"positions: are not those that {seed} draws")
         form = FIXED if seed.epoch is None else RANDOM
         epoch = [] if seed.epoch is None else [seed.epoch]
-        mask = b"".join(map(varint, [seed.seed % 2**64, seed.index, len(positions), *epoch]))
+        mask = b"".join(map(_varint, [seed.seed % 2**64, seed.index, len(positions), *epoch]))
     numbers = [header.quality, header.patch_size, rows, columns]
-    return seal(header.content + 16 * form, *map(varint, numbers), mask, content)
+    return _seal(header.content + 16 * form, *map(_varint, numbers), mask, content)
 
 
 def read_patches(message: bytes) -> tuple[Header, bytes]:
@@ -196,7 +169,7 @@ def read_patches(message: bytes) -> tuple[Header, bytes]:
     Raises:
         RunError: if the message is damaged, or not one of patches.
     """
-    kind, data = unseal(message)
+    kind, data = _unseal(message)
     content, form = kind % 16, kind // 16
     if content not in (JPEG, RAW) or form not in (BITMAP, FIXED, RANDOM):
         raise RunError(f"a message is of kind {kind:#04x}, which has no patches")
@@ -239,12 +212,6 @@ def pack_feature(feature: np.ndarray, dtype: str = "float32") -> bytes:
     Raises:
         ValueError: if dtype isn't known, or if the feature isn't one row of finite numbers that
             dtype can hold.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.codec.packing import pack_feature
-        >>> len(pack_feature(np.ones(192), "int8"))
-        206
     """
     feature = np.asarray(feature, np.float32)
     if feature.ndim != 1:
@@ -255,7 +222,7 @@ def pack_feature(feature: np.ndarray, dtype: str = "float32") -> bytes:
         data = scale.astype("<f4").tobytes() + steps.tobytes()
     else:
         data = feature.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
-    return seal(_FEATURES[dtype], varint(len(feature)), data)
+    return _seal(FEATURES[dtype], _varint(len(feature)), data)
 
 
 def sent_features(features: np.ndarray, dtype: str) -> np.ndarray:
@@ -280,8 +247,8 @@ def sent_features(features: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _check_features(features, dtype):
-    if dtype not in _FEATURES:
-        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(_FEATURES)}")
+    if dtype not in FEATURES:
+        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(FEATURES)}")
     limit = float(np.finfo(np.float16 if dtype == "float16" else np.float32).max)
     if not np.all(np.abs(features) <= limit):
         largest = np.abs(features).max()
@@ -296,15 +263,12 @@ def _steps(features) -> tuple[np.ndarray, np.ndarray]:
 
 
 def unpack_feature(message: bytes) -> np.ndarray:
-    """Takes a feature out of a message.
-
-    Returns:
-        float32[d].
+    """Takes a feature, float32[d], out of a message.
 
     Raises:
         RunError: if the message is damaged, or not one of a feature.
     """
-    kind, data = unseal(message)
+    kind, data = _unseal(message)
     if kind not in (FLOAT32, FLOAT16, INT8):
         raise RunError(f"a message is of kind {kind:#04x}, which has no feature")
     reader = _Reader(data)

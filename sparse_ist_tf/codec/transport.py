@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.codec.packing import MaskSeed, count_bytes, sent_features, sent_patches
+from sparse_ist_tf.codec.messages import MaskSeed, sent_features
+from sparse_ist_tf.codec.packing import count_bytes, sent_patches
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs.decoding import image_errors
 from sparse_ist_tf.inputs.split import Split
@@ -84,13 +85,7 @@ class Transport:
         return rows.prefetch(tf.data.AUTOTUNE)
 
     def sent_features(self, features: np.ndarray) -> np.ndarray:
-        """Features as the receiver has them.
-
-        Args:
-            features: float32[n, d].
-
-        Returns:
-            float32[n, d].
+        """Features, float32[n, d], as the receiver has them.
 
         Raises:
             RunError: if their number format can't hold them.

@@ -100,8 +100,9 @@ class Encoder:
     def describe(self) -> str:
         """What the model is, what it sees, and the notes, a line each."""
         seen = self.preprocessing
-        trained = f"trained on a centre crop of {seen.crop_fraction:.3g} of the side"
-        pixels = f"pixels: mean {_numbers(seen.mean)}, std {_numbers(seen.std)}; {trained}"
+        mean, std = (", ".join(f"{v:.4g}" for v in values) for values in (seen.mean, seen.std))
+        pixels = f"pixels: mean {mean}, std {std}; "
+        pixels += f"trained on a centre crop of {seen.crop_fraction:.3g} of the side"
         interpolation = f", {seen.interpolation}" if seen.interpolation else ""
         return "\n".join([*self._model_lines(), pixels + interpolation, *self.notes])
 
@@ -118,15 +119,7 @@ class Encoder:
 
 @dataclasses.dataclass(frozen=True)
 class ViTEncoder(Encoder):
-    """A ViT with trained weights: the only kind that exports and whose blocks can train.
-
-    Args:
-        model: as Encoder.
-        preprocessing: as Encoder.
-        digest: as Encoder.
-        name: as Encoder.
-        notes: as Encoder.
-    """
+    """A ViT with trained weights: the only kind that exports and whose blocks can train."""
 
     model: ViT
 
@@ -147,10 +140,6 @@ class ViTEncoder(Encoder):
             f"tokens: {', '.join(tokens)} of {spec.patch_size} px (images of {spec.image_size} "
             f"px), {spec.positions} positions",
         ]
-
-
-def _numbers(values):
-    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def make_encoder(
@@ -190,7 +179,7 @@ def make_encoder(
         + nearest_preset(spec.width, spec.depth, spec.patch_size),
     )
     architecture = json.dumps(dataclasses.asdict(spec), sort_keys=True)
-    digest = weights_digest(architecture, {key: tensors[key] for key in sorted(wanted)})
+    digest = _digest(architecture, {key: tensors[key] for key in sorted(wanted)})
     try:
         model = ViT(spec, dtype=dtype)
     except ValueError as error:
@@ -223,16 +212,12 @@ def keras_encoder(
     """
     sizes = (model.image_size, model.patch_size, model.feature_dim)
     arrays = {v.path: keras.ops.convert_to_numpy(v) for v in model.variables}
-    digest = weights_digest(architecture or f"{type(model).__qualname__} {sizes}", arrays)
+    digest = _digest(architecture or f"{type(model).__qualname__} {sizes}", arrays)
     return Encoder(model, preprocessing or Preprocessing(), digest, name, notes)
 
 
 def vit_encoder(encoder: FrozenEncoder, wanted: str) -> ViTEncoder:
-    """An encoder that must be a ViT.
-
-    Args:
-        encoder: any.
-        wanted: what is asked of it, such as "encoder.trainable_blocks=2".
+    """An encoder that must be a ViT, for what is wanted, such as "encoder.trainable_blocks=2".
 
     Raises:
         RequestError: if it is none.
@@ -242,19 +227,8 @@ def vit_encoder(encoder: FrozenEncoder, wanted: str) -> ViTEncoder:
     return encoder
 
 
-def weights_digest(architecture: str, arrays: Mapping[str, np.ndarray]) -> str:
-    """What tells an encoder from others: sha256, in hex, of its architecture and weights.
-
-    Args:
-        architecture: any text.
-        arrays: name to array, in their order.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        RequestError: if a weight is not finite.
-    """
+def _digest(architecture: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """What tells an encoder from others: sha256, in hex, of its architecture and weights."""
     digest = hashlib.sha256(architecture.encode())
     for key, array in arrays.items():
         value = np.ascontiguousarray(array, "<f4")
@@ -268,11 +242,6 @@ def resized(
     spec: ViTSpec, tensors: dict[str, np.ndarray], image_size: int
 ) -> tuple[ViTSpec, dict[str, np.ndarray], list[str]]:
     """The same encoder for another image size: its position embeddings are resampled.
-
-    Args:
-        spec: the architecture.
-        tensors: path to array.
-        image_size: side in pixels, a multiple of the patch size.
 
     Returns:
         (the new architecture, path to array, what was done: one line, or none).
@@ -297,12 +266,9 @@ def resized(
 
 
 def stored_variables(model: ViT) -> dict[str, keras.Variable]:
-    """The variables of a ViT by path, such as `cls_token` or `block_0/qkv/kernel`.
+    """The variables of a ViT by path, such as `block_0/qkv/kernel`, in the model's order.
 
     Sine-cosine positions are left out: they are computed.
-
-    Returns:
-        Path to variable, in the model's order.
     """
     named = {v.path.removeprefix(f"{model.name}/"): v for v in model.variables}
     if model.spec.positions == "sincos":
@@ -311,11 +277,7 @@ def stored_variables(model: ViT) -> dict[str, keras.Variable]:
 
 
 def stored_arrays(model: ViT) -> dict[str, np.ndarray]:
-    """The values of stored_variables: path to float32 array.
-
-    Returns:
-        Path to array, in the model's order.
-    """
+    """The values of stored_variables: path to float32 array."""
     return {
         name: keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32"))
         for name, variable in stored_variables(model).items()

@@ -26,11 +26,6 @@ def cache_path(cache_dir: str | Path, key: str) -> Path:
 def save_features(path: Path, key: str, features: np.ndarray) -> None:
     """Writes features, with their key and a digest in front, atomically.
 
-    Args:
-        path: of the file.
-        key: from Features.key.
-        features: float32[n, d].
-
     Raises:
         OSError: if it can't be written; what stood there stays.
     """

@@ -10,7 +10,6 @@ tokens are needed as its keys and values, but what becomes of them is not.
 """
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -18,21 +17,13 @@ import numpy as np
 from keras import KerasTensor, ops
 
 from sparse_ist_tf.encoder.spec import ACTIVATIONS, POOLS
-from sparse_ist_tf.encoder.vit import Block, LayerNorm, ViT
+from sparse_ist_tf.encoder.vit import Block, LayerNorm, ViT, attention
 
 _MOST_FROZEN = 2**24  # bytes: vit_micro (11 MB) gains by it, vit_small (88 MB) doesn't
 
 
 def features(model: ViT, inputs: Mapping[str, KerasTensor]) -> KerasTensor:
-    """What `model(inputs)` returns, faster.
-
-    Args:
-        model: the encoder's model.
-        inputs: {"patches": float32[b, v, 3 * patch_size**2], "positions": int32[b, v]}.
-
-    Returns:
-        [b, feature_dim], of the model's dtype.
-    """
+    """What `model(inputs)` returns, [b, feature_dim] of the model's dtype, faster."""
     return upper_features(model, lower_tokens(model, inputs, 0), 0)
 
 
@@ -41,9 +32,6 @@ def frozen_features(model: ViT) -> Callable[[Mapping[str, KerasTensor]], KerasTe
 
     As constants of the graph, small weights are rearranged for the matrix products once and not at
     every call. Larger ones stay variables: they gain nothing by it.
-
-    Args:
-        model: the encoder's model, whose weights don't change any more.
     """
     values = [(variable, np.asarray(variable)) for variable in model.weights]
     if sum(value.nbytes for _, value in values) > _MOST_FROZEN:
@@ -58,16 +46,7 @@ def frozen_features(model: ViT) -> Callable[[Mapping[str, KerasTensor]], KerasTe
 
 
 def lower_tokens(model: ViT, inputs: Mapping[str, KerasTensor], first: int) -> KerasTensor:
-    """The tokens that go into block number `first`.
-
-    Args:
-        model: the encoder's model.
-        inputs: as `features`.
-        first: from 0 to the depth.
-
-    Returns:
-        [b, t, width], of the model's dtype.
-    """
+    """The tokens, [b, t, width], that go into block number `first`, from 0 to the depth."""
     batch, visible, pixels = ops.shape(inputs["patches"])
     x = model.embed(ops.reshape(ops.convert_to_tensor(inputs["patches"]), (-1, pixels)))
     x = model.first_tokens(ops.reshape(x, (batch, visible, model.spec.width)), inputs)
@@ -81,15 +60,9 @@ def lower_tokens(model: ViT, inputs: Mapping[str, KerasTensor], first: int) -> K
 
 
 def upper_features(model: ViT, x: KerasTensor, first: int) -> KerasTensor:
-    """The feature, from the tokens that go into block number `first`.
+    """The feature, [b, feature_dim], of the tokens x that lower_tokens gives for `first`.
 
-    Args:
-        model: the encoder's model.
-        x: [b, t, width], from lower_tokens.
-        first: from 0 to the depth less 1.
-
-    Returns:
-        [b, width], of the model's dtype.
+    The last block can't be left out: `first` goes to the depth less 1.
     """
     batch, tokens, width = ops.shape(x)
     x = ops.reshape(x, (-1, width))
@@ -128,7 +101,7 @@ def _block(block: Block, x, batch, tokens):
     size = width // block.num_heads
     qkv = ops.reshape(block.qkv(_norm(block.norm1, x)), (batch, tokens, 3, block.num_heads, size))
     query, key, value = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)), 3)
-    mixed = _attend(query, key, value)  # [b, heads, t, size]
+    mixed = attention(query, key, value)  # [b, heads, t, size]
     x = x + block.proj(ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, width)))
     return x + _mlp(block, _norm(block.norm2, x))
 
@@ -145,7 +118,7 @@ def _last_block(block: Block, x, batch, tokens):
     key, value = ops.unstack(ops.transpose(both, (2, 0, 3, 1, 4)), 2)
     cls = ops.reshape(normed, (batch, tokens, width))[:, 0]
     query = ops.add(ops.matmul(cls, kernel[:, :width]), bias[:width])
-    mixed = _attend(ops.reshape(query, (batch, heads, 1, size)), key, value)
+    mixed = attention(ops.reshape(query, (batch, heads, 1, size)), key, value)
     x = ops.reshape(x, (batch, tokens, width))[:, 0]
     x = x + block.proj(ops.reshape(mixed, (batch, width)))
     return x + _mlp(block, _norm(block.norm2, x))
@@ -201,9 +174,3 @@ def _fuses_norms() -> bool:
     except ImportError:
         return False
     return IsMklEnabled() and not tf.config.list_physical_devices("GPU")
-
-
-def _attend(query, key, value):
-    """Attention of [b, heads, q, size] to [b, heads, t, size]."""
-    scores = ops.matmul(query * (1 / math.sqrt(query.shape[-1])), ops.transpose(key, (0, 1, 3, 2)))
-    return ops.matmul(ops.softmax(scores, axis=-1), value)

@@ -36,7 +36,10 @@ def make_encode(
     Returns:
         f(images uint8[b, side, side, 3], positions int32[b, v]) -> float32[b, feature_dim].
     """
-    mean, std = (tf.constant(value, tf.float32) for value in (encoder.mean, encoder.std))
+    mean, std = (
+        tf.constant(np.tile(value, encoder.patch_size**2), tf.float32)
+        for value in (encoder.mean, encoder.std)
+    )
     features, side = features or encoder.features(), encoder.image_size
     any_number = (  # of images and of patches: one graph, in a form that TensorFlow fuses
         tf.TensorSpec((None, side, side, 3), tf.uint8),
@@ -45,12 +48,8 @@ def make_encode(
 
     def encode(images, positions):
         patches = select_patches(images, positions, encoder.patch_size)
-        shape = tf.shape(patches)
-        pixels = tf.reshape(patches, (shape[0], shape[1], -1, 3))
-        pixels = (tf.cast(pixels, tf.float32) / 255.0 - mean) / std
-        patches = tf.reshape(pixels, (shape[0], shape[1], 3 * encoder.patch_size**2))
-        inputs = {"patches": patches, "positions": positions}
-        return tf.cast(features(inputs), tf.float32)
+        patches = (tf.cast(patches, tf.float32) / 255.0 - mean) / std
+        return tf.cast(features({"patches": patches, "positions": positions}), tf.float32)
 
     return traced(encode, input_signature=any_number)
 
@@ -102,19 +101,11 @@ class Features:
     options: FeatureOptions = _DEFAULT
 
     def at_ratio(self, ratio: float) -> "Features":
-        """The same of images with another hidden share.
-
-        Args:
-            ratio: in [0, 1).
-        """
+        """The same of images with another hidden share."""
         return dataclasses.replace(self, masks=dataclasses.replace(self.masks, ratio=ratio))
 
     def key(self, split: Split) -> str:
-        """What features depend on, as a digest: the name of their cache file.
-
-        Returns:
-            64 hexadecimal digits.
-        """
+        """What features depend on, as a digest, 64 hex digits: the name of their cache file."""
         encoder = self.encoder
         masks = dataclasses.asdict(self.masks.canonical()) if self.masks.ratio else "none"
         parts = {
@@ -209,13 +200,8 @@ class Features:
             encoder.patch_size,
             batch_size,
         )
-        bar = tqdm(
-            total=stop - start,
-            desc=f"encoding {split.name}",
-            unit=" images",
-            disable=not progress,
-            mininterval=0.5,
-        )
+        shown = {"desc": f"encoding {split.name}", "unit": " images", "mininterval": 0.5}
+        bar = tqdm(total=stop - start, disable=not progress, **shown)
         with bar, image_errors():
             for batch in rows.as_numpy_iterator():
                 images, positions, indices = batch["image"], batch["positions"], batch["index"]
@@ -223,8 +209,7 @@ class Features:
                 pad = [(0, batch_size - count)]
                 images = np.pad(images, pad + [(0, 0)] * 3)
                 positions = np.pad(positions, [*pad, (0, 0)])
-                at = int(indices[0]) - start
-                out[at : at + count] = encode(images, positions).numpy()[:count]
+                out[indices - start] = encode(images, positions).numpy()[:count]
                 bar.update(count)
         return out
 

@@ -43,13 +43,7 @@ class FrozenTokens:
     """What a split's images are below the blocks that train, in any order.
 
     Computed once where masks stay the same and the tokens fit into 2 GiB, at every step elsewhere.
-
-    Args:
-        encoder: from load_encoder, a ViT.
-        split: the images.
-        masks: what is visible of them.
-        first_block: the lowest block that trains.
-        cache_dir: where decoded images are kept.
+    Decoded images are kept in cache_dir.
     """
 
     def __init__(
@@ -63,10 +57,8 @@ class FrozenTokens:
         self.size, self.masks, self.epoch = split.size, masks, 0
         self.images = decoded_images(split, encoder.image_size, cache_dir)
         self.num_patches, self._lower = encoder.num_patches, _make_lower(encoder, first_block)
-        tokens = (
-            num_visible(encoder.num_patches, masks.ratio) + encoder.model.spec.num_prefix_tokens
-        )
-        shape = (split.size, tokens, encoder.model.spec.width)
+        spec, visible = encoder.model.spec, num_visible(encoder.num_patches, masks.ratio)
+        shape = (split.size, visible + spec.num_prefix_tokens, spec.width)
         self._kept = None
         if masks.kind != "random" and 4 * np.prod(shape, dtype=np.int64) <= _IN_MEMORY:
             kept = np.empty(shape, np.float32)

@@ -22,23 +22,14 @@ def sincos_positions(grid: int, width: int) -> np.ndarray:
 
     Raises:
         ValueError: if width is not a multiple of 4.
-
     """
     if width % 4:
         raise ValueError(f"width={width}: sine-cosine positions need a multiple of 4")
-    frequencies = 1.0 / 10000 ** (np.arange(width // 4, dtype=np.float64) / (width / 4))
-    rows, columns = np.meshgrid(np.arange(grid), np.arange(grid), indexing="ij")
-    halves = []
-    for coordinate in (columns, rows):
-        angles = coordinate.reshape(-1, 1) * frequencies
-        halves += [np.sin(angles), np.cos(angles)]
-    return np.concatenate(halves, axis=1).astype(np.float32)
+    return _waves(grid, 1.0 / 10000 ** (np.arange(width // 4, dtype=np.float64) / (width / 4)))
 
 
 def resample_positions(table: np.ndarray, grid: int) -> np.ndarray:
     """Resamples the position embeddings of a square grid: bicubic, antialiased when it shrinks.
-
-    What timm does when it loads weights for another image size.
 
     Source: timm, resample_abs_pos_embed; torch, interpolate(mode="bicubic", antialias=True).
 
@@ -48,12 +39,6 @@ def resample_positions(table: np.ndarray, grid: int) -> np.ndarray:
 
     Returns:
         float32[grid * grid, width]; the table itself where the grid is the old one.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.encoder.positions import resample_positions
-        >>> resample_positions(np.ones((4, 8)), 3).shape
-        (9, 8)
     """
     old = round(len(table) ** 0.5)
     if grid == old:
@@ -71,11 +56,6 @@ def big_vision_positions(image_size: int, patch_size: int, width: int) -> np.nda
 
     Source: big_vision, models/vit.py, posemb_sincos_2d.
 
-    Args:
-        image_size: side of the images in pixels.
-        patch_size: side of a patch in pixels.
-        width: channels of a token.
-
     Returns:
         float32[num_patches, width], row-major.
 
@@ -86,11 +66,15 @@ def big_vision_positions(image_size: int, patch_size: int, width: int) -> np.nda
         raise RequestError(
             f"image_size={image_size}: must be a multiple of the patch size {patch_size}"
         )
-    grid, quarter = image_size // patch_size, width // 4
+    quarter = width // 4
+    frequencies = 10000.0 ** -(np.arange(quarter) / max(1, quarter - 1))
+    return _waves(image_size // patch_size, frequencies)
+
+
+def _waves(grid: int, frequencies: np.ndarray) -> np.ndarray:
     rows, columns = np.mgrid[:grid, :grid]
-    omega = 10000.0 ** -(np.arange(quarter) / max(1, quarter - 1))
-    angles = [place.reshape(-1, 1) * omega for place in (columns, rows)]
-    table = np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], axis=1)
+    angles = [coordinate.reshape(-1, 1) * frequencies for coordinate in (columns, rows)]
+    table = np.concatenate([wave(a) for a in angles for wave in (np.sin, np.cos)], axis=1)
     return table.astype(np.float32)
 
 

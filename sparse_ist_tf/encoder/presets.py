@@ -11,18 +11,8 @@ from sparse_ist_tf.errors import RequestError
 if TYPE_CHECKING:
     from sparse_ist_tf.encoder.vit import ViT
 
-_EDGE: dict[str, Any] = {
-    "image_size": 64,
-    "patch_size": 8,
-    "activation": "quick_gelu",
-    "positions": "sincos",
-}
-_PAPER: dict[str, Any] = {
-    "image_size": 224,
-    "patch_size": 16,
-    "activation": "gelu",
-    "positions": "sincos",
-}
+_EDGE: dict[str, Any] = {"image_size": 64, "patch_size": 8, "activation": "quick_gelu"}
+_PAPER: dict[str, Any] = {"image_size": 224, "patch_size": 16, "activation": "gelu"}
 
 # Source of vit_tiny to vit_large: "Training data-efficient image transformers" (Touvron et al.,
 # 2021), table 1, and "An Image is Worth 16x16 Words" (Dosovitskiy et al., 2021), table 1.
@@ -49,11 +39,6 @@ def create_encoder(
 
     Raises:
         ValueError: if the preset isn't known.
-
-    Example:
-        >>> from sparse_ist_tf.encoder.presets import create_encoder
-        >>> create_encoder("vit_pico").spec.width
-        96
     """
     from sparse_ist_tf.encoder.vit import ViT
 
@@ -64,13 +49,7 @@ def create_encoder(
 
 
 def nearest_preset(width: int, depth: int, patch_size: int) -> str:
-    """The preset whose sizes are the most alike.
-
-    Args:
-        width: channels of a token.
-        depth: number of blocks.
-        patch_size: side of a patch in pixels.
-    """
+    """The preset whose sizes are the most alike."""
 
     def distance(name):
         spec = PRESETS[name]
@@ -83,23 +62,17 @@ def nearest_preset(width: int, depth: int, patch_size: int) -> str:
 def refuse_misfits(
     missing: Sequence[str], unexpected: Sequence[str], misshapen: Sequence[str], hint: str
 ) -> None:
-    """Refuses tensors that aren't those of a model.
-
-    Args:
-        missing: names of tensors that aren't there.
-        unexpected: names of those that the model hasn't.
-        misshapen: what is wrong with the shapes of others.
-        hint: what it looks like.
+    """Refuses tensors that aren't those of a model, by their names; the hint says what they may be.
 
     Raises:
         RequestError: if there is any.
     """
     found = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    if problems := [listed(what, names) for what, names in found.items() if names]:
+    if problems := [_listed(what, names) for what, names in found.items() if names]:
         raise RequestError(f"{'; '.join(problems)} ({hint})")
 
 
-def listed(what: str, names: Sequence[str], most: int = 8) -> str:
+def _listed(what: str, names: Sequence[str], most: int = 8) -> str:
     """A few of some names, for an error."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{what}: {', '.join(names[:most])}{rest}"

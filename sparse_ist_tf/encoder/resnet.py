@@ -57,28 +57,15 @@ class PaintedResNet(keras.layers.Layer):
             )
         self.network.trainable = False
 
-    @property
-    def num_patches(self) -> int:
-        """Patches of an image."""
-        return (self.image_size // PATCH_SIZE) ** 2
-
     def call(self, inputs: Mapping[str, KerasTensor]) -> KerasTensor:
-        """Features.
-
-        Args:
-            inputs: {"patches": float[b, v, 768], red, green and blue less their means and in steps
-                of 1/255; "positions": int32[b, v]}.
-
-        Returns:
-            [b, 2048].
-        """
+        """Features, [b, 2048], of pixels less their means, in steps of 1/255."""
         patches, positions = inputs["patches"], inputs["positions"]
         batch, visible, pixels = ops.shape(patches)
         rows = ops.repeat(ops.arange(batch), visible)
         where = ops.stack([rows, ops.reshape(ops.cast(positions, rows.dtype), (-1,))], axis=1)
         flat = ops.reshape(patches, (-1, pixels))
-        whole = ops.scatter(where, flat, (batch, self.num_patches, pixels))
         side = self.image_size // PATCH_SIZE
+        whole = ops.scatter(where, flat, (batch, side * side, pixels))
         images = unpatchify(whole, PATCH_SIZE, (side, side))
         return self.network(images[..., ::-1], training=False)
 

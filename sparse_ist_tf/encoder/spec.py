@@ -178,14 +178,10 @@ class ViTSpec:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r}: must be one of {', '.join(allowed)}"
                 )
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size={self.image_size}: must be a multiple of patch_size={self.patch_size}"
-            )
-        if self.width % self.num_heads:
-            raise ValueError(
-                f"width={self.width}: must be a multiple of num_heads={self.num_heads}"
-            )
+        for name, part in (("image_size", "patch_size"), ("width", "num_heads")):
+            size, divisor = getattr(self, name), getattr(self, part)
+            if size % divisor:
+                raise ValueError(f"{name}={size}: must be a multiple of {part}={divisor}")
         if self.num_patches > _MOST_PATCHES:
             raise ValueError(
                 f"{self.num_patches} patches of {self.patch_size} px: more than any model's"
@@ -233,10 +229,6 @@ class ViTSpec:
         """Entries of the feature."""
         return self.width * POOLS[self.pool].parts
 
-    def block_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The layers of each block, as the function block_shapes has them."""
-        return block_shapes(self.width, self.hidden, self.activation)
-
     def token_shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights that are no layer's: the table of positions and the tokens before patches."""
         shapes: dict[str, tuple[int, ...]] = {"position_table": (self.num_patches, self.width)}
@@ -255,8 +247,9 @@ class ViTSpec:
         if self.positions == "sincos":
             del shapes["position_table"]
         layers: dict[str, tuple[int, ...]] = {"embed": (self.pixels, self.width)}
+        block = block_shapes(self.width, self.hidden, self.activation)
         for i in range(self.depth):
-            layers |= {f"block_{i}/{name}": s for name, s in self.block_shapes().items()}
+            layers |= {f"block_{i}/{name}": shape for name, shape in block.items()}
         layers |= dict.fromkeys(("norm_pre", "norm")[not self.pre_norm :], (self.width,))
         for name, shape in layers.items():
             parts = ("kernel", "bias") if len(shape) == 2 else ("scale", "offset")
@@ -270,12 +263,12 @@ class ViTSpec:
             FLOP; fewer than those of the model itself where the feature is CLS.
         """
         width, tokens = self.width, num_visible + self.num_prefix_tokens
-        sizes = {name: s[0] * s[1] for name, s in self.block_shapes().items() if len(s) == 2}
+        shapes = block_shapes(width, self.hidden, self.activation).values()
+        weights = sum(shape[0] * shape[1] for shape in shapes if len(shape) == 2)
         keys = 2 * width * width  # of qkv: keys and values are needed of all tokens
 
         def block(queries):
-            dense = queries * (sum(sizes.values()) - keys)
-            return dense + tokens * keys + 2 * queries * tokens * width
+            return queries * (weights - keys) + tokens * keys + 2 * queries * tokens * width
 
         last = 1 if POOLS[self.pool].first_alone else tokens
         blocks = (self.depth - 1) * block(tokens) + block(last)

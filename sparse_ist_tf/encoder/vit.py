@@ -18,6 +18,12 @@ from sparse_ist_tf.encoder.spec import ACTIVATIONS, POOLS, ViTSpec, block_shapes
 Shape: TypeAlias = tuple[Any, ...]  # numbers, None for any
 
 
+def attention(query: KerasTensor, key: KerasTensor, value: KerasTensor) -> KerasTensor:
+    """Attention of [b, heads, q, size] to [b, heads, t, size]."""
+    scores = ops.matmul(query * (1 / math.sqrt(query.shape[-1])), ops.transpose(key, (0, 1, 3, 2)))
+    return ops.matmul(ops.softmax(scores, axis=-1), value)
+
+
 @keras.saving.register_keras_serializable(package="sparse_ist_tf")
 class LayerNorm(keras.layers.Layer):
     """Layer normalisation over the last axis, written so that it stays int8 from end to end.
@@ -53,11 +59,7 @@ class LayerNorm(keras.layers.Layer):
 class Block(keras.layers.Layer):
     """One pre-norm transformer block: attention and a two-layer MLP, each with a residual.
 
-    Args:
-        num_heads: attention heads, a divisor of the width.
-        hidden: width of the MLP's hidden layer.
-        activation: as ViTSpec's.
-        epsilon: of the layer norms.
+    Its arguments are those of ViTSpec.
     """
 
     def __init__(
@@ -98,9 +100,8 @@ class Block(keras.layers.Layer):
             return ops.transpose(y, (0, 2, 1, 3))
 
         query, key, value = (heads(y) for y in ops.split(self.qkv(x), 3, axis=-1))
-        scores = ops.matmul(query * (1 / math.sqrt(size)), ops.transpose(key, (0, 1, 3, 2)))
-        mixed = ops.matmul(ops.softmax(scores, axis=-1), value)
-        return self.proj(ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (batch, tokens, width)))
+        mixed = ops.transpose(attention(query, key, value), (0, 2, 1, 3))
+        return self.proj(ops.reshape(mixed, (batch, tokens, width)))
 
     def activate(self, x: KerasTensor) -> KerasTensor:
         """The activation of the MLP's hidden layer."""
@@ -163,17 +164,8 @@ class ViT(keras.Model):
             for name, shape in shapes.items()
         }
         self.cls_token, self.extra = tokens.get("cls_token"), tokens.get("extra_tokens")
-        self.blocks = [
-            Block(
-                spec.num_heads,
-                spec.hidden,
-                spec.activation,
-                spec.epsilon,
-                name=f"block_{i}",
-                **kind,
-            )
-            for i in range(spec.depth)
-        ]
+        sizes = (spec.num_heads, spec.hidden, spec.activation, spec.epsilon)
+        self.blocks = [Block(*sizes, name=f"block_{i}", **kind) for i in range(spec.depth)]
         for block in self.blocks:
             block.build((None, None, spec.width))
         if spec.pre_norm:
@@ -211,15 +203,7 @@ class ViT(keras.Model):
         return x
 
     def first_tokens(self, x: KerasTensor, inputs: Mapping[str, KerasTensor]) -> KerasTensor:
-        """The tokens before the first block and the norm before it, if any.
-
-        Args:
-            x: [b, v, width], the embedded patches.
-            inputs: as `tokens`.
-
-        Returns:
-            [b, num_prefix_tokens + v, width].
-        """
+        """The tokens before the first block and its norm, of embedded patches x, [b, v, width]."""
         table = inputs.get("table", self.position_table)
         x = x + ops.cast(ops.take(table, inputs["positions"], axis=0), x.dtype)
         batch = ops.shape(x)[0]

@@ -61,14 +61,8 @@ class Aid(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, names, read) -> Iterator[tuple[int, dict]]:
         for key, name in enumerate(names):
-            yield (
-                key,
-                {
-                    "image": io.BytesIO(read(name)),
-                    "label": PurePosixPath(name).parent.name,
-                    "filename": PurePosixPath(name).name,
-                },
-            )
+            path, image = PurePosixPath(name), io.BytesIO(read(name))
+            yield key, {"image": image, "label": path.parent.name, "filename": path.name}
 
 
 def open_archive(folder: Path) -> tuple[list[str], Callable[[str], bytes]]:
@@ -100,10 +94,8 @@ def open_archive(folder: Path) -> tuple[list[str], Callable[[str], bytes]]:
         found, read, where = archive.namelist(), archive.read, packed
     else:
         raise RequestError(f"{folder}: holds neither AID.zip nor AID/")
-    names = [PurePosixPath(name) for name in found]
-    names = [
-        p for p in names if p.suffix.lower() in (".jpg", ".jpeg") and "__MACOSX" not in p.parts
-    ]
+    names = [p for p in map(PurePosixPath, found) if p.suffix.lower() in (".jpg", ".jpeg")]
+    names = [p for p in names if "__MACOSX" not in p.parts]
     if not names:
         raise RequestError(f"{where}: holds no JPEG images")
     if unknown := sorted({p.parent.name for p in names} - set(_CLASSES.split())):

@@ -77,12 +77,13 @@ def _load_digits(split_seed: int) -> dict[str, Split]:
     images = np.round(data.images * (255 / 16)).astype(np.uint8)  # 0..16 to 0..255
     images = np.repeat(images[..., None], 3, axis=-1)
     labels = data.target.astype(np.int32)
+    names = tuple(map(str, data.target_names))
     return {
         part: Split(
             name=f"digits/{part}",
             source=ArraySource(images[rows]),
             labels=labels[rows],
-            class_names=tuple(str(name) for name in data.target_names),
+            class_names=names,
             fingerprint=digest("digits", part, images[rows], labels[rows]),
         )
         for part, rows in stratified_split(labels, split_seed).items()
@@ -98,7 +99,7 @@ def _without_bad_images(split: Split) -> Split:
         raise RequestError(f"{split.name}: none of {split.size} images can be read")
     try:
         with image_errors():
-            next(iter(split.dataset(8, start=int(bad[0]), stop=int(bad[0]) + 1)))
+            list(split.pick(8, bad[:1]))
     except Exception as error:  # for its name and its reason
         first = str(error)
     warn(f"{split.name}: left out {len(bad)} of {split.size} images; the first: {first}")

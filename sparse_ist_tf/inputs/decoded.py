@@ -1,11 +1,11 @@
 """The images of a split, decoded once and then read in any order."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from sparse_ist_tf.files import replacing
 from sparse_ist_tf.inputs.decoding import image_errors
 from sparse_ist_tf.inputs.split import Split
 
@@ -13,20 +13,13 @@ from sparse_ist_tf.inputs.split import Split
 def decoded_images(split: Split, image_size: int, cache_dir: str | Path) -> np.ndarray:
     """The images of a split as one array, decoded once and then mapped from a file.
 
-    Args:
-        split: from inputs.datasets.load.
-        image_size: side in pixels.
-        cache_dir: where the file is kept.
-
     Returns:
         uint8[size, image_size, image_size, 3], read-only.
     """
     path = Path(cache_dir) / f"{split.fingerprint[:32]}-{image_size}.npy"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         shape = (split.size, image_size, image_size, 3)
-        try:
+        with replacing(path) as temporary:
             images = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
             bar = tqdm(total=split.size, desc=f"decoding {split.name}", unit="img")
             with bar, image_errors():
@@ -34,7 +27,4 @@ def decoded_images(split: Split, image_size: int, cache_dir: str | Path) -> np.n
                     images[batch["index"]] = batch["image"]
                     bar.update(len(batch["index"]))
             images.flush()
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     return np.load(path, mmap_mode="r")

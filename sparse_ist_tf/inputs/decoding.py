@@ -36,14 +36,7 @@ def decode_image(data: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
 
 
 def decode_file(path: tf.Tensor) -> tf.Tensor:
-    """Reads and decodes a file as decode_image does.
-
-    Returns:
-        uint8[height, width, 3].
-
-    Raises:
-        tf.errors.OpError: as decode_image, also if the file can't be read.
-    """
+    """Reads and decodes a file as decode_image does; tf.errors.OpError also if it can't be read."""
     return _decode(path, path, is_file=True)
 
 
@@ -91,7 +84,7 @@ def _pillow(file, name: bytes) -> np.ndarray:
 def image_errors() -> Iterator[None]:
     """Turns the error of a pipeline that met an unreadable image into one line that names it.
 
-    The same for a message that transport.unpack_patches refuses.
+    The same for a message that unpack_patches refuses.
 
     Raises:
         RunError: in place of tf.errors.OpError, if that came from reading images.
@@ -119,12 +112,10 @@ def readable(stream: tf.data.Dataset, decode: Callable) -> np.ndarray:
     """
 
     def try_one(*element):  # map passes a tuple as several arguments
-        def good(*element):
-            return tf.size(decode(element if len(element) > 1 else element[0])) > 0
-
-        one = tf.data.Dataset.from_tensors(element if len(element) > 1 else element[0])
+        element = element if len(element) > 1 else element[0]
         bad = tf.data.Dataset.from_tensors(False)
-        return one.map(good).ignore_errors().concatenate(bad).take(1).get_single_element()
+        good = bad.map(lambda _: tf.size(decode(element)) > 0).ignore_errors()
+        return good.concatenate(bad).take(1).get_single_element()
 
     flags = stream.map(as_written(try_one), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     parts = [batch.numpy() for batch in flags.batch(1024)]

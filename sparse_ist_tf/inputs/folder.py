@@ -1,48 +1,16 @@
 """Images in folders, one folder per class."""
 
-import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs.decoding import EXTENSIONS, decode_file
-from sparse_ist_tf.inputs.split import Element, Split, digest
+from sparse_ist_tf.inputs.split import ArraySource, Split, digest
 
 _TEST_NAMES = ("test", "val", "validation")  # the first that is there counts
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FileSource:
-    """Image files.
-
-    Args:
-        paths: bytes, dtype object, as the file system has them.
-    """
-
-    paths: np.ndarray
-
-    def stream(self, start: int, stop: int) -> tf.data.Dataset:
-        """Paths start to stop of the split, in order."""
-        paths = tf.constant(self.paths[start:stop], tf.string, (stop - start,))
-        return tf.data.Dataset.from_tensor_slices(paths)
-
-    def decode(self, element: Element) -> tf.Tensor:
-        """Reads and decodes a file."""
-        return decode_file(element)
-
-    def take(self, rows: np.ndarray) -> "FileSource":
-        """The source of these images alone."""
-        return FileSource(self.paths[rows])
-
-
-@dataclasses.dataclass(frozen=True)
-class _File:
-    path: str
-    size: int
-    modified: int  # nanoseconds
 
 
 def load_folder(path: str, split_seed: int = 0) -> dict[str, Split]:
@@ -71,19 +39,15 @@ def load_folder(path: str, split_seed: int = 0) -> dict[str, Split]:
         test_classes, test_files = _scan(name, root / test)
         if unknown := sorted(set(test_classes) - set(classes)):
             raise RequestError(f"{root / test / unknown[0]}: a class that {root / 'train'} lacks")
-        rows = {"train": train_files, "test": test_files}
-        return {
-            part: _split(name, root, part, classes, files, np.arange(_count(files)))
-            for part, files in rows.items()
-        }
+        parts = {"train": train_files, "test": test_files}
+        return {part: _split(name, root, part, classes, some) for part, some in parts.items()}
     if inside == ["train"]:
         root = root / "train"
     classes, files = _scan(name, root)
-    labels = _labels(classes, files)
-    for label, count in enumerate(np.bincount(labels)):
-        if count < 2:
-            raise RequestError(f"{root / classes[label]}: one image; a split needs at least two")
-    parts = stratified_split(labels, split_seed)
+    for label in classes:
+        if len(files[label]) < 2:
+            raise RequestError(f"{root / label}: one image; a split needs at least two")
+    parts = stratified_split(_labels(classes, files), split_seed)
     return {part: _split(name, root, part, classes, files, rows) for part, rows in parts.items()}
 
 
@@ -112,12 +76,12 @@ def _folders(root: Path) -> list[str]:
     return sorted(names)
 
 
-def _scan(name: str, root: Path) -> tuple[list[str], dict[str, list[_File]]]:
+def _scan(name: str, root: Path) -> tuple[list[str], dict[str, list[os.DirEntry]]]:
     """Classes in alphabetic order, and each one's files in the order of their paths."""
     classes = _folders(root)
     if not classes:
         raise RequestError(f"{name}: {root} must hold a folder of images per class, has none")
-    files = {label: sorted(_images(root / label), key=lambda f: f.path) for label in classes}
+    files = {label: sorted(_images(str(root / label)), key=lambda f: f.path) for label in classes}
     for label in classes:
         if not files[label]:
             raise RequestError(f"{root / label}: no images; known are {', '.join(EXTENSIONS)}")
@@ -126,39 +90,33 @@ def _scan(name: str, root: Path) -> tuple[list[str], dict[str, list[_File]]]:
     return classes, files
 
 
-def _images(folder: Path) -> list[_File]:
-    found, folders = [], [os.fspath(folder)]
-    while folders:
-        with os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
-                    status = entry.stat()
-                    found.append(_File(entry.path, status.st_size, status.st_mtime_ns))
-                elif entry.is_dir():
-                    folders.append(entry.path)
-    return found
+def _images(folder: str) -> Iterator[os.DirEntry]:
+    with os.scandir(folder) as entries:
+        shown = [entry for entry in entries if not entry.name.startswith(".")]
+    for entry in shown:
+        if entry.name.lower().endswith(EXTENSIONS) and entry.is_file():
+            yield entry
+        elif entry.is_dir():
+            yield from _images(entry.path)
 
 
-def _count(files: dict[str, list[_File]]) -> int:
-    return sum(len(some) for some in files.values())
-
-
-def _labels(classes: list[str], files: dict[str, list[_File]]) -> np.ndarray:
+def _labels(classes: list[str], files: dict[str, list[os.DirEntry]]) -> np.ndarray:
     counts = [len(files.get(label, ())) for label in classes]
     return np.repeat(np.arange(len(classes), dtype=np.int32), counts)
 
 
-def _split(name, root, part, classes, files, rows) -> Split:
-    every = [file for label in classes for file in files.get(label, ())]
-    chosen = [every[i] for i in rows]
-    labels = _labels(classes, files)[rows]
-    stats = [(os.path.relpath(f.path, root), f.size, f.modified) for f in chosen]
-    paths = np.array([os.fsencode(f.path) for f in chosen], object)
+def _split(name, root, part, classes, files, rows=None) -> Split:
+    labels = _labels(classes, files)
+    chosen = [file for label in classes for file in files.get(label, ())]
+    if rows is not None:
+        labels, chosen = labels[rows], [chosen[i] for i in rows]
+    stats = [
+        (os.path.relpath(f.path, root), f.stat().st_size, f.stat().st_mtime_ns) for f in chosen
+    ]
+    paths = np.array([os.fsencode(f.path) for f in chosen])
     return Split(
         name=f"{name}/{part}",
-        source=FileSource(paths),
+        source=ArraySource(paths, decode_file),
         labels=labels,
         class_names=tuple(classes),
         fingerprint=digest("folder", part, tuple(classes), stats, labels),

@@ -13,11 +13,9 @@ import tensorflow_datasets as tfds
 
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.inputs.decoding import decode_image
-from sparse_ist_tf.inputs.split import Element, Split, digest
+from sparse_ist_tf.inputs.split import Element, Split, digest, keep
 from sparse_ist_tf.streams import Stream
 from sparse_ist_tf.tracing import as_written
-
-NAMES = ("cifar10", "resisc45", "aid")
 
 _MANUAL = {  # what brings the sets that TFDS may not download
     "resisc45": (
@@ -52,31 +50,21 @@ class RecordSource:
     def stream(self, start: int, stop: int) -> tf.data.Dataset:
         """(Record, its number) of images start to stop of the split, in order."""
         rows = self.rows[start:stop]
-        if not len(rows):
-            empty = (tf.zeros((0,), tf.string), tf.zeros((0,), tf.int64))
-            return tf.data.Dataset.from_tensor_slices(empty)
-        first, last = int(rows[0]), int(rows[-1])
+        first, end = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0)
         data = tf.data.Dataset.zip(
-            tf.data.TFRecordDataset(list(self.files)).skip(first).take(last + 1 - first),
-            tf.data.Dataset.range(first, last + 1),
+            tf.data.TFRecordDataset(list(self.files)).skip(first).take(end - first),
+            tf.data.Dataset.range(first, end),
         )
-        if len(rows) == last + 1 - first:
+        if len(rows) == end - first:
             return data
-        wanted = np.zeros(last + 1 - first, bool)
-        wanted[rows - first] = True
-        data = tf.data.Dataset.zip(data, tf.data.Dataset.from_tensor_slices(wanted))
-        return data.filter(as_written(lambda _, keep: keep)).map(
-            as_written(lambda element, _: element)
-        )
+        return keep(data, np.isin(np.arange(first, end), rows, assume_unique=True))
 
     def decode(self, element: Element) -> tf.Tensor:
         """Decodes a record's image."""
         record, row = element
-        image = tf.io.FixedLenFeature((), tf.string)
-        data = tf.io.parse_single_example(record, {"image": image})["image"]
-        return decode_image(
-            data, tf.strings.join([self.name, ", record ", tf.strings.as_string(row)])
-        )
+        wanted = {"image": tf.io.FixedLenFeature((), tf.string)}
+        name = tf.strings.join([self.name, ", record ", tf.strings.as_string(row)])
+        return decode_image(tf.io.parse_single_example(record, wanted)["image"], name)
 
     def take(self, rows: np.ndarray) -> "RecordSource":
         """The source of these images alone."""
@@ -86,18 +74,9 @@ class RecordSource:
 def load_records(name: str, data_dir: str | None = None, split_seed: int = 0) -> dict[str, Split]:
     """The two parts of a TFDS data set, prepared first where that is needed and possible.
 
-    Looked for in data_dir; where that isn't given, in the folder that the environment variable
-    SPARSE_IST_DATA names, then in TFDS's default. Images stay on disk, in their encoded form.
+    Looked for as datasets.load says. Images stay on disk, in their encoded form.
 
     Source: paper section 4 for the sizes of the parts.
-
-    Args:
-        name: "cifar10", "resisc45" or "aid".
-        data_dir: a TFDS data_dir.
-        split_seed: of resisc45's random split; the others have fixed ones.
-
-    Returns:
-        {"train": ..., "test": ...}.
 
     Raises:
         RequestError: if the data isn't there and has to be downloaded by hand.
@@ -106,34 +85,23 @@ def load_records(name: str, data_dir: str | None = None, split_seed: int = 0) ->
     builder = _builder(name, data_dir)
     if (found := builder.info.file_format.value) != "tfrecord":
         raise RequestError(f"{name}: {builder.data_path} has {found} files; must be tfrecord")
-    parts = {}
     labels = {part: _read_labels(name, builder, part) for part in builder.info.splits}
     if set(labels) == {"train"}:
         rows = Stream.SPLIT.rng(split_seed % 2**64).permutation(len(labels["train"]))
         test = round(len(rows) * _RESISC45_TEST)
-        parts["train"] = "train", np.sort(rows[test:])
-        parts["test"] = "train", np.sort(rows[:test])
+        parts = {"train": ("train", np.sort(rows[test:])), "test": ("train", np.sort(rows[:test]))}
     else:
-        for part in ("train", "test"):
-            parts[part] = part, np.arange(len(labels[part]))
+        parts = {part: (part, np.arange(len(labels[part]))) for part in ("train", "test")}
     out = {}
     for part, (stored, rows) in parts.items():
         info = builder.info.splits[stored]
+        version = (str(builder.version), part, tuple(info.shard_lengths), info.num_bytes)
         out[part] = Split(
             name=f"{name}/{part}",
             source=RecordSource(_files(builder, stored), rows, f"{name}/{stored}"),
             labels=labels[stored][rows],
             class_names=tuple(builder.info.features["label"].names),
-            fingerprint=digest(
-                "tfds",
-                name,
-                str(builder.version),
-                part,
-                tuple(info.shard_lengths),
-                info.num_bytes,
-                rows,
-                labels[stored],
-            ),
+            fingerprint=digest("tfds", name, *version, rows, labels[stored]),
         )
     return out
 
@@ -186,11 +154,9 @@ def _builder(name: str, data_dir: str | None):
 
 def _prepared(folder: Path) -> Path | None:
     """The newest version of a data set that has been prepared in its folder, if there is one."""
-    found = []
-    for info in folder.glob("*/dataset_info.json"):
-        if tfds.core.Version.is_valid(info.parent.name):
-            found.append((tfds.core.Version(info.parent.name), info.parent))
-    return max(found)[1] if found else None
+    found = [info.parent for info in folder.glob("*/dataset_info.json")]
+    found = [version for version in found if tfds.core.Version.is_valid(version.name)]
+    return max(found, key=lambda version: tfds.core.Version(version.name), default=None)
 
 
 def _prepare(name: str, home: Path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -18,34 +19,43 @@ class Source(Protocol):
     def stream(self, start: int, stop: int) -> tf.data.Dataset:
         """Images start to stop of the split, in order, each as decode takes it."""
 
-    def decode(self, element: Element) -> tf.Tensor:
+    def decode(self, element: Element, /) -> tf.Tensor:
         """An element of the stream to uint8[height, width, 3]; runs in a graph."""
 
     def take(self, rows: np.ndarray) -> "Source":
         """The source of these images alone."""
 
 
-@dataclasses.dataclass(frozen=True)
+def _as_it_is(image: Element) -> tf.Tensor:
+    return image
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Images in memory.
+    """Images in memory, or what they are decoded from.
 
     Args:
-        images: uint8[n, height, width, 3].
+        images: uint8[n, height, width, 3], or n elements that decode takes.
+        decode: an element to uint8[height, width, 3]; runs in a graph.
     """
 
     images: np.ndarray
+    decode: Callable[[Element], tf.Tensor] = _as_it_is
 
     def stream(self, start: int, stop: int) -> tf.data.Dataset:
         """Images start to stop of the split, in order."""
         return tf.data.Dataset.from_tensor_slices(self.images[start:stop])
 
-    def decode(self, element: Element) -> tf.Tensor:
-        """The image as it is."""
-        return element
-
     def take(self, rows: np.ndarray) -> "ArraySource":
         """The source of these images alone."""
-        return ArraySource(self.images[rows])
+        return dataclasses.replace(self, images=self.images[rows])
+
+
+def keep(elements: tf.data.Dataset, wanted: np.ndarray) -> tf.data.Dataset:
+    """The elements where wanted, bool with an entry for each, is True."""
+    marked = tf.data.Dataset.zip(elements, tf.data.Dataset.from_tensor_slices(wanted))
+    some = marked.filter(as_written(lambda _, keep: keep))
+    return some.map(as_written(lambda element, _: element))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,9 +156,7 @@ class Split:
         wanted = np.zeros(self.size, bool)
         wanted[indices] = True
         stop = int(np.flatnonzero(wanted).max(initial=-1)) + 1
-        marked = self._elements(0, stop), tf.data.Dataset.from_tensor_slices(wanted[:stop])
-        some = tf.data.Dataset.zip(*marked).filter(as_written(lambda _, keep: keep))
-        return self._read(some.map(as_written(lambda element, _: element)), image_size)
+        return self._read(keep(self._elements(0, stop), wanted[:stop]), image_size)
 
     def _elements(self, start, stop):
         return tf.data.Dataset.zip(
@@ -189,14 +197,7 @@ def scale_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
 
 
 def digest(*parts: object) -> str:
-    """SHA-256 over the parts, in order: arrays by dtype, shape and bytes, the rest by repr.
-
-    Args:
-        *parts: arrays, strings, numbers or tuples of them.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """SHA-256, in hex, of the parts: arrays by dtype, shape and bytes, the rest by repr."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):

@@ -52,8 +52,8 @@ def preview(args: flags.FlagValues) -> None:
     split = splits[args.split]
     count = min(args.count, split.size)
     chosen = np.linspace(0, split.size - 1, count).astype(np.int64)  # so that all classes show
-    rows = [next(iter(split.dataset(args.image_size, start=i, stop=i + 1))) for i in chosen]
-    images = np.stack([row["image"].numpy() for row in rows])
+    rows = split.pick(args.image_size, chosen).as_numpy_iterator()
+    images = np.stack([row["image"] for row in rows])
     visible = masks.positions(chosen, num_patches, args.epoch)
     write_mask_preview(args.output, images, visible, args.patch_size)
     print(f"{args.output}: {count} images of {split.name}, {args.kind} masks at {args.ratio:g}")

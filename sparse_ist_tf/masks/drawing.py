@@ -17,7 +17,7 @@ KINDS = ("fixed", "random", "shared")
 PATTERNS = ("uniform", "grid", "center", "border")
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_FIXED, _RANDOM, _SHARED = 0, 1, 2**63  # streams; random masks add the epoch to theirs
+_FIXED, _RANDOM, _SHARED = 0, 1, -(2**63)  # streams; random masks add the epoch to theirs
 _ROWS_AT_ONCE = 2048  # keeps NumPy's temporaries in the cache
 
 
@@ -38,11 +38,6 @@ def num_visible(num_patches: int, mask_ratio: float) -> int:
 
     Raises:
         ValueError: if num_patches is below 1, or if mask_ratio is not in [0, 1) or leaves no patch.
-
-    Example:
-        >>> from sparse_ist_tf.masks import num_visible
-        >>> num_visible(10, 0.9)
-        1
     """
     if num_patches < 1:
         raise ValueError(f"num_patches={num_patches}: must be at least 1")
@@ -62,8 +57,7 @@ def fixed_positions(
 ) -> np.ndarray | tf.Tensor:
     """Visible positions under fixed masks: one mask per image, for ever.
 
-    A function of (seed, image index, mask_ratio) alone, so a seed can be sent instead of
-    positions. Drawn uniformly without replacement.
+    A function of (seed, image index, mask_ratio) alone. Drawn uniformly without replacement.
 
     Source: paper section 3.1, fixed masks.
 
@@ -78,11 +72,6 @@ def fixed_positions(
 
     Raises:
         ValueError: as num_visible.
-
-    Example:
-        >>> from sparse_ist_tf.masks import fixed_positions
-        >>> fixed_positions(0, [7, 8], 64, 0.75).shape
-        (2, 16)
     """
     return _draw(seed, _FIXED, indices, num_patches, mask_ratio)
 
@@ -96,14 +85,10 @@ def random_positions(
 ) -> np.ndarray | tf.Tensor:
     """Visible positions under random masks: a new mask per image and epoch.
 
-    Source: paper section 3.1, random masks.
+    As fixed_positions, but for the epoch: an integer of at least 0, or integers [b]; a tensor where
+    it changes in a graph.
 
-    Args:
-        seed: any integer.
-        indices: integers [b], the images' places in their split; an array, or a tensor.
-        epoch: an integer of at least 0, or integers [b]; a tensor where it changes in a graph.
-        num_patches: patches of an image.
-        mask_ratio: in [0, 1).
+    Source: paper section 3.1, random masks.
 
     Returns:
         int32[b, num_visible], ascending in a row: an array, or a tensor where indices or epoch
@@ -112,10 +97,7 @@ def random_positions(
     Raises:
         ValueError: as num_visible.
     """
-    if tf.is_tensor(epoch) or tf.is_tensor(indices):
-        epoch = tf.cast(epoch, tf.int64)
-    else:
-        epoch = np.asarray(epoch, np.int64)
+    epoch = tf.cast(epoch, tf.int64) if tf.is_tensor(epoch) else np.asarray(epoch, np.int64)
     return _draw(seed, epoch + _RANDOM, indices, num_patches, mask_ratio)
 
 
@@ -194,10 +176,7 @@ def _keys(seed: int, stream, indices, num_patches: int):
 
     xor = tf.bitwise.bitwise_xor if tensors else np.bitwise_xor
     start = _mix(np.array([int(seed) % 2**64], np.uint64))
-    if isinstance(stream, int):
-        start = _mix(start ^ np.uint64(stream))
-    else:
-        start = _mix(xor(unsigned(stream), start))
+    start = _mix(xor(unsigned(stream), start))
     rows = _mix(xor(unsigned(indices), start))
     steps = np.arange(num_patches, dtype=np.uint64) * _GAMMA
     return _mix(rows[:, None] + steps)
@@ -208,23 +187,22 @@ def _draw(seed: int, stream, indices, num_patches: int, mask_ratio: float):
     visible = num_visible(num_patches, mask_ratio)
     if tf.is_tensor(stream) or tf.is_tensor(indices):
         keys = _keys(seed, stream, tf.convert_to_tensor(indices), num_patches)
-        order = np.arange(num_patches, dtype=np.uint64)
-        inverted = tf.bitwise.invert(_unique(keys, order, tf.bitwise))
+        inverted = tf.bitwise.invert(_unique(keys, tf.bitwise))
         return tf.sort(tf.math.top_k(inverted, visible, sorted=False).indices, axis=1)
     indices = np.atleast_1d(np.asarray(indices, np.int64))
     out = np.empty((len(indices), visible), np.int32)
-    order = np.arange(num_patches, dtype=np.uint64)
     for first in range(0, len(indices), _ROWS_AT_ONCE):
         rows = slice(first, first + _ROWS_AT_ONCE)
         some = stream if np.ndim(stream) == 0 else stream[rows]
-        keys = _unique(_keys(seed, some, indices[rows], num_patches), order, np)
+        keys = _unique(_keys(seed, some, indices[rows], num_patches), np)
         last = np.partition(keys, visible - 1, axis=1)[:, visible - 1 : visible]
         out[rows] = np.nonzero(keys <= last)[1].reshape(-1, visible)
     return out
 
 
-def _unique(keys, order, bits):
+def _unique(keys, bits):
     """Puts the patch number into a key's lowest bits, so that no two keys of an image are equal."""
+    order = np.arange(keys.shape[1], dtype=np.uint64)
     low = np.uint64((1 << (len(order) - 1).bit_length()) - 1)
     return bits.bitwise_or(bits.bitwise_and(keys, ~low), order)
 

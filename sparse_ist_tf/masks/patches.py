@@ -64,12 +64,6 @@ def patchify(images: Array, patch_size: int) -> Array:
 
     Raises:
         ValueError: if a side is not a multiple of patch_size.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.masks import patchify
-        >>> patchify(np.zeros((1, 16, 16, 3), "float32"), 8).shape
-        (1, 4, 192)
     """
     rows, columns = grid_of(images, patch_size)
     channels = images.shape[-1]
@@ -108,17 +102,10 @@ def unpatchify(patches: Array, patch_size: int, grid: tuple[int, int]) -> Array:
 
 
 def reorder(x: Array, order: tuple[int, ...]) -> Array:
-    """Transposes an array or tensor, its last axis staying the last.
+    """Transposes an array or tensor, its last axis, of a known length, staying the last.
 
     Bytes are moved four at a time where they can be: TensorFlow's oneDNN, on a CPU without
     AVX-512, prints an error before it falls back to another transposition of bytes.
-
-    Args:
-        x: of any shape; its last axis has a known length.
-        order: the axes in their new order.
-
-    Returns:
-        Array or tensor, of the dtype of x.
     """
     if not tf.is_tensor(x):
         return np.transpose(x, order)
@@ -143,19 +130,9 @@ def select_patches(images: Array, positions: Array, patch_size: int) -> Array:
 
     Raises:
         ValueError: if a side is not a multiple of patch_size.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.masks import select_patches
-        >>> select_patches(np.zeros((1, 16, 16, 3), "float32"), [[0, 3]], 8).shape
-        (1, 2, 192)
     """
     if tf.is_tensor(images) or tf.is_tensor(positions):
         images = tf.convert_to_tensor(images)
         return tf.gather(patchify(images, patch_size), positions, batch_dims=1)
-    images, positions = np.asarray(images), np.asarray(positions)
-    rows, columns = grid_of(images, patch_size)
-    shape = (len(images), rows, patch_size, columns, patch_size, images.shape[-1])
-    down, right = np.divmod(positions, columns)
-    patches = images.reshape(shape)[np.arange(len(images))[:, None], down, :, right]
-    return patches.reshape(*positions.shape, -1)
+    patches = patchify(np.asarray(images), patch_size)
+    return np.take_along_axis(patches, np.asarray(positions)[:, :, None], axis=1)

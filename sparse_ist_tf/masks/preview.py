@@ -1,12 +1,12 @@
 """A sheet of masked images, to look at masks."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from sparse_ist_tf.masks.patches import visible_from_positions
+from sparse_ist_tf.files import replacing
+from sparse_ist_tf.masks.patches import grid_of, visible_from_positions
 
 _HIDDEN = 128  # grey
 _PAIRS = 4  # in a row of the sheet
@@ -26,12 +26,13 @@ def write_mask_preview(
         patch_size: side of a patch in pixels.
 
     Raises:
-        ValueError: if there are no images, or if positions are not one row per image.
+        ValueError: if there are no images, if positions are not one row per image, or if a side is
+            not a multiple of patch_size.
     """
     count, height, width, _ = images.shape
     if not count or len(positions) != count:
         raise ValueError(f"{count} images and {len(positions)} masks: must be one mask per image")
-    grid = height // patch_size, width // patch_size
+    grid = grid_of(images, patch_size)
     visible = visible_from_positions(positions, grid[0] * grid[1]).reshape(count, *grid, 1)
     visible = visible.repeat(patch_size, axis=1).repeat(patch_size, axis=2)
     masked = np.where(visible, images, np.uint8(_HIDDEN))
@@ -49,10 +50,5 @@ def write_mask_preview(
             large = image.repeat(scale, axis=0).repeat(scale, axis=1)
             sheet[top : top + height, left : left + width] = large
             left += width + gap
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         Image.fromarray(sheet).save(temporary, format="PNG")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.checkpoints.naming import named_tensors
 from sparse_ist_tf.checkpoints.writing import export_to_timm, save_encoder
 from sparse_ist_tf.encoder.bundle import stored_arrays
-from sparse_ist_tf.encoder.presets import PRESETS, listed, nearest_preset
+from sparse_ist_tf.encoder.presets import PRESETS, _listed, nearest_preset
 from sparse_ist_tf.encoder.spec import ViTSpec
 from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.errors import RequestError
@@ -305,8 +305,8 @@ def test_nearest_preset_of_every_preset_is_itself():
 
 
 def test_long_lists_are_cut():
-    assert listed("missing", list("abcdefghijk")) == "missing: a, b, c, d, e, f, g, h and 3 more"
-    assert listed("missing", ["a"]) == "missing: a"
+    assert _listed("missing", list("abcdefghijk")) == "missing: a, b, c, d, e, f, g, h and 3 more"
+    assert _listed("missing", ["a"]) == "missing: a"
 
 
 def test_a_feature_that_timm_does_not_have_is_refused(tmp_path):

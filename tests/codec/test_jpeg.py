@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from sparse_ist_tf.codec.jpeg import quantization_tables, restore_jpeg, strip_jpeg
+from sparse_ist_tf.codec.jpeg import _quantization_tables, restore_jpeg, strip_jpeg
 from sparse_ist_tf.errors import RunError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 48, 3), dtype=np.uint8)
@@ -28,7 +28,7 @@ def test_tables_are_those_of_an_encoder_of_its_own():
     file = io.BytesIO()
     Image.fromarray(PIXELS).save(file, format="JPEG", quality=80, subsampling=2)
     assert restore_jpeg(strip_jpeg(file.getvalue(), 80, 16, 48), 80, 16, 48)
-    assert [len(table) for table in quantization_tables(80)] == [64, 64]
+    assert [len(table) for table in _quantization_tables(80)] == [64, 64]
 
 
 @pytest.mark.parametrize("options", [{"optimize": True}, {"subsampling": 0}, {"progressive": True}])

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparse_ist_tf.codec import messages
+from sparse_ist_tf.codec.messages import unpack_feature
 from sparse_ist_tf.codec.packing import (
     MaskSeed,
     count_bytes,
     pack_feature,
     pack_patches,
     sent_patches,
-    unpack_feature,
     unpack_patches,
 )
 from sparse_ist_tf.errors import RunError
@@ -195,7 +195,7 @@ def test_no_flipped_bit_gets_through(bit):
 
 
 def sealed(*numbers, kind=0, content=b""):
-    return messages.seal(kind, *map(messages.varint, numbers), content)
+    return messages._seal(kind, *map(messages._varint, numbers), content)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def sealed(*numbers, kind=0, content=b""):
         sealed(75, kind=2),
         sealed(content=b"\xff" * 20),
         sealed(75, 8, 2, 2, content=b"\x01"),  # no picture
-        messages.seal(0),
+        messages._seal(0),
     ],
 )
 def test_forged_messages_are_refused(message):
@@ -314,7 +314,7 @@ def test_features_that_can_not_be_packed(feature, dtype):
 def test_forged_features_are_refused():
     for kind, length in ((2, 2), (3, 2), (4, 2), (4, 9)):
         with pytest.raises(RunError, match="damaged"):
-            unpack_feature(messages.seal(kind, messages.varint(length), bytes(5)))
+            unpack_feature(messages._seal(kind, messages._varint(length), bytes(5)))
 
 
 def test_count_bytes_counts_what_is_sent():

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from sparse_ist_tf.codec.messages import unpack_feature
 from sparse_ist_tf.codec.packing import (
     MaskSeed,
     count_bytes,
     pack_feature,
     pack_patches,
-    unpack_feature,
     unpack_patches,
 )
 from sparse_ist_tf.codec.transport import Transport, with_positions

@@ -201,7 +201,7 @@ def test_features_are_of_what_the_receiver_decodes(encoder, test_split, kind):
 
 
 def test_numbers_of_features_share_a_cache(encoder, test_split, tmp_path, monkeypatch):
-    from sparse_ist_tf.codec.packing import pack_feature, unpack_feature
+    from sparse_ist_tf.codec.messages import pack_feature, unpack_feature
 
     plain = _shared(encoder, test_split, tmp_path)
     monkeypatch.setattr(Features, "encode", None)

@@ -84,7 +84,7 @@ def test_the_fingerprint_knows_files_and_not_their_place(tmp_path):
     before = load_folder(str(tmp_path / "x"))["train"]
     (tmp_path / "x").rename(tmp_path / "y")
     assert load_folder(str(tmp_path / "y"))["train"].fingerprint == before.fingerprint
-    changed = before.source.paths[0].decode().replace("/x/", "/y/")
+    changed = before.source.images[0].decode().replace("/x/", "/y/")
     os.utime(changed, (1, 1))
     after = load_folder(str(tmp_path / "y"))["train"]
     assert after.fingerprint != before.fingerprint

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from sparse_ist_tf.checkpoints.loading import load_encoder
-from sparse_ist_tf.codec.packing import pack_feature, pack_patches, unpack_feature, unpack_patches
+from sparse_ist_tf.codec.messages import pack_feature, unpack_feature
+from sparse_ist_tf.codec.packing import pack_patches, unpack_patches
 from sparse_ist_tf.config import get_config
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.ist.head import accuracy, logits
