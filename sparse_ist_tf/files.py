@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from sparse_ist_tf.errors import RunError
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
@@ -44,6 +46,19 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
     """
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Turns an OSError into one line that names the file.
+
+    Raises:
+        RunError: in place of the OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} can't be written: {error.strerror or error}") from None
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:

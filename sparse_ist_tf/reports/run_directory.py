@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from sparse_ist_tf.config import completed
 from sparse_ist_tf.errors import RequestError, RunError, warn
-from sparse_ist_tf.files import remove_leftovers, write_atomically
+from sparse_ist_tf.files import remove_leftovers, write_atomically, writing
 
 if TYPE_CHECKING:
     import keras
@@ -224,19 +224,6 @@ class RunDirectory:
             return None
         except ValueError:
             raise RunError(f"{self.path / 'results.json'} is damaged") from None
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError into one line that names the file.
-
-    Raises:
-        RunError: in place of the OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{path} can't be written: {error.strerror or error}") from None
 
 
 def write_checkpoint(path: Path, state: Mapping[str, np.ndarray], progress: Mapping) -> None:
