@@ -36,11 +36,7 @@ OPTIMIZERS = {
 
 # fmt: off
 def table() -> list[Key]:
-    """The table of pretrain's keys.
-
-    Returns:
-        In the order in which --help and the documentation show them.
-    """
+    """The table of pretrain's keys, in the order of --help and the documentation."""
     decoder, probe = (When("objective", ("mae",)),), (When("probe.every"),)
     classifier = (When("objective", ("supervised",)),)
     positive, share = Number(0, above=True), Numbers("numbers in [0, 1]", SHARE)
@@ -106,19 +102,12 @@ def get_config() -> ConfigDict:
 
     The packaged weights are of configs/pretrain_vit_micro.py, configs/pretrain_vit_micro_sizes.py
     and configs/pretrain_vit_pico.py.
-
-    Returns:
-        A new configuration; files in configs/ change it.
     """
     return defaults(table())
 
 
 def accelerator_config() -> ConfigDict:
-    """What the trainings of both packaged encoders have in common: long, on one accelerator.
-
-    Returns:
-        A new configuration.
-    """
+    """What the trainings of both packaged encoders have in common: long, on one accelerator."""
     config = get_config()
     config.seed = 3
     config.mask_ratios, config.mask_probabilities = (0.5, 0.75), (0.7, 0.3)
@@ -134,20 +123,12 @@ def accelerator_config() -> ConfigDict:
 
 
 def completed(config: Mapping) -> ConfigDict:
-    """A stored configuration as one of today: keys that came later have their defaults.
-
-    Returns:
-        A new configuration.
-    """
+    """A stored configuration as one of today: keys that came later have their defaults."""
     return updated(get_config(), config)
 
 
 def validate(config: ConfigDict, num_workers: int = 1) -> None:
     """Checks a configuration of pre-training, but for its preset and data, before any work is done.
-
-    Args:
-        config: as get_config makes it.
-        num_workers: P.
 
     Raises:
         RequestError: naming the key, its value and what is allowed.

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sparse_ist_tf.files import write_atomically
-from sparse_ist_tf.reports.run_directory import writing
+from sparse_ist_tf.files import write_atomically, writing
 
 
 def pretraining_rows(metrics: Sequence[Mapping]) -> list[tuple[str, ...]]:
@@ -29,12 +28,7 @@ def pretraining_rows(metrics: Sequence[Mapping]) -> list[tuple[str, ...]]:
 
 
 def write_pretraining_report(folder: Path, config: Mapping, metrics: Sequence[Mapping]) -> None:
-    """Writes report.md and pretraining.svg.
-
-    Args:
-        folder: the run directory.
-        config: as config.json has it.
-        metrics: the records of metrics.jsonl.
+    """Writes report.md and pretraining.svg into a run directory.
 
     Raises:
         RunError: if a file can't be written.
