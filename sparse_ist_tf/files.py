@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from sparse_ist_tf.errors import RunError
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
@@ -42,9 +44,32 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Turns an OSError into one line that names the file.
+
+    Raises:
+        RunError: in place of the OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} can't be written: {error.strerror or error}") from None
+
+
 def remove_leftovers(folder: str | os.PathLike) -> None:
     """Removes what killed processes left anywhere below a folder that nobody is writing to."""
     for path in Path(folder).rglob(".*.tmp*"):
         if path.suffix == ".tmp" or path.with_suffix("").suffix == ".tmp":
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def write_file(path: Path, data: bytes | str) -> None:
+    """Writes a file, as write_atomically() does.
+
+    Raises:
+        RunError: if it can't be written; what stood there stays.
+    """
+    with writing(path):
+        write_atomically(path, data)

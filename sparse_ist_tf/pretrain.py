@@ -15,7 +15,6 @@ import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -27,10 +26,6 @@ from sparse_ist_tf.pretrain_config import completed, validate
 from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster, lost_peers, make_strategy
 from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
-
-if TYPE_CHECKING:
-    from sparse_ist_tf.pretraining.data import Images
-    from sparse_ist_tf.workers.link import Link
 
 FLAGS = flags.FLAGS
 _COLLECTIVE_TIMEOUT_S = 1800.0  # others wait while the chief evaluates; a dead peer shows sooner
@@ -58,7 +53,7 @@ def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = 
         from sparse_ist_tf.checkpoints.writing import save_encoder
         from sparse_ist_tf.pretraining.report import write_pretraining_report
 
-    check_preset(config)
+    _check_preset(config)
     directory, chief = RunDirectory(workdir), cluster.worker == 0
     make = {"jax": _jax_run, "tensorflow": _tensorflow_run}[backend]
     with directory.opened(config.to_dict(), completed) if chief else contextlib.nullcontext():
@@ -111,7 +106,7 @@ def _tensorflow_run(config, workdir, cluster):
     strategy = make_strategy(cluster, config.cluster.peer_timeout_s)
     link = Link(strategy, cluster.worker, cluster.num_workers, _COLLECTIVE_TIMEOUT_S)
     link.check_order()
-    return Pretraining(config, load_images(config, link), workdir, link)
+    return Pretraining(config, _load_images(config, link), workdir, link)
 
 
 def _jax_run(config, workdir, _):
@@ -121,29 +116,25 @@ def _jax_run(config, workdir, _):
         from sparse_ist_tf.pretraining.jax_run import JaxPretraining
 
     tf.config.set_visible_devices([], "GPU")  # TensorFlow reads images; the memory is JAX'
-    return JaxPretraining(config, load_images(config), workdir)
+    return JaxPretraining(config, _load_images(config), workdir)
 
 
-def check_preset(config: ConfigDict) -> None:
-    """Checks the preset, and that its images have patches enough for the ratios.
-
-    Raises:
-        RequestError: naming the key, its value and what is allowed.
-    """
+def _check_preset(config):
+    """Checks the preset, and that its images have patches enough for the ratios."""
     with quiet():
         from sparse_ist_tf.encoder.presets import PRESETS
         from sparse_ist_tf.masks import num_visible
 
     if config.preset not in PRESETS:
         raise RequestError(f"preset={config.preset!r}: must be one of {', '.join(PRESETS)}")
-    sizes = PRESETS[config.preset]
-    patch = sizes.patch_size
+    preset = PRESETS[config.preset]
+    patch = preset.patch_size
     for size in config.image_sizes:
         if size < patch or size % patch:
             raise RequestError(
                 f"image_sizes has {size}: must be a multiple of {patch}, the side of a patch"
             )
-    num_patches = (min(config.image_sizes or [sizes.image_size]) // patch) ** 2
+    num_patches = (min(config.image_sizes or [preset.image_size]) // patch) ** 2
     for ratio in (*config.mask_ratios, *config.eval_mask_ratios, *config.probe.mask_ratios):
         try:
             num_visible(num_patches, ratio)
@@ -151,19 +142,8 @@ def check_preset(config: ConfigDict) -> None:
             raise RequestError(f"a mask ratio of {ratio} for {config.preset}: {error}") from None
 
 
-def load_images(config: ConfigDict, link: "Link | None" = None) -> "Images":
-    """The decoded images; the chief prepares and decodes them first, others find its files.
-
-    Args:
-        config: valid.
-        link: to the other workers, all of which call this; None for a single one.
-
-    Returns:
-        The two parts of the data set.
-
-    Raises:
-        RequestError: if the data isn't there or can't be used.
-    """
+def _load_images(config, link=None):
+    """The decoded images; the chief prepares and decodes them first, others find its files."""
     from sparse_ist_tf.encoder.presets import PRESETS
     from sparse_ist_tf.inputs import datasets
     from sparse_ist_tf.inputs.decoded import decoded_images
@@ -171,8 +151,7 @@ def load_images(config: ConfigDict, link: "Link | None" = None) -> "Images":
 
     if link and not link.chief:
         link.wait_for_all()
-    cache = Path.home() / ".cache" / "sparse_ist_tf" / "images"
-    cache_dir = Path(config.dataset.cache_dir or cache).expanduser()
+    cache_dir = Path(config.dataset.cache_dir or "~/.cache/sparse_ist_tf/images").expanduser()
     splits = datasets.load(
         config.dataset.name,
         data_dir=config.dataset.data_dir or None,
@@ -180,14 +159,9 @@ def load_images(config: ConfigDict, link: "Link | None" = None) -> "Images":
         on_bad_image=config.dataset.on_bad_image,
     )
     size = PRESETS[config.preset].image_size
-    train, test = splits["train"], splits["test"]
-    images = Images(
-        decoded_images(train, size, cache_dir),
-        train.labels,
-        decoded_images(test, size, cache_dir),
-        test.labels,
-        train.num_classes,
-    )
+    parts = [splits[name] for name in ("train", "test")]
+    decoded = [(decoded_images(part, size, cache_dir), part.labels) for part in parts]
+    images = Images(*decoded[0], *decoded[1], parts[0].num_classes)
     if link and link.chief:
         link.wait_for_all()
     return images

@@ -129,10 +129,6 @@ def completed(config: Mapping) -> ConfigDict:
 def validate(config: ConfigDict, num_workers: int = 1) -> None:
     """Checks a configuration of pre-training, but for its preset and data, before any work is done.
 
-    Args:
-        config: as get_config makes it.
-        num_workers: P.
-
     Raises:
         RequestError: naming the key, its value and what is allowed.
     """

@@ -34,15 +34,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command: load, describe, export.
-
-    Args:
-        argv: its arguments; those of the process where None.
-    """
+    """The command: load, describe, export; argv are those of the process where None."""
     parser = _Parser(prog="python -m sparse_ist_tf.weights", description=__doc__)
     parser.add_argument("weights", metavar="IN", help=sources())
     parser.add_argument("path", metavar="OUT", help="the file that is written")
-    parser.add_argument("--to", required=True, choices=["timm", "keras"], help="whose format")
+    parser.add_argument("--to", required=True, choices=_EXPORTS, help="whose format")
     parser.add_argument("--image_size", type=int, help="side of the images, in pixels")
     parser.add_argument("--num_heads", type=int, help="attention heads")
     parser.add_argument("--qk_scale", type=float, help="of the products of query and key")

@@ -14,7 +14,7 @@ from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.decoded import decoded_images
-from sparse_ist_tf.pretrain import check_preset, load_images, pretrain
+from sparse_ist_tf.pretrain import _check_preset, _load_images, pretrain
 from sparse_ist_tf.pretrain_config import get_config, validate
 from sparse_ist_tf.pretraining.tensorflow_run import Pretraining
 from sparse_ist_tf.reports.run_directory import RunDirectory
@@ -74,7 +74,7 @@ def test_two_workers_go_on_from_one_and_end_as_one(tmp_path):
     settings = MAE | {"dataset.cache_dir": str(tmp_path / "images")}
     config, one, two = _mae_config(settings), tmp_path / "one", tmp_path / "two"
     pretrain(config, one)
-    half = Pretraining(config, load_images(config), two)
+    half = Pretraining(config, _load_images(config), two)
     for batch in half.batches():
         half.train_step(*batch)
         if half.step == 3:
@@ -166,17 +166,17 @@ def test_a_ratio_that_leaves_no_patch_is_named():
     config = get_config()
     config.mask_ratios = (0.999, 0.5, 0.0)
     with pytest.raises(RequestError, match=r"mask ratio of 0\.999 for vit_micro"):
-        check_preset(config)
+        _check_preset(config)
 
 
 def test_sizes_that_cannot_be_are_named():
     config = get_config()
     config.image_sizes, config.size_probabilities = (64, 100), (0.5, 0.5)
     with pytest.raises(RequestError, match="image_sizes has 100: must be a multiple of 8"):
-        check_preset(config)
+        _check_preset(config)
     config.image_sizes = (64, 8)
     with pytest.raises(RequestError, match=r"mask ratio of 0\.75 for vit_micro"):
-        check_preset(config)
+        _check_preset(config)
     for sizes, odds in (((64, 64), (0.5, 0.5)), ((64, 128), (0.5, 0.6)), ((64,), (-1.0,))):
         config.image_sizes, config.size_probabilities = sizes, odds
         with pytest.raises(RequestError, match="size_probabilities="):
@@ -191,7 +191,7 @@ def test_sizes_that_cannot_be_are_named():
 def test_every_file_in_configs_is_valid(name):
     config = importlib.import_module(f"configs.pretrain_{name}").get_config()
     validate(config, num_workers=8)
-    check_preset(config)
+    _check_preset(config)
     presets = {"mae": "vit_base", "vit_micro_sizes": "vit_micro"}
     assert config.preset == presets.get(name, name)
 

@@ -17,6 +17,7 @@ from sparse_ist_tf.errors import RequestError
 # and So400m. Source: "Scaling Vision Transformers" (Zhai et al., 2022), table 2, and timm.
 _HEADS = {1280: 16, 1408: 16, 1664: 16, 1152: 16}
 _DEFAULTS = {"activation": "gelu", "epsilon": 1e-6}
+_LINEAR = {"attn.qkv": "qkv", "attn.proj": "proj", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
 
 
 def from_timm(
@@ -45,15 +46,10 @@ def from_timm(
     """
     taken = _Taken(named)
     kernel = named.tensors.get("patch_embed.proj.weight")
-    if (
-        kernel is None
-        or kernel.ndim != 4
-        or kernel.shape[1] != 3
-        or kernel.shape[2] != kernel.shape[3]
-    ):
-        shape = None if kernel is None else kernel.shape
+    shape = None if kernel is None else kernel.shape
+    if shape is None or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
         raise RequestError(f"patch_embed.proj.weight: must be [width, 3, size, size], is {shape}")
-    width, _, patch, _ = kernel.shape
+    width, _, patch, _ = shape
     depth = len({m[1] for m in map(re.compile(r"blocks\.(\d+)\.").match, named.tensors) if m})
     if not depth:
         raise RequestError("no weights of transformer blocks")
@@ -63,12 +59,12 @@ def from_timm(
     if inner == 2 * hidden:
         settings = settings | {"activation": "swiglu"}
 
-    out = {"embed/kernel": taken.take("patch_embed.proj.weight", kernel.shape)}
-    out["embed/kernel"] = out["embed/kernel"].transpose(2, 3, 1, 0).reshape(-1, width)
+    kernel = taken.take("patch_embed.proj.weight", shape)
+    out = {"embed/kernel": kernel.transpose(2, 3, 1, 0).reshape(-1, width)}
     pre_norm = taken.has("norm_pre.weight")
     out["embed/bias"] = taken.take("patch_embed.proj.bias", (width,), optional=pre_norm)
     tokens = _prefix_tokens(taken, width)
-    table = _position_table(taken, tokens, width)
+    out["position_table"] = _position_table(taken, tokens, width)
     out |= tokens
     notes = []
     for i in range(depth):
@@ -82,30 +78,15 @@ def from_timm(
         notes.append("query, key and value have no bias")
     if pre_norm:
         out |= _norm(taken, "norm_pre", "norm_pre", width)
-    pool = settings.get("pool") or ("cls" if "cls_token" in tokens else "mean")
-    if "fc_norm.weight" in named.tensors and "norm.weight" not in named.tensors:
-        pool = "mean_norm"
-    out |= _norm(taken, "fc_norm" if pool == "mean_norm" else "norm", "norm", width)
-
-    grid = math.isqrt(len(table))
-    sincos = width % 4 == 0 and np.array_equal(table, sincos_positions(grid, width))
-    positions = settings.get("positions") or ("sincos" if sincos else "learned")
-    if positions == "learned":
-        out["position_table"] = table
-    config = {
-        "image_size": grid * patch,
-        "patch_size": patch,
-        "width": width,
-        "depth": depth,
-        "num_heads": settings.get("num_heads") or named.num_heads or _usual_heads(width),
-        "mlp_ratio": hidden / width,
-        "positions": positions,
-        "class_token": "cls_token" in tokens,
-        "extra_tokens": tokens["extra_tokens"].shape[1] if "extra_tokens" in tokens else 0,
-        "pool": pool,
-        "pre_norm": pre_norm,
-    }
-    config |= {key: settings.get(key) or default for key, default in _DEFAULTS.items()}
+    config = architecture_of(out)
+    stated = ("pool", "positions", "activation", "epsilon")
+    config |= _DEFAULTS | {key: settings[key] for key in stated if settings.get(key)}
+    config["num_heads"] = settings.get("num_heads") or named.num_heads or _usual_heads(width)
+    if taken.has("fc_norm.weight") and not taken.has("norm.weight"):
+        config["pool"] = "mean_norm"
+    out |= _norm(taken, "fc_norm" if config["pool"] == "mean_norm" else "norm", "norm", width)
+    if config["positions"] != "learned":
+        del out["position_table"]
     taken.check(width, depth, patch)
     spec = ViTSpec.read(config)
     if (scale := settings.get("qk_scale")) is not None:
@@ -115,24 +96,46 @@ def from_timm(
     return spec, out, notes
 
 
+def architecture_of(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The arguments of ViTSpec that the tensors of a whole ViT tell.
+
+    Args:
+        tensors: path to array; sine-cosine positions are among them.
+    """
+    table, (pixels, width) = tensors["position_table"], tensors["embed/kernel"].shape
+    patch, grid = math.isqrt(pixels // 3), math.isqrt(len(table))
+    sincos = width % 4 == 0 and np.array_equal(table, sincos_positions(grid, width))
+    class_token, extra = "cls_token" in tensors, tensors.get("extra_tokens")
+    return {
+        "image_size": grid * patch,
+        "patch_size": patch,
+        "width": width,
+        "depth": len({path.split("/")[0] for path in tensors if path.startswith("block_")}),
+        "mlp_ratio": tensors["block_0/fc2/kernel"].shape[0] / width,
+        "positions": "sincos" if sincos else "learned",
+        "class_token": class_token,
+        "extra_tokens": 0 if extra is None else extra.shape[1],
+        "pool": "cls" if class_token else "mean",
+        "pre_norm": "norm_pre/scale" in tensors,
+    }
+
+
 def to_timm(
     spec: ViTSpec, tensors: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Brings this library's weights to timm's names and torch's layouts.
 
-    Args:
-        spec: the architecture.
-        tensors: path to array, as from_timm returns them.
-
     Returns:
         (timm's name to array, arguments of timm's VisionTransformer).
+
+    Raises:
+        RequestError: if timm has no such pool.
     """
     width, patch, pool = spec.width, spec.patch_size, spec.pool
     if pool == "cls_mean":
         raise RequestError("pool='cls_mean' has no counterpart in timm: give pool='cls' or 'mean'")
-    table = tensors.get("position_table")
-    if table is None:
-        table = sincos_positions(spec.grid, width)
+    computed = spec.positions == "sincos"
+    table = sincos_positions(spec.grid, width) if computed else tensors["position_table"]
     kernel = tensors["embed/kernel"].reshape(patch, patch, 3, width).transpose(3, 2, 0, 1)
     out = {"patch_embed.proj.weight": kernel}
     if spec.pre_norm:  # timm's embedding has no bias then
@@ -175,9 +178,6 @@ def to_timm(
     return {name: np.ascontiguousarray(array) for name, array in out.items()}, arguments
 
 
-_LINEAR = {"attn.qkv": "qkv", "attn.proj": "proj", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}
-
-
 class _Taken:
     """Hands out tensors and keeps account of what was missing, misshapen or never asked for."""
 
@@ -194,15 +194,13 @@ class _Taken:
     def take(self, name, shape, *, optional=False):
         self.used.add(name)
         tensor = self.named.tensors.get(name)
-        if tensor is None:
-            if not optional:
-                self.missing.append(name)
-            return np.zeros(shape, np.float32)
-        if tensor.shape != tuple(shape):
-            origin = self.named.origin[name]
-            self.misshapen.append(f"{origin} is {tensor.shape}, not {tuple(shape)}")
-            return np.zeros(shape, np.float32)
-        return tensor.astype(np.float32)
+        if tensor is not None and tensor.shape == shape:
+            return tensor.astype(np.float32)
+        if tensor is not None:
+            self.misshapen.append(f"{self.named.origin[name]} is {tensor.shape}, not {shape}")
+        elif not optional:
+            self.missing.append(name)
+        return np.zeros(shape, np.float32)
 
     def take_bias(self, block, part, shape):
         """A block's bias: zeros where no block has one."""
@@ -219,12 +217,10 @@ class _Taken:
 
 def _prefix_tokens(taken, width):
     tokens = {}
-    if taken.has("cls_token"):
-        tokens["cls_token"] = taken.take("cls_token", (1, 1, width))
-    for name in ("dist_token", "reg_token"):
-        if taken.has(name):
-            count = taken.named.tensors[name].size // width
-            tokens["extra_tokens"] = taken.take(name, (1, count, width))
+    for name in filter(taken.has, ("cls_token", "dist_token", "reg_token")):
+        cls = name == "cls_token"
+        count = 1 if cls else taken.named.tensors[name].size // width
+        tokens[name if cls else "extra_tokens"] = taken.take(name, (1, count, width))
     return tokens
 
 
@@ -264,18 +260,16 @@ def _block(taken, name, width, hidden, inner):
         kernel = taken.take(f"{name}.attn.qkv.weight", (3 * width, width))
         bias = taken.take_bias(name, "attn.qkv.bias", (3 * width,))
     out = {"qkv/kernel": kernel.T, "qkv/bias": bias}
-    shapes = {"proj": (width, width), "fc1": (inner, width), "fc2": (width, hidden)}
-    scales = {"proj": "ls1", "fc2": "ls2"}
-    for theirs, ours in _LINEAR.items():
-        if ours == "qkv":
-            continue
-        kernel = taken.take(f"{name}.{theirs}.weight", shapes[ours]).T
-        bias = taken.take_bias(name, f"{theirs}.bias", shapes[ours][:1])
-        scale = f"{name}.{scales.get(ours)}.gamma"
+    shapes = {"attn.proj": (width, width), "mlp.fc1": (inner, width), "mlp.fc2": (width, hidden)}
+    scales = {"attn.proj": "ls1", "mlp.fc2": "ls2"}
+    for theirs, shape in shapes.items():
+        kernel = taken.take(f"{name}.{theirs}.weight", shape).T
+        bias = taken.take_bias(name, f"{theirs}.bias", shape[:1])
+        scale = f"{name}.{scales.get(theirs)}.gamma"
         if taken.has(scale):
             gamma = taken.take(scale, (width,))
             kernel, bias = kernel * gamma, bias * gamma
-        out |= {f"{ours}/kernel": kernel, f"{ours}/bias": bias}
+        out |= {f"{_LINEAR[theirs]}/kernel": kernel, f"{_LINEAR[theirs]}/bias": bias}
     for norm in ("norm1", "norm2"):
         out |= _norm(taken, f"{name}.{norm}", norm, width)
     return out

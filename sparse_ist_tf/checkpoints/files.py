@@ -21,6 +21,7 @@ from sparse_ist_tf.checkpoints.keras_files import (
 from sparse_ist_tf.checkpoints.model_configs import settings_of_config
 from sparse_ist_tf.checkpoints.naming import is_flax
 from sparse_ist_tf.checkpoints.torch_files import read_torch
+from sparse_ist_tf.encoder.bundle import HALF
 from sparse_ist_tf.errors import RequestError
 
 FORMAT = "sparse_ist_tf.encoder/1"  # of our own safetensors files
@@ -29,6 +30,10 @@ SUFFIXES = (".safetensors", ".npz", ".weights.h5", ".keras", ".pth", ".pt", ".bi
 
 _HEADER_DAMAGES = (ValueError, TypeError, SyntaxError, OverflowError, tokenize.TokenError)
 _HEADER_DAMAGES += (RecursionError, MemoryError)
+_READ_HEADER = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +66,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path).expanduser()
     if path.is_dir():
         names = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-        found = next((path / name for name in names if (path / name).is_file()), None)
-        if found is None:
-            raise RequestError(f"{path}: a folder without {' or '.join(names)}")
-        return read_checkpoint(found)
+        for name in names:
+            if (path / name).is_file():
+                return read_checkpoint(path / name)
+        raise RequestError(f"{path}: a folder without {' or '.join(names)}")
     if not path.is_file():
         raise RequestError(f"{path}: no such file")
     if path.name.endswith(".safetensors"):
@@ -127,7 +132,7 @@ def _config_beside(path):
             return None
         try:
             read = parse_json(beside.read_text("utf-8"))
-        except (UnicodeDecodeError, ValueError) as error:
+        except ValueError as error:
             raise RequestError(f"{beside}: no JSON: {error}") from None
         if not isinstance(read, dict):
             raise RequestError(f"{beside}: must be a JSON object")
@@ -142,10 +147,9 @@ def _config_beside(path):
 def _read_npz(path):
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
+            members, tensors = archive.infolist(), {}
             total = sum(info.file_size for info in members)
             check_unfolded(total, os.path.getsize(path), path)
-            tensors = {}
             for info in members:
                 name = info.filename.removesuffix(".npy")
                 with archive.open(info) as file:
@@ -153,8 +157,7 @@ def _read_npz(path):
     except ZIP_DAMAGES as error:
         raise RequestError(f"{path}: damaged, or no .npz file: {error}") from None
     # Flax's gelu is the tanh approximation, and big_vision scales pixels to [-1, 1].
-    half = (0.5, 0.5, 0.5)
-    defaults = {"activation": "gelu_tanh", "mean": half, "std": half} if is_flax(tensors) else {}
+    defaults = {"activation": "gelu_tanh", "mean": HALF, "std": HALF} if is_flax(tensors) else {}
     return Checkpoint(tensors, None, defaults)
 
 
@@ -162,13 +165,9 @@ def _read_npy(file, size, name):
     """An array of plain numbers; its header is checked against its size before it is read."""
     try:
         version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            header = np.lib.format.read_array_header_1_0(file)
-        elif version == (2, 0):
-            header = np.lib.format.read_array_header_2_0(file)
-        else:
+        if version not in _READ_HEADER:
             raise ValueError(f"version {version}")
-        shape, fortran, dtype = header
+        shape, fortran, dtype = _READ_HEADER[version](file)
         if dtype == np.dtype("V2"):  # how bfloat16 is stored
             dtype = np.dtype("bfloat16")
         if dtype.hasobject or (dtype.kind not in "fiub" and dtype != "bfloat16"):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from sparse_ist_tf.checkpoints.files import Checkpoint, read_checkpoint
+from sparse_ist_tf.encoder.bundle import HALF
 from sparse_ist_tf.errors import RequestError, RunError
 
 _CONFIGS = ("config.json", "preprocessor_config.json")
@@ -31,23 +32,20 @@ def read_hugging_face(name: str) -> Checkpoint:
     errors = _import("huggingface_hub.errors", "hub")
     repository, _, revision = name.partition("@")
 
-    def download(patterns):
-        folder = hub.snapshot_download(
-            repository, revision=revision or None, allow_patterns=patterns
-        )
-        return Path(folder)
+    def download(*patterns):
+        wanted = {"revision": revision or None, "allow_patterns": [*_CONFIGS, *patterns]}
+        return Path(hub.snapshot_download(repository, **wanted))
 
     try:
-        folder = download([*_CONFIGS, *_SAFETENSORS])
+        folder = download(*_SAFETENSORS)
         if not any((folder / file).is_file() for file in _SAFETENSORS[:2]):
-            folder = download([*_CONFIGS, _PICKLE])
+            folder = download(_PICKLE)
             if not (folder / _PICKLE).is_file():
                 raise RequestError(f"the model has neither {_SAFETENSORS[0]} nor {_PICKLE}")
         return read_checkpoint(folder)
     except errors.LocalEntryNotFoundError as error:
-        raise RunError(
-            f"hf:{name}: not in the cache, and no hub at hand: {_first(error)}"
-        ) from None
+        text = f"hf:{name}: not in the cache, and no hub at hand: {_first(error)}"
+        raise RunError(text) from None
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise RequestError(f"no such model or revision, or not yours: {_first(error)}") from None
     except errors.HFValidationError as error:
@@ -75,12 +73,8 @@ def read_keras_hub(name: str) -> Checkpoint:
     except Exception as error:
         raise RunError(f"keras_hub:{name}: can't be fetched: {_first(error)}") from None
     config = backbone.get_config()
-    settings = {
-        "num_heads": config["num_heads"],
-        "epsilon": config["layer_norm_epsilon"],
-        "activation": "gelu",
-        **_images(keras_hub.layers.ViTImageConverter, name),
-    }
+    settings = {"num_heads": config["num_heads"], "epsilon": config["layer_norm_epsilon"]}
+    settings |= {"activation": "gelu"} | _images(keras_hub.layers.ViTImageConverter, name)
     tensors = {v.path: keras.ops.convert_to_numpy(v) for v in backbone.variables}
     return Checkpoint(tensors, None, settings)
 
@@ -92,7 +86,7 @@ def _images(converter_class, name):
         scale, offset = (np.broadcast_to(v, 3) for v in (converter.scale, converter.offset))
         return {"mean": tuple(-offset / (255 * scale)), "std": tuple(1 / (255 * scale))}
     except (ValueError, TypeError, OSError):  # a preset without one, or one that scales nothing
-        return {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+        return {"mean": HALF, "std": HALF}
 
 
 def _import(module, extra):

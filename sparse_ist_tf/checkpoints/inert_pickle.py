@@ -23,21 +23,18 @@ _STORAGES = {
     "ByteStorage": np.dtype("u1"),
     "BoolStorage": np.dtype("?"),
 }
-_NAMES = frozenset(
-    [
-        "collections.OrderedDict",
-        "argparse.Namespace",
-        "torch._utils._rebuild_tensor",
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_parameter",
-        "torch.Size",
-        *(f"torch.{name}" for name in _STORAGES),
-    ]
-)
+_NAMES = {f"torch.{name}" for name in _STORAGES} | {
+    "collections.OrderedDict",
+    "argparse.Namespace",
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_parameter",
+    "torch.Size",
+}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
-_TEXTS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING")
-_BYTES = ("BINBYTES", "SHORT_BINBYTES")
+_ARGUMENTS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
+_ARGUMENTS += ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING")
+_ARGUMENTS += ("BINBYTES", "SHORT_BINBYTES")
 _MAX_COPIES = 1_000_000  # items copied from one container to another, in a whole pickle
 _MAX_LENGTH = 2**48  # of an axis or stride: a number that no file can back, and no int64 overflows
 _DAMAGES = (ValueError, TypeError, LookupError, AttributeError, struct.error)
@@ -47,29 +44,21 @@ _MARK = object()
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """A run of numbers that lies elsewhere in the file.
-
-    Args:
-        key: its name there.
-        dtype: of the numbers.
-        size: how many there are.
-    """
+    """A run of `size` numbers that lies elsewhere in the file, under `key`."""
 
     key: str
     dtype: np.dtype
     size: int
 
+    @property
+    def nbytes(self) -> int:
+        """How many bytes they take."""
+        return self.size * self.dtype.itemsize
+
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A view of a storage.
-
-    Args:
-        storage: where its numbers lie.
-        offset: of its first number there.
-        shape: of the tensor.
-        strides: in numbers, one for each axis.
-    """
+    """A view of a storage; `offset` and `strides`, one for each axis, count its numbers."""
 
     storage: Storage
     offset: int
@@ -96,12 +85,6 @@ def read_pickle(stream: BinaryIO) -> Any:
 
     Raises:
         RequestError: if the pickle names or calls anything else, or is damaged.
-
-    Example:
-        >>> import io, pickle
-        >>> from sparse_ist_tf.checkpoints.inert_pickle import read_pickle
-        >>> read_pickle(io.BytesIO(pickle.dumps({"a": [1, 2.5]}, protocol=2)))
-        {'a': [1, 2.5]}
     """
     machine = _Machine()
     try:
@@ -124,31 +107,29 @@ class _Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.result, self.copies = None, 0
+        push = self.stack.append
         self.instructions: dict[str, Callable[[Any], None]] = {
-            "PROTO": lambda _: None,
-            "FRAME": lambda _: None,
-            "MARK": lambda _: self.stack.append(_MARK),
+            **dict.fromkeys(("PROTO", "FRAME"), lambda _: None),
+            **dict.fromkeys(("BINPUT", "LONG_BINPUT"), self.remember),
+            **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda place: push(self.memo[place])),
+            **dict.fromkeys(_ARGUMENTS, push),
+            "MARK": lambda _: push(_MARK),
             "GLOBAL": lambda text: self.name(*text.split(" ", 1)),
             "STACK_GLOBAL": lambda _: self.name(*self.pop(2)),
-            "BINPUT": self.remember,
-            "LONG_BINPUT": self.remember,
             "MEMOIZE": lambda _: self.remember(len(self.memo)),
-            "BINGET": lambda place: self.stack.append(self.memo[place]),
-            "LONG_BINGET": lambda place: self.stack.append(self.memo[place]),
-            "EMPTY_DICT": lambda _: self.stack.append({}),
-            "EMPTY_LIST": lambda _: self.stack.append([]),
-            "EMPTY_TUPLE": lambda _: self.stack.append(()),
-            "TUPLE": lambda _: self.stack.append(tuple(self.since_mark())),
-            "TUPLE1": lambda _: self.stack.append(tuple(self.pop(1))),
-            "TUPLE2": lambda _: self.stack.append(tuple(self.pop(2))),
-            "TUPLE3": lambda _: self.stack.append(tuple(self.pop(3))),
+            "EMPTY_DICT": lambda _: push({}),
+            "EMPTY_LIST": lambda _: push([]),
+            "EMPTY_TUPLE": lambda _: push(()),
+            "TUPLE": lambda _: push(tuple(self.since_mark())),
+            "TUPLE1": lambda _: push(tuple(self.pop(1))),
+            "TUPLE2": lambda _: push(tuple(self.pop(2))),
+            "TUPLE3": lambda _: push(tuple(self.pop(3))),
             "APPEND": lambda _: self.extend(self.pop(1)),
             "APPENDS": lambda _: self.extend(self.since_mark()),
             "SETITEM": lambda _: self.update(self.pop(2)),
             "SETITEMS": lambda _: self.update(self.since_mark()),
-            "BINPERSID": lambda _: self.stack.append(_storage(*self.pop(1))),
-            "REDUCE": lambda _: self.stack.append(self.build(*self.pop(2))),
-            "NEWOBJ": lambda _: self.stack.append(self.build(*self.pop(2))),
+            "BINPERSID": lambda _: push(_storage(*self.pop(1))),
+            **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda _: push(self.build(*self.pop(2)))),
             "BUILD": lambda _: self.set_state(*self.pop(1)),
             "STOP": lambda _: self.stop(),
         }
@@ -158,8 +139,6 @@ class _Machine:
             self.instructions[instruction](argument)
         elif instruction in _CONSTANTS:
             self.stack.append(_CONSTANTS[instruction])
-        elif instruction in _NUMBERS + _TEXTS + _BYTES:
-            self.stack.append(argument)
         else:
             raise RequestError(f"refused: the pickle has a {instruction}, which tensors don't need")
 

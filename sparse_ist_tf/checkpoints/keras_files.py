@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import os
 import re
 import zipfile
@@ -13,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from sparse_ist_tf.encoder.positions import sincos_positions
+from sparse_ist_tf.checkpoints.conversion import architecture_of
 from sparse_ist_tf.encoder.presets import PRESETS
 from sparse_ist_tf.errors import RequestError
 
@@ -24,18 +23,15 @@ _CLASS = "sparse_ist_tf>ViT"
 _SOON = 2**30  # bytes that a file may always unfold to
 _RATIO = 20  # how many times its own size it may unfold to beyond that
 _MAX_NODES = 20_000
+_NOT_ARCHITECTURE = ("name", "dtype", "trainable")
+_TELLING = ("embed/kernel", "position_table", "block_0/fc1/kernel", "block_0/fc2/kernel")
 
 
 def check_unfolded(size: int, stored: int, path: str | Path) -> None:
     """Refuses a file that unfolds to far more bytes than it has, as no weights do.
 
-    Args:
-        size: bytes that it claims to hold.
-        stored: bytes that it has.
-        path: named in the error.
-
     Raises:
-        RequestError: if size is over 1 GiB and over 20 times what is stored.
+        RequestError: if size, in bytes, is over 1 GiB and over 20 times what is stored.
     """
     if size > max(_SOON, _RATIO * stored):
         raise RequestError(f"{path}: {stored} bytes that unfold to {size}: no weights do that")
@@ -68,25 +64,22 @@ def read_keras(path: str | Path) -> tuple[dict, dict[str, np.ndarray], dict]:
             total = sum(info.file_size for info in members.values())
             check_unfolded(total, os.path.getsize(path), path)
             model = parse_json(archive.read("config.json"))
-            if not isinstance(model, dict) or model.get("registered_name") != _CLASS:
-                name = model.get("class_name") if isinstance(model, dict) else None
+            if model.get("registered_name") != _CLASS:
+                name = model.get("class_name")
                 raise RequestError(f"{path}: a Keras model of class {name}, not {_CLASS}")
             config = {k: v for k, v in model["config"].items() if k not in _NOT_ARCHITECTURE}
             preprocessing = {}
             if PREPROCESSING_MEMBER in members:
                 preprocessing = parse_json(archive.read(PREPROCESSING_MEMBER))
-            stored = io.BytesIO(archive.read("model.weights.h5"))
+            weights = archive.read("model.weights.h5")
     except RequestError:
         raise
     except (*ZIP_DAMAGES, KeyError, ValueError, AttributeError) as error:
         raise RequestError(f"{path}: damaged, or no .keras file: {error}") from None
-    tensors = _read_h5(stored, len(stored.getvalue()), path)
+    tensors = _read_h5(io.BytesIO(weights), len(weights), path)
     if config.get("positions") == "sincos":
         tensors.pop("position_table", None)
     return config, tensors, preprocessing
-
-
-_NOT_ARCHITECTURE = ("name", "dtype", "trainable")
 
 
 def read_weights_h5(path: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
@@ -105,47 +98,17 @@ def read_weights_h5(path: str | Path) -> tuple[dict, dict[str, np.ndarray]]:
     missing = [key for key in _TELLING if key not in tensors or tensors[key].ndim != 2]
     if missing:
         raise RequestError(f"{path}: not this library's ViT: no {', '.join(missing)}")
-    table, (pixels, width) = tensors["position_table"], tensors["embed/kernel"].shape
-    patch, grid = math.isqrt(pixels // 3), math.isqrt(len(table))
-    hidden = tensors["block_0/fc2/kernel"].shape[0]
-    depth = len({key.split("/")[0] for key in tensors if key.startswith("block_")})
-    config = {"num_heads": max(1, width // 64), "activation": "quick_gelu", "epsilon": 1e-6}
+    config = architecture_of(tensors)
+    sizes = ("width", "depth", "patch_size")
     for preset in PRESETS.values():
-        if (preset.width, preset.depth, preset.patch_size) == (width, depth, patch):
+        if all(getattr(preset, name) == config[name] for name in sizes):
             config |= {"num_heads": preset.num_heads, "activation": preset.activation}
-    if tensors["block_0/fc1/kernel"].shape[1] == 2 * hidden:
+    if tensors["block_0/fc1/kernel"].shape[1] == 2 * tensors["block_0/fc2/kernel"].shape[0]:
         config["activation"] = "swiglu"
-    sincos = width % 4 == 0 and np.array_equal(table, sincos_positions(grid, width))
-    if sincos:
+    if config["positions"] == "sincos":
         del tensors["position_table"]
-    config |= {
-        "image_size": grid * patch,
-        "patch_size": patch,
-        "width": width,
-        "depth": depth,
-        "mlp_ratio": hidden / width,
-        "positions": "sincos" if sincos else "learned",
-        "class_token": "cls_token" in tensors,
-        "extra_tokens": tensors["extra_tokens"].shape[1] if "extra_tokens" in tensors else 0,
-        "pool": "cls" if "cls_token" in tensors else "mean",
-        "pre_norm": "norm_pre/scale" in tensors,
-    }
-    return config, tensors
-
-
-_TELLING = ("embed/kernel", "position_table", "block_0/fc1/kernel", "block_0/fc2/kernel")
-
-
-def add_member(content: bytes, name: str, text: str) -> bytes:
-    """A zip file with one more member.
-
-    Returns:
-        The content of the new zip file.
-    """
-    file = io.BytesIO(content)
-    with zipfile.ZipFile(file, "a") as archive:
-        archive.writestr(name, text)
-    return file.getvalue()
+    defaults = {"num_heads": max(1, config["width"] // 64), "activation": "quick_gelu"}
+    return defaults | {"epsilon": 1e-6} | config, tensors
 
 
 def _read_h5(source, size, path):
@@ -176,19 +139,15 @@ def _collect(group, name, found, count, path, depth=0):
                 raise RequestError(f"{path}: {node.name} is no plain array of floats")
             found[f"{name}{key}"] = node
         else:
-            layer = _text(node["vars"].attrs.get("name")) if _is_group(node, "vars") else None
+            layer = node["vars"].attrs.get("name") if _is_group(node, "vars") else None
+            layer = layer.decode() if isinstance(layer, bytes) else layer
             inner = f"{name}{layer}/" if layer else name
             _collect(node, inner, found, count, path, depth + 1)
 
 
 def _is_group(group, key):
-    return isinstance(group.get(key, getlink=True), h5py.HardLink) and isinstance(
-        group[key], h5py.Group
-    )
-
-
-def _text(value):
-    return value.decode() if isinstance(value, bytes) else value
+    linked = isinstance(group.get(key, getlink=True), h5py.HardLink)
+    return linked and isinstance(group[key], h5py.Group)
 
 
 def _named(arrays, path):

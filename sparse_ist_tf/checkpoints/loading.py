@@ -32,7 +32,7 @@ from sparse_ist_tf.streams import Stream
 DTYPES = ("float32", "bfloat16")
 PACKAGED = Path(__file__).parents[1] / "encoder/packaged"
 _MOST_TEXT = 2000  # characters of an error
-_PREPROCESSING = ("mean", "std", "crop_fraction", "interpolation")
+_PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))
 
 
 def load_encoder(
@@ -108,11 +108,7 @@ def load_encoder(
 
 
 def load_configured(config: Mapping[str, Any]) -> FrozenEncoder:
-    """Loads the encoder of a configuration.
-
-    Args:
-        config: `config.encoder`: its weights, and load_encoder's other arguments; 0, "" and ()
-            leave a setting to the checkpoint.
+    """Loads what `config.encoder` says, as load_encoder; 0, "" and () leave it to the checkpoint.
 
     Raises:
         RequestError: as load_encoder.
@@ -186,9 +182,8 @@ def _convert(checkpoint, given, image_size):
     settings, notes = checkpoint.settings | given, list(checkpoint.notes)
     if checkpoint.architecture is not None:
         if "qk_scale" in given:
-            raise RequestError(
-                f"qk_scale={given['qk_scale']:g}: must not be given, the queries hold it"
-            )
+            text = f"qk_scale={given['qk_scale']:g}: must not be given, the queries hold it"
+            raise RequestError(text)
         ours = {k: v for k, v in given.items() if k not in _PREPROCESSING}
         return ViTSpec.read(checkpoint.architecture | ours), checkpoint.tensors, settings, notes
     named = named_tensors(checkpoint.tensors)

@@ -5,16 +5,11 @@ from typing import Any
 
 from sparse_ist_tf.errors import RequestError
 
-TRANSFORMERS_TYPES = ("vit", "vit_mae", "deit", "dinov2", "dinov2_with_registers")
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "quick_gelu": "quick_gelu",
-    "quickgelu": "quick_gelu",
-    "gelu_tanh": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-}
+_TRANSFORMERS = ("vit", "vit_mae", "deit", "dinov2", "dinov2_with_registers")
+_ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "quickgelu": "quick_gelu"}
+_ACTIVATIONS |= dict.fromkeys(
+    ("gelu_tanh", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"), "gelu_tanh"
+)
 # Architectures of timm whose activation is in its code alone.
 _TANH_SIGLIP = re.compile(
     r"vit_(base_patch32|large_patch16|so400m_patch16|giantopt_patch16)_siglip_(gap_)?\d+$"
@@ -46,8 +41,8 @@ def settings_of_config(config: dict[str, Any], preprocessor: dict[str, Any] | No
 
 def _transformers(config):
     kind = config["model_type"]
-    if kind not in TRANSFORMERS_TYPES:
-        known = ", ".join(TRANSFORMERS_TYPES)
+    if kind not in _TRANSFORMERS:
+        known = ", ".join(_TRANSFORMERS)
         raise RequestError(f"config.json: model_type={kind!r}: must be one of {known}")
     swiglu = config.get("use_swiglu_ffn", False)
     return {
@@ -80,15 +75,11 @@ def _images(preprocessor):
 
 
 def _side(size):
-    if isinstance(size, dict):
-        return size.get("shortest_edge") or size["height"]
-    return size
+    return size.get("shortest_edge") or size["height"] if isinstance(size, dict) else size
 
 
 def _triple(values):
-    if values is None:
-        return None
-    return tuple(values) * 3 if len(values) == 1 else tuple(values)
+    return None if values is None else tuple(values) * (3 if len(values) == 1 else 1)
 
 
 def _timm(config):

@@ -7,8 +7,8 @@ import numpy as np
 
 from sparse_ist_tf.errors import RequestError
 
-_PREFIX = re.compile(r"^(module|_orig_mod|backbone|vit|deit|dinov2|dinov2_with_registers)\.")
 _TORCH_NAMES = [  # of transformers and of Meta's repositories
+    (r"^((module|_orig_mod|backbone|vit|deit|dinov2|dinov2_with_registers)\.)+", ""),
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.distillation_token$", "dist_token"),
     (r"^(embeddings\.)?register_tokens$", "reg_token"),
@@ -25,8 +25,9 @@ _TORCH_NAMES = [  # of transformers and of Meta's repositories
     (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
     (r"\.gamma_(\d)$", r".ls\1.gamma"),
 ]
-_FLAX_PREFIX = re.compile(r"^(opt/target/|params/)?(img/)?")
+_FLAX_PREFIX = r"^(opt/target/|params/)?(img/)?"
 _FLAX_NAMES = [
+    (_FLAX_PREFIX, ""),
     (r"^embedding/", "patch_embed.proj."),
     (r"^cls$", "cls_token"),
     (r"^(Transformer/posembed_input/)?pos_embedding$", "pos_embed"),
@@ -62,7 +63,7 @@ class NamedTensors:
 
     Args:
         tensors: timm's name to array, of torch's layout.
-        origin: timm's name to the name in the checkpoint.
+        origin: timm's name to that in the checkpoint.
         left_out: what the encoder has no use for: part, such as "decoder", to how many tensors.
         num_heads: attention heads, where the shapes tell.
     """
@@ -98,32 +99,24 @@ def named_tensors(checkpoint: dict[str, np.ndarray]) -> NamedTensors:
         RequestError: if two names stand for the same weight.
     """
     named = NamedTensors()
-    if is_flax(checkpoint):
-        for origin, tensor in checkpoint.items():
+    flax = is_flax(checkpoint)
+    keras_hub = any(name.startswith("vit_patching_and_embedding/") for name in checkpoint)
+    for origin, tensor in checkpoint.items():
+        if flax:
             _add_flax(named, origin, tensor)
-    elif any(name.startswith("vit_patching_and_embedding/") for name in checkpoint):
-        for origin, tensor in checkpoint.items():
+        elif keras_hub:
             name = _renamed(origin, _KERAS_HUB_NAMES)
-            block = re.match(r"vit_encoder/transformer_block_(\d+)/", name)
-            if block:
+            if block := re.match(r"vit_encoder/transformer_block_(\d+)/", name):
                 name = f"blocks.{int(block[1]) - 1}.{name[block.end() :]}"
             _add_channels_last(named, name, origin, tensor)
-    else:
-        for origin, tensor in checkpoint.items():
-            name = origin
-            while _PREFIX.match(name):
-                name = _PREFIX.sub("", name)
-            named.add(_renamed(name, _TORCH_NAMES), origin, tensor)
+        else:
+            named.add(_renamed(origin, _TORCH_NAMES), origin, tensor)
     return named
 
 
 def is_flax(checkpoint: dict[str, np.ndarray]) -> bool:
-    """Whether the names are big_vision's.
-
-    Returns:
-        True where there is an `embedding/kernel`.
-    """
-    return any(_FLAX_PREFIX.sub("", name) == "embedding/kernel" for name in checkpoint)
+    """Whether the names are big_vision's or vision_transformer's."""
+    return any(re.match(f"{_FLAX_PREFIX}embedding/kernel$", name) for name in checkpoint)
 
 
 def _renamed(name, patterns):
@@ -133,13 +126,14 @@ def _renamed(name, patterns):
 
 
 def _add_flax(named, origin, tensor):
-    name = _FLAX_PREFIX.sub("", origin)
-    if name.startswith("Transformer/encoderblock/"):  # a scan over the blocks: one tensor for all
+    name = _renamed(origin, _FLAX_NAMES)
+    shared = "Transformer/encoderblock/"  # of a scan over the blocks: one tensor for all
+    if name.startswith(shared):
         for i, part in enumerate(tensor):
-            one = name.replace("encoderblock/", f"encoderblock_{i}/")
-            _add_channels_last(named, _renamed(one, _FLAX_NAMES), f"{origin}[{i}]", part)
+            one = name.replace(shared, f"blocks.{i}.")
+            _add_channels_last(named, one, f"{origin}[{i}]", part)
     else:
-        _add_channels_last(named, _renamed(name, _FLAX_NAMES), origin, tensor)
+        _add_channels_last(named, name, origin, tensor)
 
 
 def _add_channels_last(named, name, origin, tensor):

@@ -32,7 +32,6 @@ class LoadEncoder(Protocol):
         """
 
 
-_IDENTITY = ("__module__", "__qualname__")  # a configuration file may be read more than once
 _LOADING = "sparse_ist_tf.checkpoints.loading:"
 _LOADERS: dict[str, LoadEncoder | str] = {
     "packaged": f"{_LOADING}load_packaged",
@@ -48,18 +47,16 @@ _BEHIND |= {"resnet50": "WEIGHTS"}
 def register_encoder(name: str, load: LoadEncoder) -> None:
     """Makes encoders known as `encoder.weights="NAME:..."`.
 
-    Args:
-        name: an identifier.
-        load: makes the encoder; a function of the same name in the same module takes its place.
+    A function of the same name in the same module may take the place of an earlier one.
 
     Raises:
-        ValueError: if the name is none, or taken by another.
+        ValueError: if the name is no identifier, or taken by another.
     """
     if not name.isidentifier() or len(name) < 2:
         raise ValueError(f"name={name!r}: must be an identifier of two letters or more")
     taken = _LOADERS.get(name, load)
-    same = [getattr(taken, what, "") == getattr(load, what) for what in _IDENTITY]
-    if not all(same):
+    identity = ("__module__", "__qualname__")  # a configuration file may be read more than once
+    if any(getattr(taken, what, "") != getattr(load, what) for what in identity):
         raise ValueError(f"encoders {name!r} are registered already")
     _LOADERS[name] = load
 

@@ -1,7 +1,5 @@
 """What `encoder.weights` says: a source, and what its weights don't tell of themselves.
 
-    mae.pth?num_heads=16&epsilon=1e-6
-
 Nothing heavy is imported here.
 """
 
@@ -52,13 +50,7 @@ def parse_weights(text: str) -> tuple[str, dict[str, int | float]]:
 def weights_spec(
     weights: str, num_heads: int = 0, qk_scale: float = 0.0, epsilon: float = 0.0
 ) -> str:
-    """The text of `encoder.weights` with more overrides.
-
-    Args:
-        weights: as parse_weights takes it.
-        num_heads: nothing is added where 0.
-        qk_scale: as num_heads.
-        epsilon: as num_heads.
+    """The text of `encoder.weights` with more overrides: those that aren't 0.
 
     Raises:
         RequestError: as parse_weights.

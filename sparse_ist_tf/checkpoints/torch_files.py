@@ -7,7 +7,6 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,85 +30,70 @@ def read_torch(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
         RequestError: if the file is damaged, compressed, holds no state dict, or its pickle names
             or calls anything that a tensor doesn't need. Nothing is executed.
     """
-    path = Path(path)
     with open(path, "rb") as file:
-        start = file.read(2)
-        file.seek(0)
-        if start == b"PK":
-            return _read_zip(file, path)
-        if start == b"\x80\x02":
-            return _read_legacy(file, path)
-    raise RequestError(f"{path}: neither of torch.save's two formats")
-
-
-def _read_zip(file, path):
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = {info.filename: info for info in archive.infolist()}
-            if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
-                raise RequestError(f"{path}: has compressed members, which torch.save never writes")
-            if sum(info.file_size for info in members.values()) > os.path.getsize(path):
-                raise RequestError(f"{path}: its members claim more bytes than the file has")
-            pickles = [name for name in members if name.count("/") == 1 and "/data.pkl" in name]
-            if len(pickles) != 1:
-                raise RequestError(f"{path}: a zip file without torch.save's data.pkl")
-            root = pickles[0].removesuffix("data.pkl")
-            if root + "byteorder" in members and archive.read(root + "byteorder") != b"little":
-                raise RequestError(f"{path}: written on a big-endian machine")
-            content = _unpickle(archive.read(_small(members[pickles[0]], path)), path)
-
-            def read(storage: Storage) -> bytes:
-                return archive.read(f"{root}data/{storage.key}")
-
-            return _state_dict(content, read, path)
-    except (*ZIP_DAMAGES, KeyError) as error:
-        raise RequestError(f"{path}: damaged or cut short: {error}") from None
-
-
-def _small(info, path):
-    if info.file_size > _MAX_PICKLE:
-        raise RequestError(f"{path}: its pickle has {info.file_size} bytes, which no model needs")
-    return info
-
-
-def _unpickle(data, path):
-    try:
-        return read_pickle(io.BytesIO(data))
-    except RequestError as error:
-        raise RequestError(f"{path}: {error}") from None
-
-
-def _read_legacy(file, path):
-    total = os.path.getsize(path)
-    try:
-        if read_pickle(file) != _MAGIC or read_pickle(file) != 1001:
+        try:
+            start = file.read(2)
+            file.seek(0)
+            if start == b"PK":
+                return _read_zip(file, os.path.getsize(path))
+            if start == b"\x80\x02":
+                return _read_legacy(file, os.path.getsize(path))
             raise RequestError("neither of torch.save's two formats")
-        system, content, keys = read_pickle(file), read_pickle(file), read_pickle(file)
-        if not isinstance(system, dict) or system.get("little_endian") is not True:
+        except RequestError as error:
+            raise RequestError(f"{path}: {error}") from None
+        except (*ZIP_DAMAGES, KeyError, struct.error, TypeError) as error:
+            raise RequestError(f"{path}: damaged or cut short: {error}") from None
+
+
+def _read_zip(file, size):
+    with zipfile.ZipFile(file) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
+            raise RequestError("has compressed members, which torch.save never writes")
+        if sum(info.file_size for info in members.values()) > size:
+            raise RequestError("its members claim more bytes than the file has")
+        pickles = [name for name in members if name.count("/") == 1 and "/data.pkl" in name]
+        if len(pickles) != 1:
+            raise RequestError("a zip file without torch.save's data.pkl")
+        root = pickles[0].removesuffix("data.pkl")
+        if root + "byteorder" in members and archive.read(root + "byteorder") != b"little":
             raise RequestError("written on a big-endian machine")
-        places, sizes = {}, {s.key: s for s in _storages(content)}
-        for key in keys:
-            count = struct.unpack("<q", file.read(8))[0]
-            storage = sizes.get(key)
-            if storage is None or count != storage.size:
-                raise RequestError("damaged: its storages don't match its tensors")
-            places[key] = file.tell()
-            if places[key] + count * storage.dtype.itemsize > total:
-                raise RequestError("cut short")
-            file.seek(count * storage.dtype.itemsize, os.SEEK_CUR)
-    except RequestError as error:
-        raise RequestError(f"{path}: {error}") from None
-    except (struct.error, TypeError) as error:
-        raise RequestError(f"{path}: damaged or cut short: {error}") from None
+        length = members[pickles[0]].file_size
+        if length > _MAX_PICKLE:
+            raise RequestError(f"its pickle has {length} bytes, which no model needs")
+        content = read_pickle(io.BytesIO(archive.read(pickles[0])))
+
+        def read(storage: Storage) -> bytes:
+            return archive.read(f"{root}data/{storage.key}")
+
+        return _state_dict(content, read, size)
+
+
+def _read_legacy(file, size):
+    if read_pickle(file) != _MAGIC or read_pickle(file) != 1001:
+        raise RequestError("neither of torch.save's two formats")
+    system, content, keys = read_pickle(file), read_pickle(file), read_pickle(file)
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise RequestError("written on a big-endian machine")
+    places, storages = {}, {s.key: s for s in _storages(content)}
+    for key in keys:
+        count = struct.unpack("<q", file.read(8))[0]
+        storage = storages.get(key)
+        if storage is None or count != storage.size:
+            raise RequestError("damaged: its storages don't match its tensors")
+        places[key] = file.tell()
+        if places[key] + storage.nbytes > size:
+            raise RequestError("cut short")
+        file.seek(storage.nbytes, os.SEEK_CUR)
 
     def read(storage: Storage) -> bytes:
         file.seek(places[storage.key])
-        return file.read(storage.size * storage.dtype.itemsize)
+        return file.read(storage.nbytes)
 
-    return _state_dict(content, read, path)
+    return _state_dict(content, read, size)
 
 
-def _storages(content: Any):
+def _storages(content):
     """Every storage under a value; a value that is met twice is looked at once."""
     seen, left = set(), [content]
     while left:
@@ -121,27 +105,27 @@ def _storages(content: Any):
             left.extend(value.values() if isinstance(value, dict) else value)
 
 
-def _state_dict(content, read: Callable[[Storage], bytes], path):
+def _state_dict(content, read: Callable[[Storage], bytes], size):
     member = ""
     if isinstance(content, dict) and not _has_tensors(content):
         member = next((m for m in _MEMBERS if _has_tensors(content.get(m))), "")
         content = content.get(member)
     if not (isinstance(content, dict) and _has_tensors(content)):
-        raise RequestError(f"{path}: no state dict, neither whole nor under {', '.join(_MEMBERS)}")
+        raise RequestError(f"no state dict, neither whole nor under {', '.join(_MEMBERS)}")
     tensors, numbers, total = {}, {}, 0
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             continue
         if not name.isprintable():
-            raise RequestError(f"{path}: damaged: a tensor's name is {name!r}")
+            raise RequestError(f"damaged: a tensor's name is {name!r}")
         storage = tensor.storage
         total += math.prod(tensor.shape) * storage.dtype.itemsize
-        if total > 4 * os.path.getsize(path):
-            raise RequestError(f"{path}: its tensors share their numbers too often")
+        if total > 4 * size:
+            raise RequestError("its tensors share their numbers too often")
         if storage not in numbers:
             data = read(storage)
-            if len(data) != storage.size * storage.dtype.itemsize:
-                raise RequestError(f"{path}: the storage of {name} is cut short")
+            if len(data) != storage.nbytes:
+                raise RequestError(f"the storage of {name} is cut short")
             numbers[storage] = np.frombuffer(data, storage.dtype)
         tensors[name] = tensor.of(numbers[storage])
     return tensors, member

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,34 +11,29 @@ from safetensors.numpy import save
 
 from sparse_ist_tf.checkpoints.conversion import to_timm
 from sparse_ist_tf.checkpoints.files import EXPORTED, FORMAT
-from sparse_ist_tf.checkpoints.keras_files import PREPROCESSING_MEMBER, add_member
+from sparse_ist_tf.checkpoints.keras_files import PREPROCESSING_MEMBER
 from sparse_ist_tf.encoder.bundle import HALF, ViTEncoder, stored_arrays
 from sparse_ist_tf.encoder.vit import ViT
-from sparse_ist_tf.errors import RequestError, RunError
-from sparse_ist_tf.files import write_atomically
-
-_PREPROCESSING = ("mean", "std", "crop_fraction", "interpolation")
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.files import replacing, write_file, writing
 
 
 def export_to_timm(encoder: ViTEncoder, path: str | os.PathLike) -> str:
     """Writes safetensors with timm's names, which timm, and load_encoder again, can load.
 
-    Args:
-        encoder: with a ViT.
-        path: where to, ending with .safetensors.
-
     Returns:
         The Python expression that makes the model in timm.
 
     Raises:
-        RequestError: if path has another ending.
+        RequestError: if path doesn't end with .safetensors.
         RunError: if the file can't be written.
     """
     check_suffix(path, ".safetensors")
     spec = encoder.model.spec
     tensors, arguments = to_timm(spec, stored_arrays(encoder.model))
     stated = ("num_heads", "activation", "epsilon", "pool", "positions")
-    settings = {name: getattr(spec, name) for name in stated} | _preprocessing_of(encoder)
+    settings = {name: getattr(spec, name) for name in stated}
+    settings |= dataclasses.asdict(encoder.preprocessing)
     metadata = {"format": "pt", EXPORTED: json.dumps(settings)}
     write_file(path, save(tensors, metadata=metadata))
     text = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
@@ -52,27 +47,19 @@ def export_to_timm(encoder: ViTEncoder, path: str | os.PathLike) -> str:
 def export_to_keras(encoder: ViTEncoder, path: str | os.PathLike) -> str:
     """Writes a .keras file, which Keras (with this library imported) and load_encoder can load.
 
-    Args:
-        encoder: with a ViT.
-        path: where to, ending with .keras.
-
     Returns:
         The Python expression that makes the model in Keras.
 
     Raises:
-        RequestError: if path has another ending.
+        RequestError: if path doesn't end with .keras.
         RunError: if the file can't be written.
     """
     check_suffix(path, ".keras")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            temporary = Path(folder) / "encoder.keras"
-            encoder.model.save(temporary)
-            content = temporary.read_bytes()
-    except OSError as error:
-        raise RunError(f"{path} can't be written: {error.strerror or error}") from None
-    settings = json.dumps(_preprocessing_of(encoder))
-    write_file(path, add_member(content, PREPROCESSING_MEMBER, settings))
+    settings = json.dumps(dataclasses.asdict(encoder.preprocessing))
+    with writing(path), replacing(path) as temporary:
+        encoder.model.save(temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:
+            archive.writestr(PREPROCESSING_MEMBER, settings)
     return f'keras.models.load_model("{path}")'
 
 
@@ -116,31 +103,11 @@ def save_encoder(
     write_file(path, save(arrays, metadata=metadata))
 
 
-def write_file(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file, atomically.
-
-    Raises:
-        RunError: if it can't be written.
-    """
-    try:
-        write_atomically(Path(path), content)
-    except OSError as error:
-        raise RunError(f"{path} can't be written: {error.strerror or error}") from None
-
-
 def check_suffix(path: str | os.PathLike, suffix: str) -> None:
     """Refuses a file name of another kind.
 
-    Args:
-        path: of a file to be.
-        suffix: that it must have, such as ".keras".
-
     Raises:
-        RequestError: if it has another.
+        RequestError: if it doesn't end with the suffix, such as ".keras".
     """
     if Path(path).suffix != suffix:
         raise RequestError(f"{path}: must end with {suffix}")
-
-
-def _preprocessing_of(encoder):
-    return {name: getattr(encoder.preprocessing, name) for name in _PREPROCESSING}

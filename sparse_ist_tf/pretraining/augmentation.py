@@ -1,6 +1,8 @@
 """What is drawn for a step of pre-training: what is visible, how images are changed and mixed."""
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Union
 
 import keras
 import numpy as np
@@ -9,6 +11,10 @@ import tensorflow as tf
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.masks import num_visible
 
+if TYPE_CHECKING:
+    import jax
+
+Array = Union[np.ndarray, "jax.Array"]
 MIXES = ("mixup", "cutmix")
 AUGMENTATIONS = ("flip", "crop", "color", "rand_augment", "three_augment", *MIXES)
 CROP_RATIOS = (3 / 4, 4 / 3)  # of a crop's width to its height
@@ -35,12 +41,6 @@ def draw_positions(
 ) -> np.ndarray:
     """Visible positions of `count` images, drawn uniformly without replacement.
 
-    Args:
-        rng: the source of chance.
-        count: images.
-        num_patches: patches of an image.
-        mask_ratio: in [0, 1).
-
     Returns:
         int32[count, num_visible], ascending in a row.
     """
@@ -56,11 +56,7 @@ def draw_boxes(
     Areas are uniform, ratios of width to height log-uniform from 3/4 to 4/3, as in torchvision's
     RandomResizedCrop, which MAE uses.
 
-    Args:
-        rng: the source of chance.
-        count: images.
-        names: augmentations; without "crop" all is seen.
-        least_area: share of an image that is seen at least, in (0, 1].
+    Without "crop" all is seen, with it least_area of an image at least, in (0, 1].
 
     Returns:
         float32[count, 4]: top, left, bottom, right in [0, 1]; left and right change places where an
@@ -104,21 +100,34 @@ def draw_shares(
         float32[count, grid * grid] in [0, 1].
     """
     mixes = [name for name in MIXES if name in names]
-    shares = np.zeros((count, grid, grid), np.float32)
     if not mixes:
-        return shares.reshape(count, -1)
-    kinds = np.asarray(mixes)[rng.integers(len(mixes), size=count)]
+        return np.zeros((count, grid * grid), np.float32)
+    cuts = np.asarray(mixes)[rng.integers(len(mixes), size=count)] == "cutmix"
     even = rng.beta(MIXUP_BETA, MIXUP_BETA, count)
     side = np.sqrt(rng.random(count))
-    top, left = (rng.random((2, count)) * (1 - side) * grid).round().astype(int)
-    bottom, right = (np.round(start + side * grid).astype(int) for start in (top, left))
-    at = np.arange(grid)
-    rows = (at >= top[:, None]) & (at < bottom[:, None])
-    columns = (at >= left[:, None]) & (at < right[:, None])
-    cut = rows[:, :, None] & columns[:, None, :]
-    shares = np.where((kinds == "cutmix")[:, None, None], cut, even[:, None, None])
+    cut = rectangles(np, rng.random((2, count)), side, grid)
+    shares = np.where(cuts[:, None], cut, even[:, None])
     shares[rng.random(count) >= probability] = 0
-    return shares.reshape(count, -1).astype(np.float32)
+    return shares.astype(np.float32)
+
+
+def rectangles(xp: ModuleType, corners: Array, side: Array, grid: int) -> Array:
+    """The patches of an image that a rectangle holds, in whole patches.
+
+    Args:
+        xp: numpy or jax.numpy, whose arrays these are.
+        corners: float[2, b] in [0, 1], top and left over what the side leaves.
+        side: float[b] in [0, 1], of the image's side.
+        grid: patches of a side of an image.
+
+    Returns:
+        bool[b, grid * grid].
+    """
+    start = xp.round(corners * (1 - side) * grid)[..., None]
+    end = xp.round(start + side[:, None] * grid)
+    at = xp.arange(grid)
+    rows, columns = (at >= start) & (at < end)
+    return (rows[:, :, None] & columns[:, None, :]).reshape(len(side), -1)
 
 
 def make_augmentation(names: tuple[str, ...], image_size: int, seed: int = 0) -> Callable:
@@ -130,11 +139,6 @@ def make_augmentation(names: tuple[str, ...], image_size: int, seed: int = 0) ->
     blurs a quarter. "mixup" and "cutmix" mix patches, later (see draw_shares).
 
     Source: of three_augment, "DeiT III" (Touvron et al., 2022), section 4, there of all images.
-
-    Args:
-        names: of AUGMENTATIONS.
-        image_size: side of the images in pixels.
-        seed: of KerasCV's chance.
 
     Returns:
         (uint8[b, size, size, 3], float32[b, 4] from draw_boxes) to float32[b, size, size, 3], in
@@ -159,8 +163,7 @@ def make_augmentation(names: tuple[str, ...], image_size: int, seed: int = 0) ->
                 keras_cv.layers.Solarization((0, 255), threshold_factor=(SOLARIZE, SOLARIZE)),
                 keras_cv.layers.RandomGaussianBlur(kernel_size=7, factor=BLUR),
             ]
-            pipeline = keras_cv.layers.RandomAugmentationPipeline(three, 1, rate=THREE_RATE)
-            layers.append(pipeline)
+            layers.append(keras_cv.layers.RandomAugmentationPipeline(three, 1, rate=THREE_RATE))
     moves = bool({"flip", "crop"}.intersection(names))
 
     def augment(images, boxes):

@@ -18,6 +18,7 @@ from sparse_ist_tf.pretraining.augmentation import (
     MIXUP_BETA,
     SOLARIZE,
     THREE_RATE,
+    rectangles,
 )
 
 JAX_AUGMENTATIONS = tuple(name for name in AUGMENTATIONS if name != "rand_augment")
@@ -37,18 +38,7 @@ def draw_positions(key: jax.Array, count: int, num_patches: int, visible: int) -
 def draw_shares(
     key: jax.Array, count: int, grid: int, names: tuple[str, ...], probability: float
 ) -> jax.Array:
-    """What part of each patch comes from another image, as augmentation.draw_shares draws it.
-
-    Args:
-        key: of JAX.
-        count: images.
-        grid: patches of a side of an image.
-        names: augmentations; without "mixup" and "cutmix" nothing is mixed.
-        probability: share of the images that are mixed, in [0, 1].
-
-    Returns:
-        float32[count, grid * grid] in [0, 1].
-    """
+    """What part of each patch comes from another image, as augmentation.draw_shares draws it."""
     mixes = [name for name in MIXES if name in names]
     if not mixes:
         return jnp.zeros((count, grid * grid))
@@ -57,16 +47,9 @@ def draw_shares(
     cuts &= mixes[-1] == "cutmix"
     even = jax.random.beta(keys[1], MIXUP_BETA, MIXUP_BETA, (count,))
     side = jnp.sqrt(jax.random.uniform(keys[2], (count,)))
-    corner = jax.random.uniform(keys[3], (2, count))
-    top, left = jnp.round(corner * (1 - side) * grid)
-    bottom, right = jnp.round(top + side * grid), jnp.round(left + side * grid)
-    at = jnp.arange(grid)
-    rows = (at >= top[:, None]) & (at < bottom[:, None])
-    columns = (at >= left[:, None]) & (at < right[:, None])
-    cut = rows[:, :, None] & columns[:, None, :]
-    shares = jnp.where(cuts[:, None, None], cut, even[:, None, None])
-    mixed = jax.random.uniform(keys[4], (count, 1, 1)) < probability
-    return (shares * mixed).reshape(count, -1)
+    cut = rectangles(jnp, jax.random.uniform(keys[3], (2, count)), side, grid)
+    shares = jnp.where(cuts[:, None], cut, even[:, None])
+    return shares * (jax.random.uniform(keys[4], (count, 1)) < probability)
 
 
 def augmented(
@@ -104,15 +87,7 @@ def augmented(
 
 
 def scaled(images: jax.Array, size: int) -> jax.Array:
-    """Images of another size, as tf.image.resize makes them bilinearly and antialiased.
-
-    Args:
-        images: float32[b, side, side, 3].
-        size: the new side in pixels.
-
-    Returns:
-        float32[b, size, size, 3].
-    """
+    """Images of another size, as tf.image.resize makes them bilinearly and antialiased."""
     if images.shape[1] == size:
         return images
     return jax.image.resize(images, (len(images), size, size, 3), "linear")
@@ -126,16 +101,12 @@ def _resampling(key, count, size, names, least_area, sigma):
         area = jax.random.uniform(keys[0], (count,), minval=least_area)
         low, high = map(math.log, CROP_RATIOS)
         ratio = jnp.exp(jax.random.uniform(keys[1], (count,), minval=low, maxval=high))
-        height, width = (
-            jnp.minimum(1, jnp.sqrt(area / ratio)),
-            jnp.minimum(1, jnp.sqrt(area * ratio)),
-        )
+        height, width = (jnp.minimum(1, jnp.sqrt(x)) for x in (area / ratio, area * ratio))
     start = jax.random.uniform(keys[2], (2, count)) * (1 - jnp.stack([height, width]))
     flipped = (jax.random.uniform(keys[3], (count,)) < 0.5) & ("flip" in names)
     pixels = jnp.arange(size, dtype=jnp.float32)
-    near = jnp.exp(
-        -((pixels[:, None] - pixels) ** 2) / (2 * jnp.maximum(sigma, 1e-3) ** 2)[:, None, None]
-    )
+    variance = jnp.maximum(sigma, 1e-3)[:, None, None] ** 2
+    near = jnp.exp(-((pixels[:, None] - pixels) ** 2) / (2 * variance))
     blur = near / near.sum(axis=-1, keepdims=True)
 
     def matrix(start, extent):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -47,8 +48,7 @@ def pretraining_batches(
 
     Args:
         images: the data.
-        config: seed, batch_size, mask_ratios, mask_probabilities, image_sizes, size_probabilities,
-            augment, crop_area and mix_probability, as pretrain_config has them.
+        config: as sparse_ist_tf.pretrain_config makes it.
         sizes: sides of the images that the encoder sees, in pixels; a batch has one of them.
         patch_size: side of a patch in pixels.
         augment: from make_augmentation.
@@ -62,8 +62,7 @@ def pretraining_batches(
     count, total, side = config.batch_size, len(images.train_labels), images.train.shape[1]
 
     def generate():
-        step = first_step
-        while True:
+        for step in itertools.count(first_step):
             rows = draw_rows(config, total, step)
             size = sizes[draw_size(config, step)]
             ratio, rng = draw_ratio(config, step)
@@ -73,7 +72,6 @@ def pretraining_batches(
             shares = draw_shares(rng, count, grid, config.augment, config.mix_probability)
             rows, labels = rows[mine], images.train_labels[rows[mine]]
             yield size, images.train[rows], boxes[mine], labels, positions[mine], shares[mine]
-            step += 1
 
     def changed(size, images, boxes, *rest):
         images = augment(images, boxes)
@@ -91,29 +89,19 @@ def pretraining_batches(
         tf.TensorSpec((part, None), tf.float32),
     )
     data = tf.data.Dataset.from_generator(generate, output_signature=signature)
-    data = data.map(changed, num_parallel_calls=1)
-    return data.prefetch(4)
+    return data.map(changed, num_parallel_calls=1).prefetch(4)
 
 
 def draw_rows(config: ConfigDict, count: int, step: int) -> np.ndarray:
-    """The images of a step's batch: each once in an epoch, in an order of the epoch's own.
-
-    Args:
-        config: seed and batch_size.
-        count: images that there are.
-        step: from 0.
+    """The images, of `count`, of a step's batch: each once in an epoch, in the epoch's own order.
 
     Returns:
         int64[batch_size].
     """
     picks = np.arange(step * config.batch_size, (step + 1) * config.batch_size)
-    epochs = picks // count
-    rows = np.empty(len(picks), np.int64)
-    for epoch in np.unique(epochs):
-        rows[epochs == epoch] = _order(config.seed, int(epoch), count)[
-            picks[epochs == epoch] % count
-        ]
-    return rows
+    epochs, places = np.divmod(picks, count)
+    parts = ((_order(config.seed, int(e), count), places[epochs == e]) for e in np.unique(epochs))
+    return np.concatenate([order[part] for order, part in parts])
 
 
 @functools.lru_cache(maxsize=2)
@@ -122,15 +110,7 @@ def _order(seed, epoch, count):
 
 
 def draw_size(config: ConfigDict, step: int) -> int:
-    """Which of config.image_sizes a step has.
-
-    Args:
-        config: seed, image_sizes and size_probabilities.
-        step: from 0.
-
-    Returns:
-        Its place among them; 0 where there are none.
-    """
+    """The index in config.image_sizes of the one that a step has; 0 where there are none."""
     if len(config.image_sizes) < 2:
         return 0
     rng = Stream.PRETRAINING_SIZE.rng(config.seed, step)
@@ -140,12 +120,8 @@ def draw_size(config: ConfigDict, step: int) -> int:
 def draw_ratio(config: ConfigDict, step: int) -> tuple[int, np.random.Generator]:
     """Which of config.mask_ratios a step has.
 
-    Args:
-        config: seed, mask_ratios and mask_probabilities.
-        step: from 0.
-
     Returns:
-        Its place among them, and the source of chance of what else the step draws.
+        Its index among them, and the source of chance of what else the step draws.
     """
     rng = Stream.PRETRAINING_RATIO.rng(config.seed, step)
     return int(rng.choice(len(config.mask_ratios), p=config.mask_probabilities)), rng

@@ -32,15 +32,15 @@ from sparse_ist_tf.pretraining.run import PretrainingRun
 
 
 class JaxPretraining(PretrainingRun):
-    """The run of encoder.pretraining.Pretraining, of one process, as one program on a device.
+    """The run of tensorflow_run.Pretraining, of one process, as one program on a device.
 
     Batches, mask ratios and rates are those of Pretraining; masks, crops, flips, colours and mixes
     are functions of (seed, step) too, but other ones. It has no linear probe.
 
     Args:
-        config: as sparse_ist_tf.pretrain_config makes it.
-        images: the data, which the device must have memory for.
-        workdir: the run directory; checkpoint.safetensors and metrics.jsonl.
+        config: as PretrainingRun.
+        images: as PretrainingRun; the device must have memory for them.
+        workdir: as PretrainingRun.
 
     Raises:
         RequestError: as PretrainingRun, or if config.augment has a name that isn't known here, or
@@ -104,11 +104,10 @@ class JaxPretraining(PretrainingRun):
 
     def _run_steps_eager(self, state, data, taught, key, steps):
         """Some steps: (state after them, float32[count, 2] losses and metrics)."""
-        return jax.lax.scan(
-            lambda state, step: self._step(state, data, taught, key, step), state, steps
-        )
+        step = functools.partial(self._step, data, taught, key)
+        return jax.lax.scan(step, state, steps)
 
-    def _step(self, state, data, taught, key, given):
+    def _step(self, data, taught, key, state, given):
         config, (index, rows, branch, rate) = self.config, given
         trainable, fixed, slots = state
         images, labels = data[0][rows], data[1][rows]
@@ -147,9 +146,7 @@ class JaxPretraining(PretrainingRun):
         steps = range(self.step, self.step + count)
         rows = [draw_rows(config, len(self.images.train_labels), step) for step in steps]
         ratios = len(config.mask_ratios)
-        branches = [
-            draw_size(config, step) * ratios + draw_ratio(config, step)[0] for step in steps
-        ]
+        branches = [draw_size(config, i) * ratios + draw_ratio(config, i)[0] for i in steps]
         rates = [learning_rate_at(step, config) for step in steps]
         kinds = (steps, np.int32), (rows, np.int32), (branches, np.int32), (rates, np.float32)
         return tuple(np.array(values, kind) for values, kind in kinds)

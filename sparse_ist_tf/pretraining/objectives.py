@@ -49,7 +49,7 @@ class Classifier(keras.Model):
         self.encoder = encoder
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.distillation = distillation
-        self.projector = []
+        self.projector, shape = [], (None, encoder.feature_dim)
         if projector:
             kind = {"dtype": encoder.dtype_policy}
             self.projector = [
@@ -57,12 +57,10 @@ class Classifier(keras.Model):
                 keras.layers.Dense(projector, "silu", name="projector_hidden", **kind),
                 keras.layers.Dense(encoder.feature_dim, name="projector_out", **kind),
             ]
-            width = encoder.feature_dim
-            for layer in self.projector:
-                layer.build((None, width))
-                width = layer.compute_output_shape((None, width))[-1]
         self.classifier = keras.layers.Dense(num_classes, dtype="float32", name="classifier")
-        self.classifier.build((None, encoder.feature_dim))
+        for layer in (*self.projector, self.classifier):
+            layer.build(shape)
+            shape = layer.compute_output_shape(shape)
         self.built = True
 
     def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -102,10 +100,8 @@ class Classifier(keras.Model):
             labels: int32[b].
             whole: float32[b, n, 3 * patch_size**2], every patch; n is the encoder's num_patches, or
                 that of images of another size, for which its position embeddings are resampled.
-            shares: float32[b, n], what part of a patch is of the neighbour's image
-                (see swap_neighbours); None where images aren't mixed.
-            soft: float32[b, num_classes], a teacher's probabilities for the whole images, from
-                which both views then learn; None without a teacher.
+            shares: float32[b, n], what part of a patch is of the neighbour's (swap_neighbours).
+            soft: float32[b, num_classes], a teacher's probabilities for the whole images.
 
         Returns:
             (loss, accuracy), float32 scalars. Of a mixed image the larger share is right.
@@ -211,8 +207,7 @@ class MaskedAutoencoder(keras.Model):
         variance = ops.sum(centred * centred, axis=-1, keepdims=True) / (whole.shape[-1] - 1)
         target = centred / ops.sqrt(variance + 1e-6)
         error = ops.mean(ops.square(predicted - target), axis=-1)
-        visible = ops.sum(ops.one_hot(positions, self.encoder.num_patches), axis=1)
-        hidden = 1 - visible
+        hidden = 1 - ops.sum(ops.one_hot(positions, self.encoder.num_patches), axis=1)
         loss = ops.sum(error * hidden) / ops.maximum(ops.sum(hidden), 1)
         return loss, loss
 

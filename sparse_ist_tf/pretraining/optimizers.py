@@ -52,21 +52,17 @@ def learning_rate_at(step: int, config: ConfigDict) -> float:
 def make_optimizer(config: ConfigDict) -> keras.optimizers.Optimizer:
     """The optimizer of a run.
 
-    Args:
-        config: optimizer (name and kwargs) and learning_rate, as pretrain_config has them.
-
     Raises:
         RequestError: if Keras refuses config.optimizer.kwargs.
     """
-    kwargs = dict(config.optimizer.kwargs)
-    if config.optimizer.name == "muon":
-        kwargs.setdefault("exclude_layers", ["embed", "classifier", "decoder_pixels"])
-    make = {"adamw": keras.optimizers.AdamW, "muon": Muon}[config.optimizer.name]
+    given = config.optimizer.kwargs.to_dict()
     try:
-        optimizer = make(learning_rate=config.learning_rate, **kwargs)
+        if config.optimizer.name == "muon":
+            kept = {"exclude_layers": ["embed", "classifier", "decoder_pixels"]}
+            return Muon(learning_rate=config.learning_rate, **kept | given)
+        optimizer = keras.optimizers.AdamW(learning_rate=config.learning_rate, **given)
     except (TypeError, ValueError) as error:
-        given = config.optimizer.kwargs.to_dict()
         raise RequestError(f"optimizer.kwargs={given}: {error}") from None
-    if config.optimizer.name == "adamw":  # as MAE's reference: what has one axis
-        optimizer.exclude_from_weight_decay(var_names=["bias", "scale", "offset"])
+    # As MAE's reference: what has one axis.
+    optimizer.exclude_from_weight_decay(var_names=["bias", "scale", "offset"])
     return optimizer

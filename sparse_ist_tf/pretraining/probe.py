@@ -45,14 +45,9 @@ class LinearProbe:
         )
 
     def accuracy(self, images: Images, mask_ratio: float = 0.0) -> float:
-        """The accuracy on test images of a classifier that is trained on training images.
+        """The accuracy, in [0, 1], on test images of a classifier that is trained on the others.
 
-        Args:
-            images: the data.
-            mask_ratio: hidden share of the patches, in [0, 1); masks are fixed ones.
-
-        Returns:
-            In [0, 1].
+        Masks are fixed ones that hide mask_ratio, in [0, 1), of the patches.
         """
         from sklearn.linear_model import LogisticRegression
 

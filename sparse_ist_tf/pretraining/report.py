@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sparse_ist_tf.files import write_atomically
-from sparse_ist_tf.reports.run_directory import writing
+from sparse_ist_tf.files import write_file
 
 
 def pretraining_rows(metrics: Sequence[Mapping]) -> list[tuple[str, ...]]:
@@ -29,12 +28,7 @@ def pretraining_rows(metrics: Sequence[Mapping]) -> list[tuple[str, ...]]:
 
 
 def write_pretraining_report(folder: Path, config: Mapping, metrics: Sequence[Mapping]) -> None:
-    """Writes report.md and pretraining.svg.
-
-    Args:
-        folder: the run directory.
-        config: as config.json has it.
-        metrics: the records of metrics.jsonl.
+    """Writes report.md and pretraining.svg into a run directory.
 
     Raises:
         RunError: if a file can't be written.
@@ -55,6 +49,5 @@ def write_pretraining_report(folder: Path, config: Mapping, metrics: Sequence[Ma
         "![loss and accuracy over the epochs](pretraining.svg)",
         "",
     ]
-    with writing(folder / "report.md"):
-        write_atomically(folder / "pretraining.svg", pretraining_figure(metrics))
-        write_atomically(folder / "report.md", "\n".join(lines))
+    write_file(folder / "pretraining.svg", pretraining_figure(metrics))
+    write_file(folder / "report.md", "\n".join(lines))

@@ -45,26 +45,21 @@ class PretrainingRun(abc.ABC):
     def __init__(self, config: ConfigDict, images: Images, workdir: str | Path):
         self.config, self.images = config, images
         self.directory = RunDirectory(workdir)
+        self.checkpoint_path = self.directory.path / "checkpoint.safetensors"
         keras.utils.set_random_seed(config.seed)
         self.encoder = create_encoder(config.preset, dtype=_POLICIES[config.dtype])
         if config.weights:
             self._start_from(config.weights)
         elif config.objective == "mae":
             draw_glorot(self.encoder.blocks)
-        self._start = []
-        if config.start_share:
-            self._start = [np.array(v) for v in self.encoder.trainable_variables]
+        kept = self.encoder.trainable_variables if config.start_share else ()
+        self._start = [np.array(variable) for variable in kept]
         self.model = self._make_model()
         self.teacher = self._read_teacher(Path(config.teacher)) if config.teacher else None
         self.optimizer = make_optimizer(config)
         self.optimizer.build(self.model.trainable_variables)
         self.sizes = tuple(config.image_sizes) or (self.encoder.image_size,)
         self.step = 0
-
-    @property
-    def checkpoint_path(self) -> Path:
-        """Where the run's state is kept."""
-        return self.directory.path / "checkpoint.safetensors"
 
     def _start_from(self, weights):
         given = load_encoder(weights).model
@@ -80,15 +75,10 @@ class PretrainingRun(abc.ABC):
 
     def _make_model(self):
         config = self.config
-        if config.objective == "supervised":
-            return Classifier(
-                self.encoder,
-                self.images.num_classes,
-                label_smoothing=config.label_smoothing,
-                distillation=config.distillation,
-                projector=config.projector,
-            )
-        return MaskedAutoencoder(self.encoder, **config.decoder)
+        if config.objective == "mae":
+            return MaskedAutoencoder(self.encoder, **config.decoder)
+        options = {key: config[key] for key in ("label_smoothing", "distillation", "projector")}
+        return Classifier(self.encoder, self.images.num_classes, **options)
 
     def _read_teacher(self, folder: Path) -> Classifier:
         """The classifier that a run directory of pre-training holds."""
@@ -117,9 +107,7 @@ class PretrainingRun(abc.ABC):
             raise RunError(f"step {self.step}: the loss is {loss}; lower config.learning_rate")
         size = self.config.batch_size
         rate = (self.step - first) * size / (time.perf_counter() - started)
-        return {
-            "step": self.step,
-            "epoch": self._epoch(),
+        return self._progress() | {
             "loss": round(float(loss), 4),
             f"train_{self.model.metric}": round(float(metric), 4),
             "learning_rate": learning_rate_at(self.step - 1, self.config),
@@ -127,18 +115,14 @@ class PretrainingRun(abc.ABC):
         }
 
     def evaluate(self, limit: int | None = None) -> dict:
-        """The metric on test images, at every ratio of config.eval_mask_ratios and every size.
-
-        Args:
-            limit: how many images, evenly spaced; all where None.
+        """The metric on `limit` test images, evenly spaced, at every size and eval_mask_ratio.
 
         Returns:
             test_accuracy@RATIO, or test_loss@RATIO for the masked autoencoder; at other sizes
             than the preset's test_accuracy_SIZEpx@RATIO.
         """
         count = len(self.images.test_labels)
-        limit = count if limit is None else min(limit, count)
-        chosen = np.linspace(0, count - 1, limit).astype(np.int64)
+        chosen = np.linspace(0, count - 1, min(limit or count, count)).astype(np.int64)
         out = {}
         for size, ratio in itertools.product(self.sizes, self.config.eval_mask_ratios):
             name = f"test_{self.model.metric}"
@@ -147,8 +131,7 @@ class PretrainingRun(abc.ABC):
         return out
 
     def _mean_metric(self, chosen, size, ratio):
-        rng = Stream.PRETRAINING_EVALUATION.rng(self.config.seed)
-        batch = self.config.batch_size
+        rng, batch = Stream.PRETRAINING_EVALUATION.rng(self.config.seed), self.config.batch_size
         num_patches = (size // self.encoder.patch_size) ** 2
         total = 0.0
         for start in range(0, len(chosen), batch):
@@ -160,19 +143,16 @@ class PretrainingRun(abc.ABC):
     def average(self, report: Callable[[dict], None] = print) -> None:
         """Moves the trained encoder config.start_share of the way back to where it started.
 
-        Called once, after training; the checkpoint keeps what was trained.
+        Called once, after training; the checkpoint keeps what was trained, and the accuracy is that
+        of the trained classifier.
 
         Source: "Robust Fine-tuning of Zero-shot Models" (Wortsman et al., 2022), section 3.
-
-        Args:
-            report: called with the accuracy that it has then, with the trained classifier.
         """
         share = self.config.start_share
         for variable, start in zip(self.encoder.trainable_variables, self._start, strict=True):
             variable.assign((1 - share) * np.asarray(variable) + share * start)
         self._take_variables()
-        record = {"step": self.step, "epoch": self._epoch(), "start_share": share}
-        record |= self.evaluate()
+        record = self._progress() | {"start_share": share} | self.evaluate()
         if "start_share" in self.directory.metrics()[-1]:
             report(record)  # of a run that was finished already
         else:
@@ -182,8 +162,9 @@ class PretrainingRun(abc.ABC):
     def _take_variables(self):
         """Goes on with what the model's variables are now."""
 
-    def _epoch(self):
-        return round(self.step * self.config.batch_size / len(self.images.train_labels), 3)
+    def _progress(self):
+        epochs = self.step * self.config.batch_size / len(self.images.train_labels)
+        return {"step": self.step, "epoch": round(epochs, 3)}
 
     def _log(self, record, report):
         self.directory.append_metrics(record)
@@ -227,10 +208,6 @@ def named_variables(
 ) -> dict[str, keras.Variable]:
     """Variables by names that are alike in every process and on every backend.
 
-    Args:
-        model: a Classifier or a MaskedAutoencoder.
-        optimizer: built for it; left out where None.
-
     Returns:
         "model/block_0/qkv/kernel" and the like, in the model's order, then the optimizer's:
         "optimizer/block_0/qkv/kernel/momentum", "optimizer/learning_rate".
@@ -247,11 +224,10 @@ def named_variables(
 
 
 def assign_state(state: dict[str, np.ndarray], named: dict[str, keras.Variable]) -> bool:
-    """Gives variables the values of a checkpoint.
+    """Gives variables of named_variables the values of a checkpoint.
 
-    Args:
-        state: arrays by name. 0.1.0 numbered them ("model/17"), in the same order.
-        named: from named_variables; without an optimizer, its part of the state is not looked at.
+    Without an optimizer's, its part of the state is not looked at. Version 0.1.0 numbered the names
+    ("model/17"), in the same order.
 
     Returns:
         False where the names, or the shapes, aren't the same; nothing is assigned then.

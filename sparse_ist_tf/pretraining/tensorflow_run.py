@@ -32,10 +32,10 @@ class Pretraining(PretrainingRun):
     round-off. What KerasCV changes in images is drawn anew.
 
     Args:
-        config: as sparse_ist_tf.pretrain_config makes it.
-        images: the data.
-        workdir: the run directory, of the chief; checkpoint.safetensors and metrics.jsonl.
-        link: to the other workers ; None for a single one.
+        config: as PretrainingRun.
+        images: as PretrainingRun.
+        workdir: as PretrainingRun; the chief's.
+        link: to the other workers; None for a single one.
 
     Raises:
         RequestError: as PretrainingRun, or if the run directory holds another run's checkpoint.
@@ -59,9 +59,8 @@ class Pretraining(PretrainingRun):
     def _eval_step_at(self, size):
         kept = self.images.test.shape[1]
         kinds = ((None, kept, kept, 3), tf.uint8), ((None,), tf.int32), ((None, None), tf.int32)
-        signature = [tf.TensorSpec(*kind) for kind in kinds]
         step = functools.partial(self._eval_step_eager, size)
-        return traced(step, input_signature=signature)
+        return traced(step, input_signature=[tf.TensorSpec(*kind) for kind in kinds])
 
     def _take_variables(self):
         pass  # the graphs read them
@@ -130,14 +129,11 @@ class Pretraining(PretrainingRun):
 
     def batches(self) -> tf.data.Dataset:
         """What train_step takes: this worker's parts from the current step on, for ever."""
-        patch, mine = self.encoder.patch_size, self._mine()
+        patch, part = self.encoder.patch_size, self.config.batch_size // self.link.num_workers
+        mine = slice(self.link.worker * part, (self.link.worker + 1) * part)
         return pretraining_batches(
             self.images, self.config, self.sizes, patch, self.augment, self.step, mine
         )
-
-    def _mine(self) -> slice:
-        part = self.config.batch_size // self.link.num_workers
-        return slice(self.link.worker * part, (self.link.worker + 1) * part)
 
     def train(self, report: Callable[[dict], None] = print) -> dict:
         """Runs to config.total_steps, with evaluations and checkpoints on the way.

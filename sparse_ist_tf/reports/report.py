@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sparse_ist_tf.reports.run_directory import write_file
+from sparse_ist_tf.files import write_file
 from sparse_ist_tf.workers.ledger import human_bytes
 
 

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from sparse_ist_tf.config import completed
 from sparse_ist_tf.errors import RequestError, RunError, warn
-from sparse_ist_tf.files import remove_leftovers, write_atomically
+from sparse_ist_tf.files import remove_leftovers, write_file, writing
 
 if TYPE_CHECKING:
     import keras
@@ -210,29 +210,6 @@ class RunDirectory:
             RunError: if they are damaged.
         """
         return self._read("results.json")
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError into one line that names the file.
-
-    Raises:
-        RunError: in place of the OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{path} can't be written: {error.strerror or error}") from None
-
-
-def write_file(path: Path, data: bytes | str) -> None:
-    """Writes a file, as write_atomically() does.
-
-    Raises:
-        RunError: if it can't be written; what stood there stays.
-    """
-    with writing(path):
-        write_atomically(path, data)
 
 
 def write_checkpoint(path: Path, state: Mapping[str, np.ndarray], progress: Mapping) -> None:

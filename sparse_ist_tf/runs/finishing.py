@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 from sparse_ist_tf.checkpoints.loading import load_configured
 from sparse_ist_tf.checkpoints.writing import save_encoder
 from sparse_ist_tf.encoder.bundle import vit_encoder
-from sparse_ist_tf.files import replacing
+from sparse_ist_tf.files import replacing, writing
 from sparse_ist_tf.inputs.datasets import image_errors
 from sparse_ist_tf.ist.head import build_model
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.masks import write_mask_preview
 from sparse_ist_tf.reports.report import write_report
-from sparse_ist_tf.reports.run_directory import writing
 from sparse_ist_tf.runs.evaluation import Evaluation
 from sparse_ist_tf.runs.parts import features_of, with_tuned_encoder
 from sparse_ist_tf.runs.progress import Progress

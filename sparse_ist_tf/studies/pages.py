@@ -5,8 +5,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sparse_ist_tf.files import write_file
 from sparse_ist_tf.reports.report import markdown_table
-from sparse_ist_tf.reports.run_directory import RunDirectory, write_file
+from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.studies import words
 from sparse_ist_tf.studies.links import link_sections
 from sparse_ist_tf.studies.results import as_csv, paper_accuracy, paper_results

@@ -13,7 +13,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sparse_ist_tf.errors import RunError
-from sparse_ist_tf.reports.run_directory import RunDirectory, write_file, writing
+from sparse_ist_tf.files import write_file, writing
+from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.studies.grid import Cell
 from sparse_ist_tf.workers.launch import LIFELINE, threads_per_worker
 

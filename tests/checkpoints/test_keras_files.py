@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from sparse_ist_tf.checkpoints.keras_files import (
-    add_member,
     check_unfolded,
     parse_json,
     read_keras,
@@ -167,10 +166,9 @@ def test_unfolding_is_refused_by_ratio_beyond_a_gibibyte():
 def test_preprocessing_travels_beside_and_keras_still_loads_the_file(tmp_path):
     model = randomised()
     model.save(tmp_path / "plain.keras")
-    path = tmp_path / "e.keras"
-    text = json.dumps({"mean": [0.1, 0.2, 0.3]})
-    content = (tmp_path / "plain.keras").read_bytes()
-    path.write_bytes(add_member(content, "preprocessing.json", text))
+    path = shutil.copy(tmp_path / "plain.keras", tmp_path / "e.keras")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("preprocessing.json", json.dumps({"mean": [0.1, 0.2, 0.3]}))
     assert read_keras(path)[2] == {"mean": [0.1, 0.2, 0.3]}
     loaded = keras.models.load_model(path)
     for one, other in zip(loaded.get_weights(), model.get_weights(), strict=True):
