@@ -53,7 +53,7 @@ def compare(preset: str = "vit_micro", ratios: Sequence[float] = (0.0, 0.5, 0.75
     rows: list[dict[str, Any]] = []
     runs = []
     for (quantize, ratio), (content, example, arena) in _ours(preset, ratios).items():
-        row = {"name": f"ours, {preset}", "quantize": quantize, "ratio": ratio}
+        row: dict[str, Any] = {"name": f"ours, {preset}", "quantize": quantize, "ratio": ratio}
         rows.append(row | {"bytes": len(content), "arena": arena, "ms": np.inf})
         runs.append((LiteRT(content), example))
     for quantize, content in _theirs(preset).items():
