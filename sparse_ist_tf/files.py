@@ -65,7 +65,7 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
                 path.unlink()
 
 
-def write_file(path: Path, data: bytes | str) -> None:
+def write_file(path: str | os.PathLike, data: bytes | str) -> None:
     """Writes a file, as write_atomically() does.
 
     Raises:

@@ -55,7 +55,8 @@ class Pool:
 
 def _cls_mean(ops, x):
     x = ops.norm(x)
-    return ops.join([ops.first(x), ops.mean(x)])
+    mean = ops.mean(x)  # before the first token is taken, as in files that are exported
+    return ops.join([ops.first(x), mean])
 
 
 POOLS = {

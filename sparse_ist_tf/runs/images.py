@@ -106,12 +106,6 @@ def stratified(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
 
     Returns:
         int64[min(count, n)], ascending.
-
-    Example:
-        >>> from sparse_ist_tf.runs.images import stratified
-        >>> rows = stratified([0, 0, 0, 0, 1, 2], 3)
-        >>> [[0, 0, 0, 0, 1, 2][row] for row in rows]
-        [0, 1, 2]
     """
     labels = np.asarray(labels)
     order = Stream.CALIBRATION.rng(seed).permutation(len(labels))

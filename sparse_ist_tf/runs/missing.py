@@ -25,13 +25,6 @@ def subsets_of(num_subnets: int, kept: int, seed: int = 0) -> list[tuple[int, ..
 
     Returns:
         Tuples of k subnets, ascending, each once.
-
-    Example:
-        >>> from sparse_ist_tf.runs.missing import subsets_of
-        >>> subsets_of(3, 2)
-        [(0, 1), (0, 2), (1, 2)]
-        >>> len(subsets_of(16, 8))
-        10
     """
     if math.comb(num_subnets, kept) <= MOST_SUBSETS:
         return list(itertools.combinations(range(num_subnets), kept))

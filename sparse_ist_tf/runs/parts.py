@@ -101,12 +101,8 @@ def optimizer_config(config: ConfigDict) -> dict:
 def trainer_options(config: ConfigDict, steps: int) -> TrainerOptions:
     """What a configuration's algorithm needs to know besides the data.
 
-    Args:
-        config: valid.
-        steps: of the whole run, for the schedule.
-
     Returns:
-        The options; keys of config.ist that the algorithm doesn't use have their defaults.
+        The options, with a schedule over so many steps; keys of config.ist that the algorithm doesn't use have their defaults.
 
     Raises:
         RequestError: if there is no such algorithm, or as optimizer_config.
@@ -132,13 +128,7 @@ def trainer_options(config: ConfigDict, steps: int) -> TrainerOptions:
 def training_data(
     config: ConfigDict, options: TrainerOptions, features: np.ndarray, labels: np.ndarray
 ) -> TrainingData:
-    """Who draws from which examples.
-
-    Args:
-        config: valid.
-        options: from trainer_options.
-        features: float32[n, feature_dim].
-        labels: int32[n].
+    """Features, labels, and who draws from which examples; as TrainingData has them.
 
     Raises:
         RequestError: if a shard would be empty.
@@ -161,18 +151,7 @@ def make_trainer(
     data: TrainingData,
     tuning: Tuning | None = None,
 ) -> Trainer:
-    """The trainer of config.ist.algorithm.
-
-    Args:
-        config: valid.
-        spec: the head's shape.
-        link: to the other workers.
-        options: from trainer_options.
-        data: from training_data.
-        tuning: what of the encoder trains, if anything; features are not used then.
-
-    Returns:
-        A trainer at step 0.
+    """The trainer of config.ist.algorithm at step 0; with tuning the data's features aren't used.
 
     Raises:
         RequestError: if the optimizer's moments can't travel.

@@ -51,12 +51,6 @@ def steps_of_round(config: ConfigDict, step: int, steps: int) -> int:
 
     Returns:
         At least 1, at most what is left.
-
-    Example:
-        >>> from sparse_ist_tf.config import get_config
-        >>> from sparse_ist_tf.runs.schedules import steps_of_round
-        >>> steps_of_round(get_config(), step=890, steps=899)
-        9
     """
     local, schedule = int(config.ist.local_steps), config.ist.local_steps_schedule
     if schedule == "grow":

@@ -85,11 +85,6 @@ def human_bytes(count: float) -> str:
 
     Returns:
         Such as "12.3 MB".
-
-    Example:
-        >>> from sparse_ist_tf.workers.ledger import human_bytes
-        >>> human_bytes(12_345_678)
-        '12.3 MB'
     """
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5 or unit == "GB":

@@ -18,11 +18,6 @@ def ring_all_reduce_bytes(entries: int, num_workers: int) -> int:
 
     Source: "Bandwidth optimal all-reduce algorithms for clusters of workstations" (Patarasuk and
     Yuan, 2009), section 3.
-
-    Example:
-        >>> from sparse_ist_tf.workers.link import ring_all_reduce_bytes
-        >>> ring_all_reduce_bytes(1000, 4)
-        6000
     """
     chunk = -(-entries // num_workers)
     return 2 * chunk * (num_workers - 1) * 4
