@@ -69,12 +69,7 @@ def features_of(config: ConfigDict, encoder: FrozenEncoder) -> Features:
 
 
 def with_tuned_encoder(config: ConfigDict, folder: str | Path) -> ConfigDict:
-    """The configuration of a finished run with the encoder that it ended with.
-
-    Returns:
-        A new configuration; of a run whose encoder's blocks trained, encoder.weights are its
-        encoder.safetensors.
-    """
+    """A finished run's configuration, with its encoder.safetensors where the encoder trained."""
     config = ConfigDict(config.to_dict())
     if config.encoder.trainable_blocks:
         config.encoder.weights = str(Path(folder).resolve() / "encoder.safetensors")
@@ -102,7 +97,7 @@ def trainer_options(config: ConfigDict, steps: int) -> TrainerOptions:
     """What a configuration's algorithm needs to know besides the data.
 
     Returns:
-        The options, with a schedule over so many steps; keys of config.ist that the algorithm doesn't use have their defaults.
+        With a schedule over so many steps; keys that the algorithm doesn't use have their defaults.
 
     Raises:
         RequestError: if there is no such algorithm, or as optimizer_config.
