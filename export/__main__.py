@@ -22,14 +22,12 @@ FLAGS = flags.FLAGS
 
 
 def main(argv: list[str]) -> int:
-    """Exports.
-
-    Returns:
-        0 if all files are good, else 1.
-    """
+    """Exports; 0 if all files are good, else 1."""
     for name in ("run", "target"):
         if not getattr(FLAGS, name):
             raise RequestError(f"--{name} is missing")
+    if not all(text.isdecimal() for text in FLAGS.subnets):
+        raise RequestError(f"subnets={','.join(FLAGS.subnets)}: must be numbers such as 0,1")
     with quiet():
         from sparse_ist_tf.export.compress import Compression
         from sparse_ist_tf.export.devices import targets
@@ -43,13 +41,14 @@ def main(argv: list[str]) -> int:
     target = targets.find_target(FLAGS.target)
     for name in ("flash", "sram"):
         value = getattr(FLAGS, name)
-        if value is not None and value < 1:
+        if value is None:
+            continue
+        if value < 1:
             raise RequestError(f"{name}={value}: must be at least 1 byte")
-        if value is not None:
-            target = dataclasses.replace(target, **{name: value})
+        target = dataclasses.replace(target, **{name: value})
     options = Options(
         artefacts=tuple(FLAGS.artefacts),
-        subnets=_subnets(FLAGS.subnets),
+        subnets=tuple(map(int, FLAGS.subnets)),
         quantize=target.quantize if FLAGS.quantize == ["all"] else tuple(FLAGS.quantize),
         calibration=FLAGS.calibration,
         bound=FLAGS.bound,
@@ -61,12 +60,6 @@ def main(argv: list[str]) -> int:
     output = Path(FLAGS.output or Path(FLAGS.run) / "export" / target.name)
     exporter = Exporter(FinishedRun.for_export(FLAGS.run), target, options, output)
     return 0 if exporter.export() else 1
-
-
-def _subnets(texts: list[str]) -> tuple[int, ...]:
-    if not all(text.isdigit() for text in texts):
-        raise RequestError(f"subnets={','.join(texts)}: must be numbers such as 0,1")
-    return tuple(int(text) for text in texts)
 
 
 def define_flags() -> None:

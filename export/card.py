@@ -18,14 +18,7 @@ _TAKES = {
 
 
 def describe(run: FinishedRun, name: str, job: Job, about: Mapping) -> Metadata:
-    """What a file says of itself.
-
-    Args:
-        run: that it is of.
-        name: of the file, without its ending.
-        job: that it was made for.
-        about: what else there is to say, for JSON.
-    """
+    """What a file, of this name without its ending, says of itself; about is for its JSON."""
     encoder, masks = run.encoder, run.config.masks
     mask = {"kind": masks.kind, "ratio": masks.ratio, "pattern": masks.pattern}
     mask |= {"seed": run.config.seed, "visible": run.num_visible}
@@ -61,15 +54,11 @@ def model_card(
         "int8, a pixel's byte less 128" if target.interface.whole_integer else "uint8, as they are"
     )
     rows = [
-        "| file | quantize | bytes | accuracy | in float | same answers | ms, one thread |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        f"| `{r.name}` | {r.quantize} | {r.size:,} | {100 * r.comparison.accuracy:.2f} % | "
+        f"{100 * r.comparison.float_accuracy:.2f} % | {100 * r.comparison.agreement:.1f} % | "
+        f"{r.latency['1 thread'][0]:.3f} |"
+        for r in good
     ]
-    for r in good:
-        rows.append(
-            f"| `{r.name}` | {r.quantize} | {r.size:,} | {100 * r.comparison.accuracy:.2f} % | "
-            f"{100 * r.comparison.float_accuracy:.2f} % | {100 * r.comparison.agreement:.1f} % | "
-            f"{r.latency['1 thread'][0]:.3f} |"
-        )
     memory = [
         f"- `{r.name}`: {r.micro.flash:,} bytes of flash, {r.micro.arena:,} bytes of arena."
         for r in good
@@ -79,7 +68,6 @@ def model_card(
         f"- `{r.name}`: the Edge TPU runs {r.mapping.sentence()}." for r in good if r.mapping
     ]
     kinds = [f"- {kind}: {_TAKES[kind]}" for kind in dict.fromkeys(r.kind for r in good)]
-    labels = ", ".join(run.labels)
     parts = [
         f"# {run.prefix} for {target.name}",
         "",
@@ -93,6 +81,8 @@ def model_card(
         f"Accuracy was measured on all {good[0].comparison.images:,} test images through LiteRT; "
         "`in float` is the Keras model's.",
         "",
+        "| file | quantize | bytes | accuracy | in float | same answers | ms, one thread |",
+        "|---|---|---:|---:|---:|---:|---:|",
         *rows,
         "",
         "## Inputs",
@@ -103,7 +93,7 @@ def model_card(
         f"{list(encoder.std)} are part of the files. Outputs are logits in the order of "
         "`labels.txt`, or a feature.",
         "",
-        *([*(f"{line}" for line in lines), ""] if lines else []),
+        *([*lines, ""] if lines else []),
         *(["## Memory", "", *memory, ""] if memory else []),
         *(["## Mapping", "", *mapping, ""] if mapping else []),
         "## Limits",
@@ -111,7 +101,7 @@ def model_card(
         "The files answer with one of their labels whatever the picture shows. Accuracy on "
         "pictures unlike the training set's was not measured.",
         "",
-        f"Labels: {labels}.",
+        f"Labels: {', '.join(run.labels)}.",
         "",
         f"Licence: Apache License 2.0. Run digest: `{run.digest}`.",
         "",

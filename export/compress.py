@@ -157,30 +157,18 @@ class _Worker:
             self.model = self._prune()
         if self.compression.cluster:
             self.model = self._cluster()
-        parameters = self._parameters(self.model)
-        if self.compression.qat:
-            parameters = self._train_quantized(parameters)
-        return parameters
-
-    def _parameters(self, model):
-        out = {}
+        parameters = {}
         for i in range(self.count):
-            kernel, bias = model.get_layer(f"dense_{i}").get_weights()
-            out[f"dense_{i}/kernel"], out[f"dense_{i}/bias"] = kernel, bias
-        return out
+            kernel, bias = self.model.get_layer(f"dense_{i}").get_weights()
+            parameters |= {f"dense_{i}/kernel": kernel, f"dense_{i}/bias": bias}
+        return self._train_quantized(parameters) if self.compression.qat else parameters
 
     def _fit(self, model, callbacks=()):
         optimizer = self.keras.optimizers.Adam(self.compression.learning_rate)
         loss = self.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(optimizer, loss)
-        model.fit(
-            self.features,
-            self.labels,
-            batch_size=64,
-            epochs=self.compression.epochs,
-            callbacks=list(callbacks),
-            verbose=0,
-        )
+        options = {"batch_size": 64, "epochs": self.compression.epochs, "verbose": 0}
+        model.fit(self.features, self.labels, callbacks=list(callbacks), **options)
 
     def _prune(self):
         sparsity = self.tfmot.sparsity.keras
@@ -217,41 +205,30 @@ class _Worker:
     def _train_quantized(self, parameters):
         """Fine-tunes under simulated int8; zeros stay zero and clusters stay clusters."""
         model = self.tfmot.quantization.keras.quantize_model(self._build(parameters))
-        variables = [  # the wrapped layer's own kernel is the simulated one
-            {
-                part: _weight(model.get_layer(f"quant_dense_{i}"), part)
-                for part in ("kernel", "bias")
-            }
-            for i in range(self.count)
-        ]
-        kernels = [parameters[f"dense_{i}/kernel"] for i in range(self.count)]
-        groups = [np.unique(kernel, return_inverse=True)[1].ravel() for kernel in kernels]
-        holds = bool(self.compression.prune), bool(self.compression.cluster)
+        variables = {}
+        for name in parameters:  # the wrapped layer's own kernel is the simulated one
+            layer, part = name.split("/")
+            weights = model.get_layer(f"quant_{layer}").trainable_weights
+            variables[name] = next(v for v in weights if v.name.split(":")[0].endswith(part))
+        kernels = {name: value for name, value in parameters.items() if name.endswith("kernel")}
+        groups = {n: np.unique(v, return_inverse=True)[1].ravel() for n, v in kernels.items()}
 
         def project(*_, **__):
-            for layer, before, group in zip(variables, kernels, groups, strict=True):
-                kernel = layer["kernel"].numpy()
-                if holds[1]:
+            for name, before in kernels.items():
+                kernel, group = variables[name].numpy(), groups[name]
+                if self.compression.cluster:
                     totals = np.bincount(group, kernel.ravel())
                     means = totals / np.maximum(1, np.bincount(group))
                     kernel = means[group].reshape(kernel.shape).astype(np.float32)
-                if holds[0]:
+                if self.compression.prune:
                     kernel = np.where(before == 0, np.float32(0), kernel)
-                layer["kernel"].assign(kernel)
+                variables[name].assign(kernel)
 
         callbacks = []
-        if any(holds):
+        if self.compression.prune or self.compression.cluster:
             callbacks = [self.keras.callbacks.LambdaCallback(on_batch_end=project)]
         self._fit(model, callbacks)
-        out = {}
-        for i, layer in enumerate(variables):
-            for part, variable in layer.items():
-                out[f"dense_{i}/{part}"] = variable.numpy()
-        return out
-
-
-def _weight(layer, part: str):
-    return next(v for v in layer.trainable_weights if v.name.split(":")[0].endswith(part))
+        return {name: variable.numpy() for name, variable in variables.items()}
 
 
 if __name__ == "__main__":

@@ -17,13 +17,7 @@ from sparse_ist_tf.runs.finished_run import FinishedRun
 
 
 class Networks:
-    """What the artefacts of a run compute, each part made once.
-
-    Args:
-        run: finished.
-        target: whose files are made.
-        options: the user's.
-    """
+    """What the artefacts of a run compute, each part made once."""
 
     def __init__(self, run: FinishedRun, target: Target, options: Options):
         self.run, self.target, self.options = run, target, options
@@ -43,16 +37,16 @@ class Networks:
             behind_int8: it stands behind the int8 encoder, and qat trains it on what that gives.
         """
         compression = self.options.compression
-        behind_int8 = behind_int8 and compression.qat
-        if (subnet, behind_int8) not in self._parameters:
+        key = subnet, behind_int8 and compression.qat
+        if key not in self._parameters:
             parameters = self.run.head(subnet)
             if compression.any:
                 images = self.run.images
-                features = self._int8_features if behind_int8 else images.features("train")
+                features = self._int8_features if key[1] else images.features("train")
                 labels = images.splits["train"].labels
                 parameters = compress.compress(parameters, features, labels, compression)
-            self._parameters[subnet, behind_int8] = parameters
-        return self._parameters[subnet, behind_int8]
+            self._parameters[key] = parameters
+        return self._parameters[key]
 
     @functools.cached_property
     def _int8_features(self) -> np.ndarray:
@@ -62,12 +56,7 @@ class Networks:
         return np.array([runtime.run(example) for example in self.run.images.examples("train")])
 
     def network(self, job: Job, quantize: str = "int8") -> Network:
-        """What a job computes.
-
-        Args:
-            job: of this run.
-            quantize: as convert.QUANTIZATIONS, of the file that it is for.
-        """
+        """What a job computes in a file of this arithmetic, of convert.QUANTIZATIONS."""
         tuned = self.options.compression.any
         if job.kind == "head":
             return Network("head", layers_of(self.parameters(job.subnet)), tuned=tuned)
@@ -90,7 +79,5 @@ class Networks:
     def test_examples(self, job: Job) -> Iterator[dict[str, np.ndarray]]:
         """The test images as a job's file takes them, in order."""
         if job.kind != "head":
-            yield from self.run.images.examples("test")
-            return
-        for feature in self.run.test_features:
-            yield {"feature": feature}
+            return self.run.images.examples("test")
+        return ({"feature": feature} for feature in self.run.test_features)

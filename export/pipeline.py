@@ -1,6 +1,8 @@
 """From a finished run to proven files: what to make, make it, prove it, and only then keep it."""
 
 import dataclasses
+import functools
+import itertools
 import json
 import shutil
 import tempfile
@@ -42,14 +44,7 @@ class _Made:
 
 
 class Exporter:
-    """Makes and proves the files of one run for one target.
-
-    Args:
-        run: finished.
-        target: a row of TARGETS.
-        options: the user's.
-        output: the folder that good files go to.
-        report: prints a line.
+    """Makes and proves the files of one run for one target; good ones go to the folder `output`.
 
     Raises:
         RequestError: if something asked for can't be made.
@@ -107,21 +102,14 @@ class Exporter:
 
     def _make(self, job: Job, quantize: str) -> _Made:
         """Makes a file; where int8 loses too much accuracy, int16x8 takes its place."""
-        attempts = [quantize]
-        if quantize == "int8" and "int16x8" in {*self.target.quantize} - {*self.options.quantize}:
-            attempts.append("int16x8")
-        notes = []
-        for number, attempt in enumerate(attempts, start=1):
-            made = self._attempt(job, attempt)
-            made.result.notes.extend(notes)
-            if not made.loses_accuracy or number == len(attempts):
-                break
-            drop, instead = made.result.comparison.drop, attempts[number]
-            self.report(
-                f"{made.result.name} loses {drop:.2f} points, more than {made.bound}: {instead} "
-                "instead"
-            )
-            notes = [f"in place of {attempt}, which loses {drop:.2f} points of accuracy"]
+        made = self._attempt(job, quantize)
+        left = {*self.target.quantize} - {*self.options.quantize}
+        if quantize != "int8" or "int16x8" not in left or not made.loses_accuracy:
+            return made
+        lost = f"loses {made.result.comparison.drop:.2f} points"
+        self.report(f"{made.result.name} {lost}, more than {made.bound}: int16x8 instead")
+        made = self._attempt(job, "int16x8")
+        made.result.notes.append(f"in place of int8, which {lost} of accuracy")
         return made
 
     def _attempt(self, job: Job, quantize: str) -> _Made:
@@ -134,9 +122,9 @@ class Exporter:
         # Against the run's own head: what compression costs counts.
         reference = Reference(
             lambda: self.networks.test_examples(job),
-            logits(self.run.head(job.subnet), self.run.test_features),
+            self.run.test_logits(self.run.head(job.subnet)),
             self.run.images.splits["test"].labels,
-            self._head_of if job.kind == "encoder" else lambda outputs: outputs,
+            functools.partial(logits, self.run.head()) if job.kind == "encoder" else np.asarray,
         )
         result, found = verify(
             File(name, job.kind, quantize, self._described(name, content, job, quantize, {})),
@@ -147,9 +135,6 @@ class Exporter:
             progress=self.options.progress,
         )
         return _Made(job, content, bound, result, found)
-
-    def _head_of(self, features: np.ndarray) -> np.ndarray:
-        return logits(self.run.head(), features)
 
     def _described(
         self, name: str, content: bytes, job: Job, quantize: str, measured: Mapping
@@ -167,11 +152,8 @@ class Exporter:
         result, job = made.result, made.job
         self.results.append(result)
         if not result.good:
-            if (
-                made.loses_accuracy
-                and result.quantize == "int8"
-                and (not self.options.compression.qat)
-            ):
+            qat = self.options.compression.qat
+            if made.loses_accuracy and result.quantize == "int8" and not qat:
                 result.notes.append("--qat may win it back")
             return
         found = result.comparison
@@ -194,10 +176,8 @@ class Exporter:
         subnets = sorted(n for n in self._logits if n is not None)
         if len(subnets) < 2:
             return
-        total, found = 0.0, []
-        for subnet in subnets:
-            total = total + _softmax(self._logits[subnet])
-            found.append(accuracy(total, labels))
+        totals = itertools.accumulate(_softmax(self._logits[subnet]) for subnet in subnets)
+        found = [accuracy(total, labels) for total in totals]
         merged = accuracy(self.run.test_logits(self.run.head()), labels)
         ensembles = {"subnets": subnets, "accuracy": found, "merged_float": merged}
         parts = ", ".join(f"{i + 1}: {100 * value:.2f} %" for i, value in enumerate(found))
@@ -239,13 +219,13 @@ class Exporter:
         }
         text = json.dumps(summary, indent=2) + "\n"
         write_atomically(self.output / "verification.json", text)
+        labels, card = self.output / "labels.txt", self.output / "model_card.md"
         if not any(result.good for result in results):
-            for name in ("labels.txt", "model_card.md"):
-                (self.output / name).unlink(missing_ok=True)
+            labels.unlink(missing_ok=True)
+            card.unlink(missing_ok=True)
             return
-        write_atomically(self.output / "labels.txt", "".join(f"{n}\n" for n in self.run.labels))
-        card = model_card(self.run, self.target, results, self._lines)
-        write_atomically(self.output / "model_card.md", card)
+        write_atomically(labels, "".join(f"{name}\n" for name in self.run.labels))
+        write_atomically(card, model_card(self.run, self.target, results, self._lines))
 
     def _still_good(self) -> list[Result]:
         """What an earlier export proved of the same run and this one didn't make again.

@@ -46,17 +46,11 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One artefact to export.
+    """One artefact to export."""
 
-    Args:
-        name: of the artefact, as in file names.
-        kind: as graphs.KINDS.
-        subnet: whose layers it has; None for the merged head's.
-    """
-
-    name: str
-    kind: str
-    subnet: int | None = None
+    name: str  # as in file names
+    kind: str  # of forms.KINDS
+    subnet: int | None = None  # whose layers it has; None for the merged head's
 
 
 def plan(run: FinishedRun, target: Target, options: Options) -> list[Job]:
@@ -93,17 +87,16 @@ def plan(run: FinishedRun, target: Target, options: Options) -> list[Job]:
     chosen = options.subnets or tuple(range(run.num_subnets))
     merged = target.interpreter != "micro" or not run.num_subnets or "head" in options.artefacts
     heads: list[int | None] = [*chosen, *([None] if merged else [])]
+    names = {n: f"subnet{n}of{run.num_subnets}" for n in chosen} | {None: "head"}
     jobs = []
     for name in artefacts:
         if name == "subnet":
-            jobs += [Job(f"subnet{n}of{run.num_subnets}", "head", n) for n in chosen]
+            jobs += [Job(names[n], "head", n) for n in chosen]
         elif name == "head":
             jobs.append(Job("head", "head"))
         elif name == "encoder":
             jobs.append(Job(f"encoder{run.num_visible}", "encoder"))
         else:
-            suffix = "_patches" if name == "classifier_patches" else ""
-            for n in heads:
-                of = "head" if n is None else f"subnet{n}of{run.num_subnets}"
-                jobs.append(Job(f"classifier_{of}{suffix}", name, n))
+            suffix = name.removeprefix("classifier")
+            jobs += [Job(f"classifier_{names[n]}{suffix}", name, n) for n in heads]
     return jobs

@@ -9,17 +9,11 @@ from sparse_ist_tf.reports.report import format_table
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """How often a file is right.
+    """How often a file is right."""
 
-    Args:
-        images: how many were run.
-        accuracy: in [0, 1].
-        float_accuracy: of the Keras model on the same images.
-    """
-
-    images: int = 0
-    accuracy: float = 0.0
-    float_accuracy: float = 0.0
+    images: int = 0  # that were run
+    accuracy: float = 0.0  # in [0, 1]
+    float_accuracy: float = 0.0  # of the Keras model on the same images
 
     @property
     def drop(self) -> float:
@@ -29,34 +23,21 @@ class Accuracy:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison(Accuracy):
-    """A file in LiteRT beside the Keras model.
+    """A file in LiteRT beside the Keras model."""
 
-    Args:
-        agreement: share of images with the same answer.
-        mean_difference: of logits.
-        largest_difference: likewise.
-    """
-
-    agreement: float = 0.0
-    mean_difference: float = 0.0
+    agreement: float = 0.0  # share of images with the same answer
+    mean_difference: float = 0.0  # of logits
     largest_difference: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Micro(Accuracy):
-    """A file in TFLite Micro.
+    """A file in TFLite Micro."""
 
-    Args:
-        flash: bytes that a microcontroller stores.
-        arena: bytes of memory that it needs.
-        difference: largest step from LiteRT's reference kernels.
-        agreement: share of images with the same answer as theirs.
-    """
-
-    flash: int = 0
-    arena: int = 0
-    difference: int = 0
-    agreement: float = 0.0
+    flash: int = 0  # bytes that a microcontroller stores
+    arena: int = 0  # bytes of memory that it needs
+    difference: int = 0  # largest step from LiteRT's reference kernels
+    agreement: float = 0.0  # share of images with the same answer as theirs
 
     def sentence(self) -> str:
         """For the printed table."""
@@ -147,8 +128,7 @@ def table(results: Sequence[Result]) -> str:
          "p95", "ms all", "p95", "peak RAM", "")
     ]  # fmt: skip
     for r in results:
-        single = r.latency.get("1 thread", (0.0, 0.0))
-        every = r.latency.get("all threads", (0.0, 0.0))
+        times = [r.latency.get(on, (0.0, 0.0)) for on in ("1 thread", "all threads")]
         rows.append(
             (
                 r.name,
@@ -159,7 +139,7 @@ def table(results: Sequence[Result]) -> str:
                 f"{100 * r.comparison.agreement:.1f} %",
                 f"{r.comparison.mean_difference:.4f}",
                 f"{r.comparison.largest_difference:.3f}",
-                *(f"{ms:.3f}" for ms in (*single, *every)),
+                *(f"{ms:.3f}" for pair in times for ms in pair),
                 f"{r.micro.arena if r.micro else r.peak:,}",
                 "ok" if r.good else "FAILED",
             )

@@ -1,6 +1,7 @@
 """Proof of a .tflite file: what it holds, how right and how fast it is, in its own runtime."""
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from sparse_ist_tf.export.files.flatbuffer import read_file
 from sparse_ist_tf.export.files.operators import operators, peak_bytes
 from sparse_ist_tf.export.files.runtimes import LiteRT
 from sparse_ist_tf.export.results import Comparison, Micro, Result
+from sparse_ist_tf.ist.head import accuracy
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -24,14 +26,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A file to prove.
-
-    Args:
-        name: of the file.
-        kind: of the artefact, as forms.KINDS.
-        quantize: as convert.QUANTIZATIONS.
-        content: its bytes.
-    """
+    """A file to prove: kind is of forms.KINDS, quantize of convert.QUANTIZATIONS."""
 
     name: str
     kind: str
@@ -41,19 +36,13 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """The test images, and what the Keras model makes of them.
-
-    Args:
-        examples: makes an iterator of the images, by input name.
-        logits: float32[n, classes], of the Keras model.
-        labels: int[n].
-        to_logits: what makes logits of a file's outputs, for an encoder the head.
-    """
+    """The test images by input name, and what the Keras model makes of them."""
 
     examples: Callable[[], Iterable[Mapping[str, np.ndarray]]]
-    logits: np.ndarray
-    labels: np.ndarray
-    to_logits: Callable[[np.ndarray], np.ndarray] = lambda outputs: outputs
+    logits: np.ndarray  # float32[n, classes], of the Keras model
+    labels: np.ndarray  # int[n]
+    # What makes logits of a file's outputs, for an encoder the head.
+    to_logits: Callable[[np.ndarray], np.ndarray] = np.asarray
 
 
 def verify(
@@ -67,13 +56,8 @@ def verify(
 ) -> tuple[Result, np.ndarray]:
     """Checks a file against its target's conditions and against the Keras model.
 
-    Args:
-        file: to check.
-        target: that it was made for.
-        reference: to compare it with.
-        bound: points of accuracy that may be lost.
-        micro_images: how many, spread over the split, TFLite Micro runs too, for its targets.
-        progress: show a bar.
+    At most `bound` points of accuracy may be lost. As many as `micro_images`, spread over the
+    split, are run in TFLite Micro too, for its targets.
 
     Returns:
         (what was measured, the file's logits float32[n, classes]).
@@ -106,29 +90,25 @@ def verify(
     result.latency["all threads"] = LiteRT(content, name, threads=None).latency(first, repeats)
     if target.partial:
         result.mapping = edge_tpu.mapping(content, lambda op: problem(op, target))
-        result.notes += [
-            f"{u.operator} x{u.count} {u.reason}: on the host" for u in unmapped(content, target)
-        ]
+        result.notes += [f"{line}: on the host" for line in unmapped(content, target)]
     if target.interpreter == "micro":
         if result.good:
             result.micro = _measure_micro(file, reference, micro_images)
             result.problems += _over_budget(result.micro, target)
             if result.micro.images == len(reference.labels):
-                where = "of accuracy in TFLite Micro"
-                result.problems += _lost(result.micro.drop, bound, where)
+                result.problems += _lost(result.micro.drop, bound, "of accuracy in TFLite Micro")
     elif result.good and 0 < target.flash < size:
         result.problems.append(f"has {size:,} bytes, {target.flash:,} are allowed")
     return result, found
 
 
 def _compare(found: np.ndarray, reference: Reference) -> Comparison:
-    labels, expected = np.asarray(reference.labels), reference.logits
-    difference = np.abs(found - expected)
+    difference = np.abs(found - reference.logits)
     return Comparison(
-        images=len(labels),
-        accuracy=float(np.mean(found.argmax(axis=1) == labels)),
-        float_accuracy=float(np.mean(expected.argmax(axis=1) == labels)),
-        agreement=float(np.mean(found.argmax(axis=1) == expected.argmax(axis=1))),
+        images=len(reference.labels),
+        accuracy=accuracy(found, reference.labels),
+        float_accuracy=accuracy(reference.logits, reference.labels),
+        agreement=accuracy(found, reference.logits.argmax(axis=1)),
         mean_difference=float(difference.mean()),
         largest_difference=float(difference.max()),
     )
@@ -138,22 +118,20 @@ def _measure_micro(file: File, reference: Reference, count: int) -> Micro:
     """Runs as many images as count, spread over the split, in TFLite Micro."""
     images = len(reference.labels)
     rows = np.linspace(0, images - 1, min(count, images)).round().astype(int)
-    wanted = set(rows.tolist())
-    some = [example for row, example in enumerate(reference.examples()) if row in wanted]
+    some = list(itertools.compress(reference.examples(), np.isin(np.arange(images), rows)))
     bare = metadata.strip(file.content)
     done = micro.run(bare, some).outputs
     kernels = LiteRT(bare, file.name, reference=True)
     expected = np.array([kernels.run_raw(example) for example in some])
-    answers = reference.to_logits(kernels.output.decode(done)).argmax(axis=1)
     labels = np.asarray(reference.labels)[rows]
     return Micro(
         images=len(some),
-        accuracy=float(np.mean(answers == labels)),
-        float_accuracy=float(np.mean(reference.logits[rows].argmax(axis=1) == labels)),
+        accuracy=accuracy(reference.to_logits(kernels.output.decode(done)), labels),
+        float_accuracy=accuracy(reference.logits[rows], labels),
         flash=len(bare),
         arena=micro.needed_arena(bare, some[0]),
         difference=int(np.abs(done.astype(np.int64) - expected.astype(np.int64)).max()),
-        agreement=float(np.mean(done.argmax(axis=1) == expected.argmax(axis=1))),
+        agreement=accuracy(done, expected.argmax(axis=1)),
     )
 
 
@@ -219,18 +197,17 @@ def evaluate_tflite(
     if labels and tuple(labels) != tuple(split.class_names):
         raise RequestError(f"{path.name}: has other labels than {split.name}")
     features = images.features("test") if kind in ("head", "encoder") else None
-    outputs, first = [], None
+    outputs, example = [], {}
     for i, example in enumerate(images.examples("test")):
         if kind == "head":
             example = {"feature": features[i]}
-        first = first or example
         outputs.append(runtime.run(example))
     outputs = np.array(outputs)
     out = {"file": path.name, "artefact": kind, "images": split.size}
     if kind == "encoder":
         out["mean_difference"] = float(np.abs(outputs - features).mean())
     else:
-        out["accuracy"] = float(np.mean(outputs.argmax(axis=1) == split.labels))
+        out["accuracy"] = accuracy(outputs, split.labels)
         out["expected"] = run["measured"]["accuracy"]
-    out["latency_ms"] = runtime.latency(first)
+    out["latency_ms"] = runtime.latency(example)
     return out

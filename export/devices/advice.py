@@ -24,37 +24,25 @@ _SMALLEST = "vit_pico"
 def arena_by_ratio(
     networks: Networks, network: Network, ratios: Iterable[float]
 ) -> dict[float, int]:
-    """The arena of a classifier at other mask ratios, each measured in TFLite Micro.
+    """Ratio to bytes of arena of a run's classifier, each measured in TFLite Micro.
 
     Args:
         networks: of a run, for a microcontroller.
         network: a classifier of it.
         ratios: in [0, 1); those that would leave no patch are left out.
 
-    Returns:
-        Ratio to bytes.
-
     Raises:
         RunError: if TFLite Micro can't run a file.
     """
     return {
-        ratio: measure(networks, network, ratio)[1]
+        ratio: _measure(networks, network, ratio)[1]
         for ratio in sorted({*ratios, float(networks.run.config.masks.ratio)})
         if networks.vit.spec.num_patches * (1 - ratio) >= 1
     }
 
 
-def measure(networks: Networks, network: Network, ratio: float) -> tuple[int, int]:
-    """Flash and arena of a classifier at another mask ratio.
-
-    Args:
-        networks: of a run, for a microcontroller.
-        network: a classifier of images of the run's size.
-        ratio: of hidden patches.
-
-    Returns:
-        (bytes of the file, bytes of arena).
-    """
+def _measure(networks: Networks, network: Network, ratio: float) -> tuple[int, int]:
+    """Bytes of flash and of arena of a classifier at another mask ratio."""
     vit = network.vit
     positions = shared_positions(networks.run.config.seed, vit.spec.num_patches, ratio)
     network = dataclasses.replace(network, positions=tuple(map(int, positions)))
@@ -73,26 +61,19 @@ def measure(networks: Networks, network: Network, ratio: float) -> tuple[int, in
 def what_would_fit(
     networks: Networks, network: Network, found: Micro, arenas: Mapping[float, int]
 ) -> list[str]:
-    """Ways to meet a budget that a classifier misses.
+    """Ways to meet a budget that a run's classifier misses, by what was found of its file.
 
-    Args:
-        networks: of a run, for a microcontroller.
-        network: a classifier of it.
-        found: of the file that doesn't fit.
-        arenas: of arena_by_ratio.
-
-    Returns:
-        One line each: a higher mask ratio, more subnets, the smaller preset; empty where none of
-        them fits.
+    One line each: a higher mask ratio, of those in arenas by arena_by_ratio; more subnets; the
+    smaller preset. Empty where none of them fits.
     """
     run, target = networks.run, networks.target
     flash_limit, sram_limit = target.flash or np.inf, target.sram or np.inf
     out = []
-    fitting = [ratio for ratio, arena in arenas.items() if arena <= sram_limit]
+    fitting = [(ratio, arena) for ratio, arena in arenas.items() if arena <= sram_limit]
     if found.flash <= flash_limit and fitting:
-        visible = num_visible(run.encoder.num_patches, fitting[0])
-        arena = arenas[fitting[0]]
-        out.append(f"mask ratio {fitting[0]:g} ({visible} visible patches, arena {arena:,} bytes)")
+        ratio, arena = fitting[0]
+        visible = num_visible(run.encoder.num_patches, ratio)
+        out.append(f"mask ratio {ratio:g} ({visible} visible patches, arena {arena:,} bytes)")
     if found.arena <= sram_limit:
         out += _subnets_that_fit(run, found.flash, flash_limit)
     if network.vit.spec.width > PRESETS[_SMALLEST].width:
@@ -102,7 +83,7 @@ def what_would_fit(
             first, *rest = network.layers
             first = dataclasses.replace(first, kernel=first.kernel[: small.spec.feature_dim])
             network = dataclasses.replace(network, vit=small, layers=(first, *rest))
-            flash, arena = measure(networks, network, float(run.config.masks.ratio))
+            flash, arena = _measure(networks, network, float(run.config.masks.ratio))
             if flash <= flash_limit and arena <= sram_limit:
                 out.append(f"encoder {_SMALLEST} (flash {flash:,}, arena {arena:,} bytes)")
     return out

@@ -44,12 +44,11 @@ def write_bundle(
     labels, run = metadata.read(content, name)
     bare = metadata.strip(content)
     inputs, output = ports(bare, name)
-    names = sorted({op.name for op in operators(bare)})
     files = {
-        "model_data.h": _model_header(),
+        "model_data.h": _MODEL_HEADER,
         "model_data.cc": _model_source(bare),
         "model_settings.h": _settings(name, inputs, output, labels, run, arena),
-        "op_resolver.h": _resolver(names),
+        "op_resolver.h": _resolver(sorted({op.name for op in operators(bare)})),
         "test_input.h": _test_input(inputs, example, expected),
         "main.cc": _MAIN,
         "Makefile": _MAKEFILE,
@@ -59,19 +58,6 @@ def write_bundle(
     for file, text in files.items():
         comment = "" if file.endswith((".md", "Makefile")) else _HEAD.format(name=name)
         (folder / file).write_text(comment + text, encoding="utf-8")
-
-
-def _model_header() -> str:
-    return """#ifndef MODEL_DATA_H_
-#define MODEL_DATA_H_
-
-#include <cstddef>
-
-extern const unsigned char g_model_data[];
-extern const size_t g_model_data_size;
-
-#endif  // MODEL_DATA_H_
-"""
 
 
 def _model_source(content: bytes) -> str:
@@ -86,19 +72,7 @@ def _model_source(content: bytes) -> str:
 def _settings(
     name: str, inputs: Sequence[Port], output: Port, labels, run: Mapping, arena: int
 ) -> str:
-    lines = [
-        "#ifndef MODEL_SETTINGS_H_",
-        "#define MODEL_SETTINGS_H_",
-        "",
-        "#include <cstdint>",
-        "",
-        f"inline constexpr char kModelName[] = {_string(name)};",
-        f"inline constexpr char kRunDigest[] = {_string(run['digest'])};",
-        "// Measured with 64-bit pointers; on a 32-bit microcontroller less will do.",
-        f"inline constexpr int kArenaSize = {arena};",
-        "",
-        f"inline constexpr int kInputCount = {len(inputs)};",
-    ]
+    lines = []
     for i, port in enumerate(inputs):
         lines += ["", f"// Input {i}: {port.name}.", *_port(f"Input{i}", port)]
     lines += ["", f"// Output: {output.name}.", *_port("Output", output)]
@@ -119,7 +93,22 @@ def _settings(
             _numbers(mask["positions"], "{}", 16),
             "};",
         ]
-    return "\n".join([*lines, "", "#endif  // MODEL_SETTINGS_H_", ""])
+    rest = "\n".join(lines)
+    return f"""#ifndef MODEL_SETTINGS_H_
+#define MODEL_SETTINGS_H_
+
+#include <cstdint>
+
+inline constexpr char kModelName[] = {_string(name)};
+inline constexpr char kRunDigest[] = {_string(run["digest"])};
+// Measured with 64-bit pointers; on a 32-bit microcontroller less will do.
+inline constexpr int kArenaSize = {arena};
+
+inline constexpr int kInputCount = {len(inputs)};
+{rest}
+
+#endif  // MODEL_SETTINGS_H_
+"""
 
 
 def _port(prefix: str, port: Port) -> list[str]:
@@ -164,31 +153,37 @@ inline TfLiteStatus RegisterOperators(ModelOpResolver& resolver) {{
 def _test_input(
     inputs: Sequence[Port], example: Mapping[str, np.ndarray], expected: np.ndarray
 ) -> str:
-    parts = [
-        "#ifndef TEST_INPUT_H_\n#define TEST_INPUT_H_\n",
-        '#include <cstring>\n\n#include "model_settings.h"\n',
-        "// The first image of the test split.",
-    ]
-    for i, port in enumerate(inputs):
-        values = port.encode(example[port.name]).ravel()
-        parts.append(
-            f"inline constexpr Input{i}Type kTestInput{i}[kInput{i}Size] = {{\n"
-            f"{_numbers(values, '{}', 20)}\n}};"
-        )
-    parts.append(
-        "\n// What the TFLite Micro interpreter makes of it.\n"
-        f"inline constexpr OutputType kExpectedOutput[kOutputSize] = {{\n"
-        f"{_numbers(np.ravel(expected), '{}', 20)}\n}};\n"
+    values = [_numbers(port.encode(example[port.name]).ravel(), "{}", 20) for port in inputs]
+    images = "\n".join(
+        f"inline constexpr Input{i}Type kTestInput{i}[kInput{i}Size] = {{\n{numbers}\n}};"
+        for i, numbers in enumerate(values)
     )
     copies = "\n".join(
         f"  std::memcpy(interpreter.input({i})->data.raw, kTestInput{i}, sizeof(kTestInput{i}));"
         for i in range(len(inputs))
     )
-    parts.append(
-        "template <typename Interpreter>\n"
-        f"void FillInputs(Interpreter& interpreter) {{\n{copies}\n}}\n"
-    )
-    return "\n".join([*parts, "#endif  // TEST_INPUT_H_", ""])
+    return f"""#ifndef TEST_INPUT_H_
+#define TEST_INPUT_H_
+
+#include <cstring>
+
+#include "model_settings.h"
+
+// The first image of the test split.
+{images}
+
+// What the TFLite Micro interpreter makes of it.
+inline constexpr OutputType kExpectedOutput[kOutputSize] = {{
+{_numbers(np.ravel(expected), "{}", 20)}
+}};
+
+template <typename Interpreter>
+void FillInputs(Interpreter& interpreter) {{
+{copies}
+}}
+
+#endif  // TEST_INPUT_H_
+"""
 
 
 def _numbers(values, form: str, per_line: int) -> str:
@@ -204,6 +199,17 @@ def _string(value: str) -> str:
     # Octal, since a hexadecimal escape would swallow letters behind it.
     return '"' + "".join(f"\\{byte:03o}" for byte in value.encode()) + '"'
 
+
+_MODEL_HEADER = """#ifndef MODEL_DATA_H_
+#define MODEL_DATA_H_
+
+#include <cstddef>
+
+extern const unsigned char g_model_data[];
+extern const size_t g_model_data_size;
+
+#endif  // MODEL_DATA_H_
+"""
 
 _MAIN = """#include <cstdio>
 #include <cstdlib>

@@ -1,7 +1,7 @@
 """Whether a file is what its target takes: operators, types, delegates."""
 
+import collections
 import contextlib
-import dataclasses
 import io
 
 from sparse_ist_tf.export.devices.targets import Target
@@ -9,44 +9,21 @@ from sparse_ist_tf.export.files.operators import Op, operators
 from sparse_ist_tf.export.files.runtimes import LiteRT
 
 
-@dataclasses.dataclass(frozen=True)
-class Unmapped:
-    """Operators of a file that a target doesn't take.
-
-    Args:
-        operator: its name.
-        count: how many of them.
-        reason: what it lacks.
-    """
-
-    operator: str
-    count: int
-    reason: str
-
-
-def unmapped(content: bytes, target: Target) -> list[Unmapped]:
-    """What of a file a target's operators don't cover, with reasons.
+def unmapped(content: bytes, target: Target) -> list[str]:
+    """What of a file a target's operators don't cover.
 
     Returns:
-        One entry per operator and reason; empty where all is covered.
+        "OPERATOR xCOUNT REASON" for each operator and reason; empty where all is covered.
 
     Raises:
         RequestError: if it is no .tflite file.
     """
-    counts: dict[tuple[str, str], int] = {}
-    for op in operators(content):
-        reason = problem(op, target)
-        if reason:
-            counts[op.name, reason] = counts.get((op.name, reason), 0) + 1
-    return [Unmapped(name, count, reason) for (name, reason), count in counts.items()]
+    counts = collections.Counter((op.name, problem(op, target)) for op in operators(content))
+    return [f"{name} x{count} {reason}" for (name, reason), count in counts.items() if reason]
 
 
 def problem(op: Op, target: Target) -> str:
-    """Why a target doesn't take an operator; empty where it does.
-
-    Returns:
-        A reason, or "".
-    """
+    """Why a target doesn't take an operator; empty where it does."""
     if op.name.startswith("CUSTOM"):
         return "is not builtin"
     if target.operators is not None:
@@ -71,27 +48,22 @@ def problem(op: Op, target: Target) -> str:
 
 
 def check(content: bytes, target: Target, quantize: str, kind: str) -> list[str]:
-    """The conditions of a target that a file misses; budgets of memory apart.
-
-    Returns:
-        One line per condition missed; empty for a good file.
+    """The conditions of a target that a file misses, one line each; budgets of memory apart.
 
     Raises:
         RequestError: if it is no .tflite file.
     """
     out = []
     if not target.partial or kind == "head":
-        out += [f"{u.operator} x{u.count} {u.reason}" for u in unmapped(content, target)]
-    names = [op.name for op in operators(content)]
-    if not target.islands and {"QUANTIZE", "DEQUANTIZE"} & set(names):
+        out += unmapped(content, target)
+    names = {op.name for op in operators(content)}
+    if not target.islands and {"QUANTIZE", "DEQUANTIZE"} & names:
         out.append("has QUANTIZE or DEQUANTIZE, which this target does without")
     is_float = quantize in ("float32", "float16")
     if target.gpu and is_float:
         out += _gpu_problems(content)
-    if target.xnnpack and is_float:
-        partitions = LiteRT(content).partitions
-        if partitions != 1:
-            out.append(f"is {partitions} XNNPACK partitions, must be 1")
+    if target.xnnpack and is_float and (partitions := LiteRT(content).partitions) != 1:
+        out.append(f"is {partitions} XNNPACK partitions, must be 1")
     return out
 
 

@@ -4,6 +4,7 @@ Source: coral.ai, "TensorFlow models on the Edge TPU", tables of model requireme
 operations; those of runtime 14, which the last compiler (16.0) writes for.
 """
 
+import collections
 import dataclasses
 import re
 import shutil
@@ -114,22 +115,15 @@ RULES: dict[str, Rule | None] = dict.fromkeys(
 
 @dataclasses.dataclass(frozen=True)
 class Mapping:
-    """How much of a file an Edge TPU runs.
+    """How much of a file an Edge TPU runs."""
 
-    Args:
-        operators: how many of its operators are mapped.
-        total: how many there are.
-        work: share of the compute that is mapped, in [0, 1]: multiply-accumulates, or elements
-            written by an operator that has none.
-        decided_by: "table" or "edgetpu_compiler".
-        log: the compiler's own lines per operator, empty for the table.
-    """
-
-    operators: int
-    total: int
+    operators: int  # how many of its operators are mapped
+    total: int  # how many there are
+    # Share of the compute that is mapped, in [0, 1]: multiply-accumulates, or elements written by
+    # an operator that has none.
     work: float
-    decided_by: str
-    log: tuple[str, ...] = ()
+    decided_by: str  # "table" or "edgetpu_compiler"
+    log: tuple[str, ...] = ()  # the compiler's own lines per operator, empty for the table
 
     def sentence(self) -> str:
         """For the printed table."""
@@ -144,12 +138,8 @@ def mapping(content: bytes, problem: Callable[[Op], str]) -> Mapping:
     The compiler maps one piece from the inputs on: what comes behind an operator that isn't taken
     stays on the host, whatever it is.
 
-    Args:
-        content: a .tflite file.
-        problem: why an operator isn't taken, or an empty string.
-
-    Returns:
-        The mapping, by the compiler where it is installed, else by the table.
+    It is asked where it is installed; else the table is, by problem(), which says why an operator
+    isn't taken, or nothing.
 
     Raises:
         RunError: if the compiler fails.
@@ -164,31 +154,21 @@ def mapping(content: bytes, problem: Callable[[Op], str]) -> Mapping:
         mapped.append(taken)
     work = sum(op.work for op, taken in zip(ops, mapped, strict=True) if taken)
     share = work / max(1, sum(op.work for op in ops))
-    by_table = Mapping(sum(mapped), len(mapped), share, "table")
     if shutil.which(COMPILER) is None:
-        return by_table
-    return _by_compiler(content, ops, by_table)
+        return Mapping(sum(mapped), len(mapped), share, "table")
+    return _by_compiler(content, ops)
 
 
-def parse_log(log: str) -> dict[str, dict[str, int]]:
-    r"""The compiler's table of operators.
-
-    Args:
-        log: of `edgetpu_compiler --show_operations`.
-
-    Returns:
-        Operator to {status: count}.
-    """
-    out: dict[str, dict[str, int]] = {}
-    for name, count, status in re.findall(
-        r"^([A-Z0-9_]+)\s+(\d+)\s+(\S.*?)\s*$", log, re.MULTILINE
-    ):
-        counts = out.setdefault(name, {})
-        counts[status] = counts.get(status, 0) + int(count)
+def parse_log(log: str) -> dict[str, collections.Counter[str]]:
+    """The table that `edgetpu_compiler --show_operations` prints: operator to {status: count}."""
+    out: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    rows = re.findall(r"^([A-Z0-9_]+)\s+(\d+)\s+(\S.*?)\s*$", log, re.MULTILINE)
+    for name, count, status in rows:
+        out[name][status] += int(count)
     return out
 
 
-def _by_compiler(content: bytes, ops: list[Op], by_table: Mapping) -> Mapping:
+def _by_compiler(content: bytes, ops: list[Op]) -> Mapping:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.tflite"
         path.write_bytes(content)
@@ -200,11 +180,11 @@ def _by_compiler(content: bytes, ops: list[Op], by_table: Mapping) -> Mapping:
         raise RunError(f"{COMPILER} failed: {lines[-1] if lines else done.returncode}")
     count, work, total = 0, 0.0, 0.0
     for name, statuses in found.items():
-        here = [op.work for op in ops if op.name == name]
-        mapped = sum(n for status, n in statuses.items() if status == "Mapped to Edge TPU")
+        here = sum(op.work for op in ops if op.name == name)
+        mapped = statuses["Mapped to Edge TPU"]
         count += mapped
         # The log doesn't say which ones: an operator's kind counts by its share.
-        work += sum(here) * mapped / max(1, sum(statuses.values()))
-        total += sum(here)
+        work += here * mapped / max(1, sum(statuses.values()))
+        total += here
     lines = tuple(f"{n} {c} {s}" for n, counts in found.items() for s, c in counts.items())
-    return Mapping(count, by_table.total, work / max(1.0, total), COMPILER, lines)
+    return Mapping(count, len(ops), work / max(1.0, total), COMPILER, lines)

@@ -80,33 +80,20 @@ class Target:
 
 _INTEGERS = frozenset({"int8", "int32"})
 
-TARGETS: dict[str, Target] = {
-    "phone": Target(
-        name="phone",
-        quantize=("int8", "float32", "float16", "dynamic", "int16x8"),
-        gpu=True,
-        xnnpack=True,
+_ROWS = (
+    Target(
+        "phone", ("int8", "float32", "float16", "dynamic", "int16x8"), gpu=True, xnnpack=True
     ),
-    "coral": Target(
-        name="coral",
-        quantize=("int8",),
-        interface=Interface(form="conv", whole_integer=True),
-        operators=EDGE_TPU_RULES,
-        partial=True,
-        dtypes=_INTEGERS,
-        inner_rank=3,
-        islands=False,
+    Target(
+        "coral", ("int8",), Interface("conv", whole_integer=True), EDGE_TPU_RULES, partial=True,
+        dtypes=_INTEGERS, inner_rank=3, islands=False,
     ),
-    "micro": Target(
-        name="micro",
-        quantize=("int8",),
-        interface=Interface(whole_integer=True),
-        operators=dict.fromkeys(MICRO_OPERATORS),
-        dtypes=_INTEGERS,
-        islands=False,
-        interpreter="micro",
+    Target(
+        "micro", ("int8",), Interface(whole_integer=True), dict.fromkeys(MICRO_OPERATORS),
+        dtypes=_INTEGERS, islands=False, interpreter="micro",
     ),
-}
+)  # fmt: skip
+TARGETS = {target.name: target for target in _ROWS}
 
 
 def register_target(target: Target) -> None:
@@ -147,8 +134,7 @@ def add_rows(path: str | Path) -> None:
     """
     allowed = ["quantize", "operators", "max_rank", "inner_rank", "gpu", "xnnpack", "flash", "sram"]
     try:
-        table = json.loads(Path(path).read_text(encoding="utf-8"))
-        rows = dict(table).items()
+        rows = dict(json.loads(Path(path).read_text(encoding="utf-8"))).items()
     except (OSError, ValueError, TypeError) as error:
         raise RequestError(f"target_table={str(path)!r}: can't be read: {error}") from None
     for name, row in rows:

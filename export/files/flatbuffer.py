@@ -11,14 +11,7 @@ from sparse_ist_tf.errors import RequestError
 
 
 def parse(content: bytes, name: str = "model") -> schema.ModelT:
-    """A .tflite file as objects.
-
-    Args:
-        content: the file's bytes.
-        name: of the file, for the error.
-
-    Returns:
-        The model; the indices of its graphs' and operators' tensors are lists of int.
+    """A .tflite file as objects; the indices of its graphs' and operators' tensors are lists.
 
     Raises:
         RequestError: if it is no .tflite file.
@@ -60,9 +53,6 @@ def pack(model: schema.ModelT) -> bytes:
 
     Args:
         model: from parse; tensors and buffers that nothing refers to are dropped from it.
-
-    Returns:
-        The file's bytes.
     """
     for index in range(len(model.subgraphs)):
         _drop_unused_tensors(model, index)
@@ -76,22 +66,14 @@ def pack(model: schema.ModelT) -> bytes:
 
 
 def op_name(model: schema.ModelT, operator: schema.OperatorT) -> str:
-    """The name of an operator.
-
-    Returns:
-        Such as "FULLY_CONNECTED", or "CUSTOM:name".
-    """
+    """The name of an operator, such as "FULLY_CONNECTED", or "CUSTOM:name"."""
     name = flatbuffer_utils.opcode_to_name(model, operator.opcodeIndex)
     code = model.operatorCodes[operator.opcodeIndex]
     return f"CUSTOM:{text(code.customCode)}" if name == "CUSTOM" else str(name)
 
 
 def text(value: bytes | str | None) -> str:
-    """A string of the schema, which may be bytes or missing.
-
-    Args:
-        value: bytes, a string or None.
-    """
+    """A string of the schema, which may be bytes or missing."""
     return value.decode() if isinstance(value, bytes) else (value or "")
 
 
@@ -101,20 +83,12 @@ def shape_of(tensor: schema.TensorT) -> tuple[int, ...]:
 
 
 def dtype_of(tensor: schema.TensorT) -> str:
-    """A tensor's type.
-
-    Returns:
-        Such as "int8": numpy's name where numpy has the type.
-    """
+    """A tensor's type, such as "int8": numpy's name where numpy has the type."""
     return flatbuffer_utils.type_to_name(tensor.type).lower()
 
 
 def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
-    """The value of a constant tensor, None for one that is computed.
-
-    Returns:
-        An array of the tensor's shape and type, or None.
-    """
+    """The value of a constant tensor, of its shape and type; None for one that is computed."""
     data = model.buffers[tensor.buffer].data
     if data is None or len(data) == 0:
         return None
@@ -123,11 +97,7 @@ def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
 
 
 def add_buffer(model: schema.ModelT, values: np.ndarray) -> int:
-    """Appends a constant.
-
-    Returns:
-        The index of the new buffer.
-    """
+    """Appends a constant; returns the index of its buffer."""
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
     model.buffers.append(buffer)
@@ -149,13 +119,7 @@ def operator_code(model: schema.ModelT, name: str, version: int) -> int:
 
 
 def name_signature(content: bytes, inputs: Iterable[str], output: str) -> bytes:
-    """Gives a file with one subgraph its signature, and its inputs and output their names.
-
-    Args:
-        content: a .tflite file whose inputs are in order.
-        inputs: names of the inputs.
-        output: name of the output.
-    """
+    """Gives a file with one subgraph its signature, and its inputs, in order, and output names."""
     model = parse(content)
     graph = model.subgraphs[0]
     definition = schema.SignatureDefT()

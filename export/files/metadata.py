@@ -17,7 +17,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.export.files import flatbuffer
+from sparse_ist_tf.export.files import flatbuffer, runtimes
 
 IDENTIFIER = b"M001"
 ENTRY = "TFLITE_METADATA"
@@ -77,11 +77,7 @@ class Metadata:
 
 
 def attach(content: bytes, metadata: Metadata) -> bytes:
-    """Puts metadata into a file.
-
-    Args:
-        content: of a .tflite file with one signature.
-        metadata: what it shall say.
+    """Puts metadata into a .tflite file with one signature.
 
     Raises:
         RequestError: if it is no .tflite file, or a label has a line break.
@@ -89,19 +85,9 @@ def attach(content: bytes, metadata: Metadata) -> bytes:
     if any("\n" in label for label in metadata.labels):
         raise RequestError("labels: a label with a line break can't be stored")
     model = flatbuffer.parse(content)
-    graph = model.subgraphs[0]
-    definition = model.signatureDefs[0]
-    by_index = {entry.tensorIndex: flatbuffer.text(entry.name) for entry in definition.inputs}
-    names = [by_index[i] for i in graph.inputs]
-    inputs = [
-        _input(name, flatbuffer.shape_of(graph.tensors[i]))
-        for name, i in zip(names, graph.inputs, strict=True)
-    ]
-    output: dict[str, object] = {
-        "name": flatbuffer.text(definition.outputs[0].name),
-        "description": _OUTPUTS[flatbuffer.text(definition.outputs[0].name)],
-        "content": _FEATURE,
-    }
+    ports = runtimes.ports(content)
+    inputs, name = [_input(port) for port in ports[0]], ports[1].name
+    output: dict[str, object] = {"name": name, "description": _OUTPUTS[name], "content": _FEATURE}
     if metadata.labels:
         labels = {"name": LABELS, "description": "Labels of the outputs.", "type": _AXIS_LABELS}
         output["associated_files"] = [labels]
@@ -122,7 +108,7 @@ def attach(content: bytes, metadata: Metadata) -> bytes:
     entry = schema.MetadataT()
     entry.name = ENTRY
     entry.buffer = flatbuffer.add_buffer(model, np.frombuffer(builder.Output(), np.uint8))
-    model.metadata = [m for m in model.metadata or [] if flatbuffer.text(m.name) != ENTRY] + [entry]
+    model.metadata = [*_others(model), entry]
     files = {RUN: json.dumps(metadata.run, sort_keys=True)}
     if metadata.labels:
         files[LABELS] = "".join(f"{label}\n" for label in metadata.labels)
@@ -130,14 +116,7 @@ def attach(content: bytes, metadata: Metadata) -> bytes:
 
 
 def read(content: bytes, name: str = "model") -> tuple[tuple[str, ...], dict]:
-    """The labels and the run that a file carries.
-
-    Args:
-        content: of a .tflite file that this library wrote.
-        name: of the file, for errors.
-
-    Returns:
-        (labels, run); labels are empty where there are none.
+    """The labels, empty where there are none, and the run that a file of this library carries.
 
     Raises:
         RequestError: if it carries none.
@@ -153,15 +132,15 @@ def read(content: bytes, name: str = "model") -> tuple[tuple[str, ...], dict]:
 
 
 def strip(content: bytes) -> bytes:
-    """A file without its metadata, as a microcontroller stores it.
-
-    Args:
-        content: a .tflite file, with metadata or without.
-    """
+    """A file without its metadata, as a microcontroller stores it."""
     model = flatbuffer.parse(content)
-    model.metadata = [m for m in model.metadata or [] if flatbuffer.text(m.name) != ENTRY]
+    model.metadata = _others(model)
     model.description = None
     return flatbuffer.pack(model)
+
+
+def _others(model: schema.ModelT) -> list[schema.MetadataT]:
+    return [entry for entry in model.metadata or [] if flatbuffer.text(entry.name) != ENTRY]
 
 
 _OUTPUTS = {
@@ -176,11 +155,11 @@ _INPUTS = {
 }
 
 
-def _input(name: str, shape: tuple[int, ...]) -> dict:
-    table = {"name": name, "description": _INPUTS[name]}
-    if name != "image":
+def _input(port: runtimes.Port) -> dict:
+    table = {"name": port.name, "description": _INPUTS[port.name]}
+    if port.name != "image":
         return table | {"content": _FEATURE}
-    size = {"width": shape[2], "height": shape[1]}
+    size = {"width": port.shape[2], "height": port.shape[1]}
     image = ("ImageProperties", {"color_space": _RGB, "default_size": size})
     # Raw bytes go in: the encoder's mean and std are part of its first matrix.
     options = ("NormalizationOptions", {"mean": [0.0], "std": [1.0]})
@@ -194,17 +173,16 @@ def _input(name: str, shape: tuple[int, ...]) -> dict:
 def _build(builder, table: str, values: Mapping) -> int:
     """Writes a table of the schema, its parts first; returns its offset."""
     fields = _TABLES[table]
-    offsets = {}
-    for name, kind in fields:
-        if name in values and kind not in _SCALARS:
-            offsets[name] = _build_value(builder, kind, values[name])
+    offsets = {
+        name: _build_value(builder, kind, values[name])
+        for name, kind in fields
+        if name in values and kind not in _SCALARS
+    }
     builder.StartObject(len(fields))
     for slot, (name, kind) in enumerate(fields):
-        if name not in values:
-            continue
         if name in offsets:
             builder.PrependUOffsetTRelativeSlot(slot, offsets[name], 0)
-        else:
+        elif name in values:
             getattr(builder, f"Prepend{_SCALARS[kind]}Slot")(slot, values[name], 0)
     return builder.EndObject()
 

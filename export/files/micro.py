@@ -6,7 +6,6 @@ The interpreter writes its memory use to the process's standard error and can en
 it runs out: both are why it isn't run in the caller's.
 """
 
-import dataclasses
 import importlib.util
 import re
 import subprocess
@@ -14,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,26 +23,17 @@ from sparse_ist_tf.export.files.runtimes import ports
 ALIGNMENT = 16
 
 
-@dataclasses.dataclass(frozen=True)
-class MicroResult:
-    """What the TFLite Micro interpreter made of a file.
+class MicroResult(NamedTuple):
+    """What the TFLite Micro interpreter made of a file."""
 
-    Args:
-        outputs: int8[n, ...], one row per example, in the file's own numbers.
-        arena: bytes that it used, as it reports; on a 64-bit computer, where pointers are twice
-            as large as on most microcontrollers.
-    """
-
-    outputs: np.ndarray
+    outputs: np.ndarray  # int8[n, ...], one row per example, in the file's own numbers
+    # Bytes that it used, as it reports; on a 64-bit computer, where pointers are twice as large as
+    # on most microcontrollers.
     arena: int
 
 
 def available() -> bool:
-    """Whether the TFLite Micro interpreter is installed.
-
-    Returns:
-        True if tflite_micro can be imported.
-    """
+    """Whether the TFLite Micro interpreter is installed."""
     return importlib.util.find_spec("tflite_micro") is not None
 
 
@@ -69,21 +60,17 @@ def run(
         examples: by input name: uint8 pixels, int32 positions, float32 features.
         arena: bytes to give it; None for plenty.
 
-    Returns:
-        The outputs, and the memory used.
-
     Raises:
         RequestError: if the interpreter isn't installed.
         RunError: if it can't run the file, with its own words.
     """
     require()
     inputs, _ = ports(content)
-    encoded = [{port.name: port.encode(e[port.name]) for port in inputs} for e in examples]
+    encoded = [[port.encode(example[port.name]) for port in inputs] for example in examples]
     with tempfile.TemporaryDirectory() as folder:
         model, data, out = (Path(folder) / name for name in ("model.tflite", "in.npz", "out.npy"))
         model.write_bytes(content)
-        stacked = {str(i): np.stack([e[p.name] for e in encoded]) for i, p in enumerate(inputs)}
-        np.savez(data, **stacked)  # type: ignore[arg-type]  # none is allow_pickle
+        np.savez(data, *map(np.stack, zip(*encoded, strict=True)))
         command = [sys.executable, "-m", __name__, str(model), str(data), str(out)]
         command.append(str(arena or max(4 << 20, 12 * len(content))))
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -97,10 +84,7 @@ def run(
 
 
 def needed_arena(content: bytes, example: Mapping[str, np.ndarray]) -> int:
-    """The arena that a program should set aside, proven by running in exactly that much.
-
-    Returns:
-        Bytes, a multiple of 16.
+    """Bytes of arena that a program should set aside, proven by running in exactly that much.
 
     Raises:
         RunError: if the file can't be run.
@@ -122,12 +106,11 @@ def _main(argv: list[str]) -> None:
 
     model, data, out, arena = argv
     interpreter = runtime.Interpreter.from_file(model, arena_size=int(arena))
-    inputs = np.load(data)
-    count = len(inputs["0"])
+    inputs = list(np.load(data).values())  # in order
     outputs = []
-    for row in range(count):
-        for name in inputs.files:
-            interpreter.set_input(inputs[name][row], int(name))
+    for example in zip(*inputs, strict=True):
+        for index, value in enumerate(example):
+            interpreter.set_input(value, index)
         interpreter.invoke()
         outputs.append(interpreter.get_output(0)[0])
     np.save(out, np.array(outputs))

@@ -1,6 +1,7 @@
 """What a .tflite file computes: its operators, their work, and the memory that they need."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -27,28 +28,19 @@ class Op:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of a matrix product or convolution; 0 of others."""
-        shape = self.outputs[0][0] if self.outputs else ()
-        count = int(np.prod(shape))
-        if self.name == "FULLY_CONNECTED":
-            return count * self.inputs[1][0][-1]
-        if self.name == "CONV_2D":
-            return count * int(np.prod(self.inputs[1][0][1:]))
-        if self.name == "BATCH_MATMUL":
-            return count * self.inputs[0][0][-1]
-        return 0
+        if self.name not in ("FULLY_CONNECTED", "CONV_2D", "BATCH_MATMUL"):
+            return 0
+        each = self.inputs[0][0][-1:] if self.name == "BATCH_MATMUL" else self.inputs[1][0][1:]
+        return math.prod(self.outputs[0][0]) * math.prod(each)
 
     @property
     def work(self) -> int:
         """Multiply-accumulates, or elements written where an operator has none."""
-        return self.macs or sum(int(np.prod(shape)) for shape, _ in self.outputs)
+        return self.macs or sum(math.prod(shape) for shape, _ in self.outputs)
 
 
 def operators(content: bytes, name: str = "model") -> list[Op]:
     """The operators of a file, in order, over all its subgraphs.
-
-    Args:
-        content: the file's bytes.
-        name: of the file, for errors.
 
     Raises:
         RequestError: if it is no .tflite file.
@@ -95,9 +87,8 @@ def peak_bytes(content: bytes) -> int:
     alive = np.zeros(len(graph.operators) + 2, np.int64)
     for index in born.keys() - fixed:
         tensor = graph.tensors[index]
-        size = np.dtype(flatbuffer.dtype_of(tensor)).itemsize * int(
-            np.prod(flatbuffer.shape_of(tensor))
-        )
+        size = np.dtype(flatbuffer.dtype_of(tensor)).itemsize
+        size *= math.prod(flatbuffer.shape_of(tensor))
         alive[born[index]] += size
         alive[last.get(index, 0) + 1] -= size
     return int(np.cumsum(alive).max())

@@ -34,13 +34,10 @@ class Port:
     zero: int
 
     def encode(self, value: np.ndarray) -> np.ndarray:
-        """An example in the file's own numbers.
+        """An example in the file's own numbers, of this port's dtype and shape.
 
         Args:
             value: uint8 pixels, int32 positions or float32 features, without or with batch axis.
-
-        Returns:
-            An array of this port's dtype and shape.
 
         Raises:
             RequestError: if the shape doesn't fit.
@@ -48,7 +45,7 @@ class Port:
         value = np.asarray(value)
         if self.name == "positions" and self.dtype != "int32":
             value = np.eye(self.shape[-1], dtype=np.float32)[value]
-        if int(np.prod(value.shape)) != int(np.prod(self.shape)):
+        if value.size != np.prod(self.shape):
             raise RequestError(
                 f"{self.name}: is of shape {value.shape}, the file takes {self.shape[1:]}"
             )
@@ -59,9 +56,9 @@ class Port:
             return (value.astype(np.int16) - 128).astype(np.int8)
         if not self.scale:
             return value.astype(self.dtype)
-        low, high = np.iinfo(self.dtype).min, np.iinfo(self.dtype).max
+        limits = np.iinfo(self.dtype)
         integers = np.round(value / np.float32(self.scale)) + self.zero
-        return np.clip(integers, low, high).astype(self.dtype)
+        return np.clip(integers, limits.min, limits.max).astype(self.dtype)
 
     def decode(self, value: np.ndarray) -> np.ndarray:
         """The file's numbers as float32."""
@@ -71,11 +68,7 @@ class Port:
 
 
 def ports(content: bytes, name: str = "model") -> tuple[list[Port], Port]:
-    """The inputs and the output of a file, by its signature.
-
-    Args:
-        content: of a .tflite file that this library wrote.
-        name: of the file, for errors.
+    """The inputs and the output of a file of this library, by its signature.
 
     Raises:
         RequestError: if it is damaged, or has no signature with one output.
@@ -110,17 +103,6 @@ class LiteRT:
 
     Raises:
         RequestError: if the file is damaged, or the delegate can't be loaded.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.export.graphs.convert import convert
-        >>> from sparse_ist_tf.export.graphs.forms import Network, layers_of
-        >>> from sparse_ist_tf.export.files.runtimes import LiteRT
-        >>> from sparse_ist_tf.ist.head import HeadSpec, init_parameters
-        >>> head = layers_of(init_parameters(HeadSpec(8, (6,), 3), seed=0))
-        >>> runtime = LiteRT(convert(Network("head", head), "float32"))
-        >>> runtime.run({"feature": np.zeros(8, "float32")}).shape
-        (3,)
     """
 
     def __init__(
@@ -194,9 +176,9 @@ class LiteRT:
         """
         self.run_raw(example)
         times = []
-        for i in range(repeats + repeats // 10):
+        for _ in range(repeats + repeats // 10):
             started = time.perf_counter()
             self._interpreter.invoke()
-            if i >= repeats // 10:
-                times.append(1e3 * (time.perf_counter() - started))
-        return float(np.median(times)), float(np.percentile(times, 95))
+            times.append(1e3 * (time.perf_counter() - started))
+        median, slow = np.percentile(times[repeats // 10 :], (50, 95))
+        return float(median), float(slow)

@@ -1,7 +1,6 @@
 """From a network to the bytes of a .tflite file, in the arithmetic and with the inputs wanted."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -10,14 +9,12 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.files import flatbuffer
 from sparse_ist_tf.export.graphs.forms import FORMS, Network, make_function
 from sparse_ist_tf.export.integers.quantize import Scheme, to_integers
-from sparse_ist_tf.export.integers.ranges import calibrate
+from sparse_ist_tf.export.integers.ranges import Samples, calibrate
 from sparse_ist_tf.export.integers.rounding import measure_inputs
 
 QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
 INTEGERS = ("int8", "int16x8")
 PIXELS = ("image", "patches")
-
-Samples = Callable[[], Iterable[Mapping[str, np.ndarray]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +63,15 @@ def convert(
         RunError: if the network has an operator that can't be quantized.
 
     Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.export.files.runtimes import LiteRT
         >>> from sparse_ist_tf.export.graphs.convert import convert
         >>> from sparse_ist_tf.export.graphs.forms import Network, layers_of
         >>> from sparse_ist_tf.ist.head import HeadSpec, init_parameters
         >>> head = layers_of(init_parameters(HeadSpec(8, (6,), 3), seed=0))
-        >>> convert(Network("head", head), "float32")[4:8]
-        b'TFL3'
+        >>> runtime = LiteRT(convert(Network("head", head), "float32"))
+        >>> runtime.run({"feature": np.zeros(8, "float32")}).shape
+        (3,)
     """
     if quantize not in QUANTIZATIONS:
         raise RequestError(f"quantize={quantize!r}: must be one of {', '.join(QUANTIZATIONS)}")
@@ -101,19 +101,6 @@ def for_integers(network: Network, interface: Interface, samples: Samples) -> tu
     return content, lambda: map(_centre(network, interface), samples())
 
 
-def one_hot(positions: np.ndarray, num_patches: int) -> np.ndarray:
-    """Positions as the form "conv" takes them.
-
-    Args:
-        positions: int32[1, v].
-        num_patches: patches of an image.
-
-    Returns:
-        float32[1, v, num_patches].
-    """
-    return np.eye(num_patches, dtype=np.float32)[positions]
-
-
 def _to_tflite(network: Network, function, quantize: str) -> bytes:
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [function.get_concrete_function()], function
@@ -133,7 +120,8 @@ def _centre(network: Network, interface: Interface):
             if name in out:
                 out[name] = out[name].astype(np.float32) - np.float32(network.vit.pixel_offset)
         if "positions" in out and interface.form == "conv":
-            out["positions"] = one_hot(out["positions"], network.vit.spec.num_patches)
+            rows = np.eye(network.vit.spec.num_patches, dtype=np.float32)
+            out["positions"] = rows[out["positions"]]
         return out
 
     return centre

@@ -83,6 +83,13 @@ class FoldedBlock:
     fc1: Affine
     fc2: Affine
 
+    def turned(self, basis: np.ndarray) -> "FoldedBlock":
+        """The block between streams in another basis."""
+        return FoldedBlock(
+            self.qkv.of_turned(basis), self.proj.turned(basis),
+            self.fc1.of_turned(basis), self.fc2.turned(basis),
+        )  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class FoldedViT:
@@ -96,7 +103,7 @@ class FoldedViT:
         prefix_normed: float64[p, width], the same after the first block's norm.
         blocks: the transformer blocks.
         scale: float64[width], of the final norm.
-        offset: float64[width], of the final norm.
+        offset: likewise.
         pre_norm: scale and offset of a norm before the first block, or None.
         epsilon: of the norms.
         pixel_offset: what is taken off every pixel before embed.
@@ -134,27 +141,14 @@ class FoldedViT:
         return vit.turned(_rotation(vit.spec.width))
 
     def turned(self, basis: np.ndarray) -> "FoldedViT":
-        """The same function with its stream in another basis.
-
-        Args:
-            basis: float64[width, width], orthogonal.
-        """
-        blocks = [
-            FoldedBlock(
-                qkv=block.qkv.of_turned(basis),
-                proj=block.proj.turned(basis),
-                fc1=block.fc1.of_turned(basis),
-                fc2=block.fc2.turned(basis),
-            )
-            for block in self.blocks
-        ]
+        """The same function with its stream in another basis, float64[width, width]."""
         return dataclasses.replace(
             self,
             embed=self.embed.turned(basis),
             table=self.table @ basis,
             prefix=self.prefix @ basis,
             prefix_normed=self.prefix_normed @ basis,
-            blocks=tuple(blocks),
+            blocks=tuple(block.turned(basis) for block in self.blocks),
             basis=basis,
         )
 
@@ -173,7 +167,7 @@ def fold(vit: "ViT", mean: Sequence[float], std: Sequence[float]) -> FoldedViT:
     Args:
         vit: a ViT, built.
         mean: of the three channels, of pixels in [0, 1].
-        std: of the three channels, of pixels in [0, 1].
+        std: likewise.
 
     Returns:
         The same function of pixels in [0, 255], exactly.
@@ -182,14 +176,12 @@ def fold(vit: "ViT", mean: Sequence[float], std: Sequence[float]) -> FoldedViT:
         RequestError: if the ViT has a part that this rewriting doesn't know.
     """
     spec = vit.spec
-    unknown = sorted(set(dataclasses.asdict(spec)) - KNOWN)
-    unknown = [name for name in unknown if getattr(spec, name)]
-    if unknown:
-        raise RequestError(f"encoder: {unknown[0]}={getattr(spec, unknown[0])!r} can't be exported")
+    for name, value in sorted(dataclasses.asdict(spec).items()):
+        if value and name not in KNOWN:
+            raise RequestError(f"encoder: {name}={value!r} can't be exported")
     channel = np.tile(np.arange(3), spec.patch_size**2)
     mean, std = np.asarray(mean, np.float64)[channel], np.asarray(std, np.float64)[channel]
-    scale = 1 / (255 * std)
-    embed = _affine(vit.embed).after_scaling(scale, -mean / std)
+    embed = _affine(vit.embed).after_scaling(1 / (255 * std), -mean / std)
     tokens = [token for token in (vit.cls_token, vit.extra) if token is not None]
     rows = [_array(token).reshape(-1, spec.width) for token in tokens]
     rows = _centred(np.concatenate([np.zeros((0, spec.width)), *rows]))

@@ -55,11 +55,7 @@ class Network:
 
 
 def layers_of(parameters: Mapping[str, np.ndarray]) -> tuple[Affine, ...]:
-    """A head's or subnet's parameters as a chain of affine maps.
-
-    Args:
-        parameters: "dense_0/kernel", "dense_0/bias", "dense_1/kernel", ... to arrays.
-    """
+    """A head's or subnet's parameters, by "dense_0/kernel" etc., as a chain of affine maps."""
     return tuple(
         Affine(
             np.asarray(parameters[f"dense_{i}/kernel"], np.float64),
@@ -198,10 +194,8 @@ class _Rows:
         return x
 
     def attend_all(self, x, affine):
-        heads = self.vit.spec.num_heads
-        x = self._heads(self.dense(x, affine), 3 * heads)
-        query, key, value = tf.split(x, 3, axis=0)
-        return self._mix(query, key, value)
+        x = self._heads(self.dense(x, affine), 3 * self.vit.spec.num_heads)
+        return self._mix(*tf.split(x, 3, axis=0))
 
     def attend_first(self, x, affine):
         """Attention of the first token alone: all that the last block needs."""
@@ -274,10 +268,10 @@ class _Maps(_Rows):
 
     def embed_image(self, image):
         patch, grid = self.vit.spec.patch_size, self.vit.spec.grid
-        pieces = []
-        for column, row, length in _runs(self.network.positions, grid):
-            top, left = row * patch, column * patch
-            pieces.append(image[:, top : top + length * patch, left : left + patch, :])
+        pieces = [
+            image[:, row * patch : (row + length) * patch, column * patch : (column + 1) * patch, :]
+            for column, row, length in _runs(self.network.positions, grid)
+        ]
         x = tf.concat(pieces, axis=1) if len(pieces) > 1 else pieces[0]
         kernel = self.vit.embed.kernel.reshape(patch, patch, 3, -1)
         x = tf.nn.conv2d(tf.cast(x, tf.float32), _constant(kernel), patch, "VALID")
@@ -326,8 +320,7 @@ class _Maps(_Rows):
         return tf.reshape(x, [1, -1])
 
     def attend_all(self, x, affine):
-        width = self.vit.spec.width
-        x = self.dense(x, affine)
+        width, x = self.vit.spec.width, self.dense(x, affine)
         return self._mix(x[..., :width], x[..., width : 2 * width], x[..., 2 * width :])
 
     def attend_first(self, x, affine):

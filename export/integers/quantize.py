@@ -17,7 +17,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.export.files import flatbuffer
-from sparse_ist_tf.export.integers.ranges import input_indices
+from sparse_ist_tf.export.files.runtimes import ports
 from sparse_ist_tf.export.integers.rounding import Inputs, round_weights
 
 # Operators that only move numbers: their inputs and outputs share one scale.
@@ -100,7 +100,7 @@ class _Rewriter:
         self.model = flatbuffer.parse(content)
         self.graph = self.model.subgraphs[0]
         self.ranges, self.scheme, self.measured = ranges, scheme, measured
-        self.inputs = {index: name for name, index in input_indices(content).items()}
+        self.inputs = {port.index: port.name for port in ports(content)[0]}
         self.kind = {8: schema.TensorType.INT8, 16: schema.TensorType.INT16}[scheme.bits]
         self.limit = 2 ** (scheme.bits - 1) - 1
         self.is_float = [t.type == schema.TensorType.FLOAT32 for t in self.graph.tensors]
@@ -121,7 +121,10 @@ class _Rewriter:
             if self.is_float[index]:
                 self._open_input(index, self.scheme.inputs.get(name, "float32"))
         if self.scheme.outputs == "float32":
-            self._close_output()
+            index = self.graph.outputs[0]
+            outside = self._like(index, "_float")
+            self._convert(len(self.graph.operators), index, outside)
+            self._expose(outside, index)
         for name in dict.fromkeys(self.names):
             version = VERSIONS.get(name, (1, 1))[self.scheme.bits == 16]
             flatbuffer.operator_code(self.model, name, version)
@@ -146,10 +149,7 @@ class _Rewriter:
             return index
 
         # Where the range of a group comes from: (a tensor of the group, (operator, tensor)).
-        sources: list[tuple[int, tuple[str, int]]] = []
-        for index in self.inputs:
-            if self.is_float[index]:
-                sources.append((index, ("INPUT", index)))
+        sources = [(index, ("INPUT", index)) for index in self.inputs if self.is_float[index]]
         for name, operator in zip(self.names, operators, strict=True):
             touched = self._activations(operator)
             for index in touched:
@@ -210,17 +210,14 @@ class _Rewriter:
                 integers = np.clip(np.round(value / steps), -top, top).astype(kind)
                 inputs[place] = self._new_constant(index, integers, steps)
             else:
-                scale = self._constant_scale(name, operator, value)
+                scale = self._scale(float(value.min()), float(value.max()))
+                if name in MOVES:
+                    scale = self.scales[operator.outputs[0]]
                 low, high = (-128, 127) if self.scheme.bits == 8 else (-self.limit, self.limit)
                 integers = np.clip(np.round(value / scale.scale) + scale.zero, low, high)
                 integers = integers.astype(np.int8 if self.scheme.bits == 8 else np.int16)
                 inputs[place] = self._new_constant(index, integers, [scale.scale], [scale.zero])
         operator.inputs = inputs
-
-    def _constant_scale(self, name, operator, value):
-        if name in MOVES:
-            return self.scales[operator.outputs[0]]
-        return self._scale(float(value.min()), float(value.max()))
 
     def _weight_scales(self, value) -> np.ndarray:
         axes = tuple(range(1, value.ndim)) if self.scheme.per_channel else None
@@ -229,33 +226,21 @@ class _Rewriter:
 
     @staticmethod
     def _round_weights(value, scales, measured: Inputs | None):
-        rows = value.reshape(len(value), -1)
+        rows, shift = value.reshape(len(value), -1), 0.0
         scales = np.broadcast_to(scales, len(value))
         if measured is None:
-            integers, shift = np.round(rows / scales[:, None]), 0.0
+            integers = np.round(rows / scales[:, None])
         else:
             integers, shift = round_weights(rows, scales, measured)
         return integers.astype(np.int8).reshape(value.shape), shift
 
-    def _new_constant(self, like, integers, scales, zeros=None):
-        tensor = self._new_tensor(like)
+    def _new_constant(self, like, integers, scales, zeros=None) -> int:
+        index = self._like(like)
+        tensor = self.graph.tensors[index]
         tensor.buffer = flatbuffer.add_buffer(self.model, integers)
         kind = getattr(schema.TensorType, integers.dtype.name.upper())
         self._set(tensor, kind, scales, [0] * len(scales) if zeros is None else zeros)
-        return self._append(tensor, integers)
-
-    def _new_tensor(self, like, suffix=""):
-        tensor, old = schema.TensorT(), self.graph.tensors[like]
-        tensor.name = flatbuffer.text(old.name) + suffix
-        tensor.shape = list(flatbuffer.shape_of(old))
-        tensor.shapeSignature, tensor.hasRank = old.shapeSignature, old.hasRank
-        return tensor
-
-    def _append(self, tensor, value=None) -> int:
-        self.graph.tensors.append(tensor)
-        self.is_float.append(tensor.type == schema.TensorType.FLOAT32)
-        self.values.append(value)
-        return len(self.graph.tensors) - 1
+        return index
 
     @staticmethod
     def _set(tensor, kind, scales, zeros):
@@ -266,13 +251,17 @@ class _Rewriter:
         quantization.quantizedDimension = 0
         tensor.quantization = quantization
 
-    def _like(self, index, suffix, scale: Scale | None = None) -> int:
+    def _like(self, index, suffix="", scale: Scale | None = None) -> int:
         """A computed tensor as another one: of integers with a scale, of floats without."""
-        tensor = self._new_tensor(index, suffix)
+        tensor, old = schema.TensorT(), self.graph.tensors[index]
+        tensor.name = flatbuffer.text(old.name) + suffix
+        tensor.shape = list(flatbuffer.shape_of(old))
+        tensor.shapeSignature, tensor.hasRank = old.shapeSignature, old.hasRank
         tensor.type, tensor.buffer = schema.TensorType.FLOAT32, 0
         if scale is not None:
             self._set(tensor, self.kind, [scale.scale], [scale.zero])
-        return self._append(tensor)
+        self.graph.tensors.append(tensor)
+        return len(self.graph.tensors) - 1
 
     def _convert(self, before: int, source: int, target: int):
         """Puts a QUANTIZE or DEQUANTIZE from source to target before an operator's place."""
@@ -292,7 +281,7 @@ class _Rewriter:
         if wanted == "float32":
             outside = self._like(index, "_float")
             self._convert(0, outside, index)
-            self._rename_input(index, outside)
+            self._expose(outside, index)
             return
         moved = {index}
         for operator in self.graph.operators:
@@ -307,27 +296,20 @@ class _Rewriter:
                 for op in users:
                     op.inputs = [inside if i == tensor else i for i in op.inputs]
                 before = min(self.graph.operators.index(op) for op in users)
-                if self.scheme.bits == 8:
-                    self._convert(before, tensor, inside)
-                else:
-                    middle = self._like(tensor, "_float")
-                    self._convert(before, tensor, middle)
-                    self._convert(before + 1, middle, inside)
+                source = tensor
+                if self.scheme.bits == 16:
+                    source = self._like(tensor, "_float")
+                    self._convert(before, tensor, source)
+                    before += 1
+                self._convert(before, source, inside)
         for tensor in moved:
             self._set(self.graph.tensors[tensor], schema.TensorType.UINT8, [1.0], [128])
 
-    def _rename_input(self, old: int, new: int):
-        self.graph.inputs = [new if i == old else i for i in self.graph.inputs]
+    def _expose(self, outside: int, index: int):
+        """Puts a tensor in another's place among the file's inputs and outputs."""
+        for indices in (self.graph.inputs, self.graph.outputs):
+            indices[:] = [outside if i == index else i for i in indices]
         for definition in self.model.signatureDefs:
-            for entry in definition.inputs:
-                if entry.tensorIndex == old:
-                    entry.tensorIndex = new
-
-    def _close_output(self):
-        index = self.graph.outputs[0]
-        outside = self._like(index, "_float")
-        self._convert(len(self.graph.operators), index, outside)
-        self.graph.outputs = [outside]
-        for definition in self.model.signatureDefs:
-            for entry in definition.outputs:
-                entry.tensorIndex = outside
+            for entry in (*definition.inputs, *definition.outputs):
+                if entry.tensorIndex == index:
+                    entry.tensorIndex = outside

@@ -1,6 +1,7 @@
 """The range of every tensor of a float file, measured on real inputs, for its integers to cover."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -8,14 +9,16 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.export.files import flatbuffer
+from sparse_ist_tf.export.files.runtimes import ports
 
+# What makes an iterator of inputs, of batch 1 by their names in the signature.
+Samples = Callable[[], Iterable[Mapping[str, np.ndarray]]]
 _BINS = 2048
 _SEEN = 4096  # numbers of a tensor that a sample adds to its histogram
+_STEPS = 255  # of int8
 
 
-def calibrate(
-    content: bytes, samples: Callable[[], Iterable[Mapping[str, np.ndarray]]], bits: int
-) -> dict[int, tuple[float, float]]:
+def calibrate(content: bytes, samples: Samples, bits: int) -> dict[int, tuple[float, float]]:
     """Measures the range of every float tensor of a file on real inputs.
 
     For 8 bits a range is the one that loses least: of some hundred ways to cut the measured
@@ -25,30 +28,27 @@ def calibrate(
 
     Args:
         content: a float .tflite file.
-        samples: makes an iterator of inputs by signature name, batch 1; called twice.
+        samples: called twice.
         bits: 8 or 16.
 
     Raises:
         RunError: if there are no samples, or a value is not finite.
     """
-    model = flatbuffer.parse(content)
-    graph, result = model.subgraphs[0], model.signatureDefs[0].outputs[0]
+    graph = flatbuffer.parse(content).subgraphs[0]
+    inputs, result = ports(content)
     computed = {index for op in graph.operators for index in op.outputs}
-    computed |= set(input_indices(content).values())
+    computed |= {port.index for port in inputs}
     is_float = [tensor.type == schema.TensorType.FLOAT32 for tensor in graph.tensors]
     watched = [index for index in sorted(computed) if is_float[index]]
-    lows = dict.fromkeys(watched, np.inf)
-    highs = dict.fromkeys(watched, -np.inf)
+    extremes: dict[int, list[float]] = {index: [] for index in watched}
     logits = []
     for index, value in recorded(content, samples, watched):
-        if index == result.tensorIndex and flatbuffer.text(result.name) == "logits":
+        if index == result.index and result.name == "logits":
             logits.append(value.reshape(1, -1))
-        lows[index] = min(lows[index], float(value.min()))
-        highs[index] = max(highs[index], float(value.max()))
-    for index in watched:
-        if not np.isfinite(lows[index]) or not np.isfinite(highs[index]):
-            raise RunError("calibration: no samples, or a tensor that is not finite")
-    spans = {index: (min(lows[index], 0.0), max(highs[index], 0.0)) for index in watched}
+        extremes[index] += float(value.min()), float(value.max())
+    if not all(found and np.isfinite(found).all() for found in extremes.values()):
+        raise RunError("calibration: no samples, or a tensor that is not finite")
+    spans = {index: (min(0.0, *found), max(0.0, *found)) for index, found in extremes.items()}
     if bits == 16:
         return {index: (2 * low, 2 * high) for index, (low, high) in spans.items()}
     counts = {index: np.zeros(_BINS) for index in watched}
@@ -65,26 +65,18 @@ def calibrate(
             counts[index] += np.bincount(places, minlength=_BINS)
     ranges = {index: best_range(counts[index], *spans[index]) for index in watched}
     if logits:
-        ranges[result.tensorIndex] = best_logits_range(np.concatenate(logits))
+        ranges[result.index] = best_logits_range(np.concatenate(logits))
     return ranges
 
 
 def recorded(
-    content: bytes,
-    samples: Callable[[], Iterable[Mapping[str, np.ndarray]]],
-    watched: Iterable[int],
+    content: bytes, samples: Samples, watched: Collection[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Runs a float file and tells what its tensors held.
-
-    Args:
-        content: a float .tflite file.
-        samples: makes an iterator of inputs by signature name, batch 1.
-        watched: indices of tensors that are computed, or inputs.
+    """Runs a float file and tells what some of its inputs and computed tensors held.
 
     Yields:
         (index, value) of each tensor, for each sample.
     """
-    watched = list(watched)
     interpreter = Interpreter(
         model_content=content,
         num_threads=1,
@@ -92,25 +84,22 @@ def recorded(
         experimental_preserve_all_tensors=True,
     )
     interpreter.allocate_tensors()
-    inputs = input_indices(content)
+    inputs, _ = ports(content)
     for sample in samples():
-        for name, index in inputs.items():
-            interpreter.set_tensor(index, sample[name])
+        for port in inputs:
+            interpreter.set_tensor(port.index, sample[port.name])
         interpreter.invoke()
         for index in watched:
             yield index, interpreter.get_tensor(index)
 
 
-def best_range(
-    counts: np.ndarray, low: float, high: float, levels: int = 255
-) -> tuple[float, float]:
+def best_range(counts: np.ndarray, low: float, high: float) -> tuple[float, float]:
     """The part of a histogram's span that int8 renders with the smallest mean squared error.
 
     Args:
         counts: of values in equal bins from low to high.
         low: at most 0.
         high: at least 0.
-        levels: integers less one.
 
     Returns:
         (low, high), inside the span, around 0.
@@ -122,25 +111,23 @@ def best_range(
     weights = counts / counts.sum()
 
     def loss(a, b):
-        step = (b - a) / levels
+        step = (b - a) / _STEPS
         cut = np.maximum(a - centres, 0) + np.maximum(centres - b, 0)
         return float((weights * cut**2).sum() + step**2 / 12 * weights[cut == 0].sum())
 
     best = (low, high)
     least = loss(*best)
-    # Both ends in turn, each over the fractions of its side.
-    for _ in range(2):
-        for side in (0, 1):
-            for fraction in np.geomspace(1.0, 0.05, 60):
-                end = (low, high)[side] * fraction
-                trial = (best[0], end) if side else (end, best[1])
-                value = loss(*trial) if trial[1] > trial[0] else np.inf
-                if value < least:
-                    best, least = trial, value
+    # Both ends in turn and once more, each over the fractions of its side.
+    for side, fraction in itertools.product((0, 1, 0, 1), np.geomspace(1.0, 0.05, 60)):
+        end = (low, high)[side] * fraction
+        trial = (best[0], end) if side else (end, best[1])
+        value = loss(*trial) if trial[1] > trial[0] else np.inf
+        if value < least:
+            best, least = trial, value
     return best
 
 
-def best_logits_range(logits: np.ndarray, levels: int = 255) -> tuple[float, float]:
+def best_logits_range(logits: np.ndarray) -> tuple[float, float]:
     """The range of logits that changes the probabilities least when int8 renders them.
 
     Logits far below an image's largest mean nothing, and those of a few images reach far above
@@ -148,7 +135,6 @@ def best_logits_range(logits: np.ndarray, levels: int = 255) -> tuple[float, flo
 
     Args:
         logits: float[n, classes].
-        levels: integers less one.
 
     Returns:
         (low, high), inside the span and around 0: of a grid of them, the one with the smallest
@@ -160,26 +146,18 @@ def best_logits_range(logits: np.ndarray, levels: int = 255) -> tuple[float, flo
     weights = np.exp(wanted) / len(logits)
 
     def divergence(low, high):
-        step = (high - low) / levels
+        step = (high - low) / _STEPS
         integers = np.round((np.clip(logits, low, high) - low) / step)
         return float((weights * (wanted - _log_softmax(integers * step))).sum())
 
     best, least = span, np.inf
-    for low in span[0] * np.geomspace(1.0, 0.05, 30):
-        for high in span[1] * np.geomspace(1.0, 0.05, 30):
-            value = divergence(low, high) if high > low else np.inf
-            if value < least:
-                best, least = (float(low), float(high)), value
+    for low, high in itertools.product(*(end * np.geomspace(1.0, 0.05, 30) for end in span)):
+        value = divergence(low, high) if high > low else np.inf
+        if value < least:
+            best, least = (float(low), float(high)), value
     return best
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:
     x = x - x.max(axis=-1, keepdims=True)
     return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
-
-
-def input_indices(content: bytes) -> dict[str, int]:
-    """Tensor index of each input, by its name in the signature."""
-    model = flatbuffer.parse(content)
-    definition = model.signatureDefs[0]
-    return {flatbuffer.text(entry.name): entry.tensorIndex for entry in definition.inputs}

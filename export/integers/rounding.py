@@ -1,12 +1,11 @@
 """Weights to integers, each rounded so that a layer's outputs, not its weights, stay close."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from sparse_ist_tf.export.files import flatbuffer
-from sparse_ist_tf.export.integers.ranges import recorded
+from sparse_ist_tf.export.integers.ranges import Samples, recorded
 
 _DAMPING = 0.01  # of the mean variance, added to each
 
@@ -26,19 +25,11 @@ class Inputs:
     count: int
 
 
-def measure_inputs(
-    content: bytes,
-    samples: Callable[[], Iterable[Mapping[str, np.ndarray]]],
-    leave: int = 0,
-) -> dict[int, Inputs]:
-    """Measures the inputs of every matrix product with constant weights.
+def measure_inputs(content: bytes, samples: Samples, leave: int = 0) -> dict[int, Inputs]:
+    """Measures the inputs of a float file's products with constant weights, by operator.
 
-    Of one without a bias, which can't take up what remains on average, around zero.
-
-    Args:
-        content: a float .tflite file.
-        samples: makes an iterator of inputs by signature name, batch 1.
-        leave: how many products at the end to leave out.
+    Of one without a bias, which can't take up what remains on average, around zero. As many as
+    `leave` at the end are left out.
     """
     products = _products(content)
     products = products[: len(products) - leave]
@@ -102,7 +93,7 @@ def round_weights(
     doubt = width / (width + inputs.count)
     hessian = (1 - doubt) * covariance + np.diag(doubt * variances + damping)
     order = np.argsort(-variances, kind="stable")
-    left = weights[:, order].copy()
+    left = weights[:, order]  # a copy
     factor = np.linalg.cholesky(np.linalg.inv(hessian[np.ix_(order, order)])).T
     integers = np.zeros_like(left)
     kept = left != 0

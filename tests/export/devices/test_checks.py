@@ -19,9 +19,9 @@ def test_conditions_that_are_missed_are_named(classifier_file, head_layers, head
     few = dataclasses.replace(
         TARGETS["phone"], operators={"FULLY_CONNECTED": None}, max_rank=2, gpu=False, xnnpack=False
     )
-    missing = {u.operator: u.count for u in unmapped(content, few)}
-    assert missing["BATCH_MATMUL"] == 4
-    assert "FULLY_CONNECTED" not in missing
+    missing = unmapped(content, few)
+    assert any(line.startswith("BATCH_MATMUL x4 ") for line in missing)
+    assert not any(line.startswith("FULLY_CONNECTED") for line in missing)
     assert any(line.startswith("BATCH_MATMUL x4 is not in") for line in check(
         content, few, "float32", "classifier"
     ))  # fmt: skip

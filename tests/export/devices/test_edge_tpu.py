@@ -87,7 +87,7 @@ def test_the_conv_form_maps_whole(files):
 
 def test_what_stands_behind_an_unmapped_operator_stays_on_the_host(files):
     """The matmul form picks patches by GATHER first: nothing after it is mapped."""
-    assert "GATHER" in {missing.operator for missing in unmapped(files["matmul"], CORAL)}
+    assert any(line.startswith("GATHER x1 ") for line in unmapped(files["matmul"], CORAL))
     mapping = edge_tpu.mapping(files["matmul"], lambda op: problem(op, CORAL))
     assert mapping.operators == 1  # the reshaping before it
     assert mapping.work < 0.1
