@@ -14,7 +14,7 @@ import io
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -93,10 +93,7 @@ class Classifier:
 
 
 def find_pictures(paths: Sequence[str]) -> list[str]:
-    """Picture files, folders replaced by the pictures in them and below.
-
-    Returns:
-        Paths of files; those of a folder sorted, hidden ones left out.
+    """Picture files, folders replaced by those in them and below, sorted, without hidden ones.
 
     Raises:
         RequestError: if a path isn't there or a folder has no pictures.
@@ -107,10 +104,8 @@ def find_pictures(paths: Sequence[str]) -> list[str]:
     for path in map(Path, paths):
         if path.is_dir():
             below = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
-            hidden = lambda p, root=path: any(  # noqa: E731
-                part.startswith(".") for part in p.relative_to(root).parts
-            )
-            found = [str(p) for p in below if p.is_file() and not hidden(p)]
+            shown = [p for p in below if "/." not in f"/{p.relative_to(path).as_posix()}"]
+            found = [str(p) for p in shown if p.is_file()]
             if not found:
                 raise RequestError(f"{path}: has no pictures")
             out += found
@@ -126,23 +121,11 @@ def classify(
 ) -> Iterator[tuple[str, list[tuple[str, float]]]]:
     """Labels picture files, in order.
 
-    Args:
-        classifier: for images.
-        pictures: paths of files.
-        top: how many labels for each, the likeliest first.
-        progress: show a bar.
-
     Yields:
-        (path, [(label, probability), ...]).
+        (path, [(label, probability), ...]), as many as `top`, the likeliest first.
 
     Raises:
         RunError: if a file can't be read as an image.
-
-    Example:
-        >>> from sparse_ist_tf.classify import Classifier, classify
-        >>> classifier = Classifier("classifier_head_int8.tflite")  # doctest: +SKIP
-        >>> list(classify(classifier, ["cat.png"]))  # doctest: +SKIP
-        [('cat.png', [('cat', 0.93)])]
     """
     import tensorflow as tf
     from tqdm import tqdm
@@ -184,11 +167,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command.
-
-    Args:
-        argv: its arguments; those of the process where None.
-    """
+    """The command, with the process's arguments where none are given."""
     parser = _Parser(prog="python -m sparse_ist_tf.classify", description=__doc__)
     parser.add_argument("file", metavar="FILE", help="an exported classifier, .tflite")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="pictures, or folders of them")
@@ -205,15 +184,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         pictures = find_pictures(options.images)
         progress = sys.stderr.isatty() and (bool(options.output) or not sys.stdout.isatty())
         answers = classify(classifier, pictures, top=options.top, progress=progress)
-        lines = (_line(options.format, *answer) for answer in answers)
-        head = ["image,rank,label,probability"] if options.format == "csv" else []
+        lines: Iterable[str] = (_line(options.format, *answer) for answer in answers)
+        if options.format == "csv":
+            lines = itertools.chain(["image,rank,label,probability"], lines)
         if options.output:
-            text = "".join(f"{line}\n" for line in itertools.chain(head, lines))
-            write_atomically(options.output, text)
+            write_atomically(options.output, "".join(f"{line}\n" for line in lines))
             print(f"{options.output}: {len(pictures):,} pictures")
             return 0
         with contextlib.suppress(BrokenPipeError):
-            for line in itertools.chain(head, lines):
+            for line in lines:
                 print(line, flush=True)
     except (RequestError, RunError, OSError) as error:
         return say(error)

@@ -108,10 +108,7 @@ def missed_aims(row: dict, unmasked: dict) -> list[str]:
 
     They are 2 times timm's images/s in float32 and 1.15 times in bfloat16; and in float32 75 % of
     the matrix products' peak, and 3.8 times our own unmasked images/s where 75 % are hidden.
-
-    Args:
-        row: of compare.
-        unmasked: the row of the same dtype at ratio 0.
+    Both rows are compare's, `unmasked` that of the same dtype at ratio 0.
     """
     dtype, rate, missed = row["dtype"], row["images_per_second"], []
     if "timm_images_per_second" in row:
@@ -153,16 +150,10 @@ def _print(rows, preset, batch_size):
         titles += ["timm images/s", "timm memory", "ours / timm", "by CPU time"]
     table = [titles]
     for row in rows:
-        rate = row["images_per_second"]
-        cells = [
-            f"{row['ratio']}",
-            f"{rate:.2f}",
-            f"{rate / rows[0]['images_per_second']:.2f}",
-            f"{row['gflops']:.0f}",
-            f"{row['gflops'] / row['peak_gflops']:.0%}",
-            f"{row['memory_mb']:.0f} MB",
-            f"{row['cores']:.2f}",
-        ]
+        rate, whole = row["images_per_second"], rows[0]["images_per_second"]
+        share = row["gflops"] / row["peak_gflops"]
+        cells = [f"{row['ratio']}", f"{rate:.2f}", f"{rate / whole:.2f}", f"{row['gflops']:.0f}"]
+        cells += [f"{share:.0%}", f"{row['memory_mb']:.0f} MB", f"{row['cores']:.2f}"]
         if "timm_images_per_second" in row:
             theirs = row["timm_images_per_second"]
             cells += [f"{theirs:.2f}", f"{row['timm_memory_mb']:.0f} MB", f"{rate / theirs:.2f}"]

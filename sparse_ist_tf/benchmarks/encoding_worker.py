@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,12 +40,7 @@ class Worker:
         argv = [sys.executable, "-m", __name__, library, dtype, preset, str(batch_size)]
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
         self.process = subprocess.Popen(
-            argv,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            argv, env=environment, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True
         )
 
     def __enter__(self) -> "Worker":
@@ -91,10 +87,9 @@ def _serve(library, dtype, preset, batch_size):
         if asked["what"] == "peak":
             answer = timed(peak, 2, asked["repeats"])
         else:
-            ratio = asked["ratio"]
-            warm = 0 if ratio in ready else 2
+            ratio, warm = asked["ratio"], 0
             if ratio not in ready:
-                ready = {ratio: make(ratio)}  # one at a time: their memory is measured
+                warm, ready = 2, {ratio: make(ratio)}  # one at a time: their memory is measured
                 _forget_peak_memory()
             encode, visible = ready[ratio]
             if asked["what"] == "profile":
@@ -107,14 +102,9 @@ def _serve(library, dtype, preset, batch_size):
 
 
 def timed(function: Callable[[], object], warm: int, repeats: int) -> dict:
-    """The shortest of several runs.
+    """The shortest of several runs, after some that aren't timed.
 
     Short ones are repeated for half a second: their time varies more.
-
-    Args:
-        function: what is timed.
-        warm: runs that aren't.
-        repeats: runs at least.
 
     Returns:
         Its seconds, and "cpu", those of CPU time that it took.
@@ -169,12 +159,7 @@ def _ours(dtype, preset, batch_size):
 
 
 def timm_model(preset: str, num_classes: int = 0) -> "torch.nn.Module":
-    """A model of timm's with a preset's sizes and fresh weights.
-
-    Args:
-        preset: a key of PRESETS.
-        num_classes: of its linear head; 0 for none.
-    """
+    """A model of timm's with a preset's sizes and fresh weights; without a head for 0 classes."""
     import torch
 
     try:
@@ -207,8 +192,7 @@ def _timm(dtype, preset, batch_size):
     from sparse_ist_tf.encoder.presets import PRESETS
 
     sizes, kind = PRESETS[preset], getattr(torch, dtype)
-    model = timm_model(preset)
-    model = model.eval().to(kind)
+    model = timm_model(preset).eval().to(kind)
     matrix = torch.randn(MATRIX, MATRIX).to(kind)
 
     class Keep(torch.nn.Module):
@@ -224,8 +208,7 @@ def _timm(dtype, preset, batch_size):
 
     def make(ratio):
         positions, _ = _case(sizes.grid, 1, ratio, batch_size)
-        shape = (batch_size, 3, sizes.image_size, sizes.image_size)
-        images = torch.randn(shape)
+        images = torch.randn(batch_size, 3, sizes.image_size, sizes.image_size)
         model.patch_drop = Keep(positions) if ratio else torch.nn.Identity()
 
         def encode():

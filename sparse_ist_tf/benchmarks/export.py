@@ -54,16 +54,14 @@ def compare(preset: str = "vit_micro", ratios: Sequence[float] = (0.0, 0.5, 0.75
     runs = []
     for (quantize, ratio), (content, example, arena) in _ours(preset, ratios).items():
         about = {"name": f"ours, {preset}", "quantize": quantize, "ratio": ratio}
-        rows.append(about | {"bytes": len(content), "arena": arena})
+        rows.append(about | {"bytes": len(content), "arena": arena, "ms": np.inf})
         runs.append((LiteRT(content), example))
     for quantize, content in _theirs(preset).items():
         about = {"name": "timm by litert-torch", "quantize": quantize, "ratio": 0.0}
-        rows.append(about | {"bytes": len(content), "arena": None})
+        rows.append(about | {"bytes": len(content), "arena": None, "ms": np.inf})
         runtime = LiteRT(content)
         pixels = np.zeros(runtime.inputs[0].shape, np.float32)
         runs.append((runtime, {runtime.inputs[0].name: pixels}))
-    for row in rows:
-        row["ms"] = np.inf
     for _ in range(_TURNS):
         for row, (runtime, example) in zip(rows, runs, strict=True):
             row["ms"] = min(row["ms"], runtime.latency(example, 20)[0])
@@ -93,8 +91,7 @@ def _print(preset: str, rows: Sequence[Mapping], with_arena: bool) -> None:
     print(f"One image of {preset} on one LiteRT thread, the least of {_TURNS} medians")
     print(format_table(table))
     if not timm:
-        missing = ", ".join(name for name in _NEEDED if importlib.util.find_spec(name) is None)
-        print(f"Not compared with timm by litert-torch: {missing} missing")
+        print(f"Not compared with timm by litert-torch: {', '.join(_missing())} missing")
     if not with_arena:
         print("Arena not measured: tflite_micro is not installed")
 
@@ -112,30 +109,31 @@ def _ours(preset: str, ratios: Sequence[float]) -> dict:
     from sparse_ist_tf.runs.images import Images
 
     encoder = vit_encoder(load_encoder(f"random:{preset}"), f"preset={preset}")
-    images = [example["image"] for example in Images(get_config(), encoder).drawn(16)]
+    images = [{"image": one["image"][None]} for one in Images(get_config(), encoder).drawn(16)]
     vit = fold(encoder.model, encoder.mean, encoder.std)
-    kernel = (
-        np.random.default_rng(0).standard_normal((vit.spec.width, CLASSES)) / vit.spec.width**0.5
-    )
-    head = (Affine(kernel, np.zeros(CLASSES)),)
+    kernel = np.random.default_rng(0).standard_normal((vit.spec.width, CLASSES))
+    head = (Affine(kernel / vit.spec.width**0.5, np.zeros(CLASSES)),)
     out = {}
     for quantize in _QUANTIZATIONS:
         for ratio in ratios:
             positions = shared_positions(0, vit.spec.num_patches, ratio)
             network = Network("classifier", head, vit, tuple(map(int, positions)))
-            samples = lambda: ({"image": image[None]} for image in images)  # noqa: E731
             arena = None
             if quantize == "int8" and micro.available():
-                whole = convert(network, quantize, Interface(whole_integer=True), samples)
-                arena = micro.needed_arena(whole, {"image": images[0]})
-            content = convert(network, quantize, samples=samples)
-            out[quantize, ratio] = content, {"image": images[0]}, arena
+                whole = convert(network, quantize, Interface(whole_integer=True), lambda: images)
+                arena = micro.needed_arena(whole, images[0])
+            content = convert(network, quantize, samples=lambda: images)
+            out[quantize, ratio] = content, images[0], arena
     return out
+
+
+def _missing() -> list[str]:
+    return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 
 
 def _theirs(preset: str) -> dict[str, bytes]:
     """Files of timm's model by quantization; none where what makes them isn't installed."""
-    if any(importlib.util.find_spec(name) is None for name in _NEEDED):
+    if _missing():
         return {}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", __name__, preset, folder]

@@ -30,11 +30,6 @@ QUANTIZATIONS = ("int8", "int16x8")
 _CALIBRATION = 256  # images
 
 
-def available() -> bool:
-    """Whether ai-edge-quantizer is installed."""
-    return importlib.util.find_spec("ai_edge_quantizer") is not None
-
-
 def by_ai_edge(content: bytes, quantize: str, samples: Iterable[Mapping[str, np.ndarray]]) -> bytes:
     """A float file as integers by ai-edge-quantizer.
 
@@ -72,7 +67,7 @@ def compare(
     Raises:
         RequestError: if ai-edge-quantizer isn't installed.
     """
-    if not available():
+    if importlib.util.find_spec("ai_edge_quantizer") is None:
         raise RequestError(
             "--only=quantize: ai-edge-quantizer is not installed; run `pip install "
             "ai-edge-quantizer`"
@@ -120,15 +115,15 @@ def _measure(run: "FinishedRun", quantizations: Sequence[str]) -> list[dict]:
     from sparse_ist_tf.export.graphs.convert import Interface, convert, for_integers
     from sparse_ist_tf.export.graphs.folding import fold
     from sparse_ist_tf.export.graphs.forms import Network, layers_of
+    from sparse_ist_tf.ist.head import accuracy
 
     encoder = vit_encoder(run.encoder, "benchmark")
     vit = fold(encoder.model, encoder.mean, encoder.std)
     network = Network("classifier", layers_of(run.head()), vit, run.shared_positions())
-    images = [example["image"][None] for example in run.calibration(_CALIBRATION)]
-    tests = [example["image"][None] for example in run.images.examples("test")]
-    samples = lambda: ({"image": image} for image in images)  # noqa: E731
-    content, centred = for_integers(network, Interface(), samples)
-    _, inputs = for_integers(network, Interface(), lambda: ({"image": image} for image in tests))
+    images = [{"image": one["image"][None]} for one in run.calibration(_CALIBRATION)]
+    tests = [{"image": one["image"][None]} for one in run.images.examples("test")]
+    content, centred = for_integers(network, Interface(), lambda: images)
+    _, inputs = for_integers(network, Interface(), lambda: tests)
 
     def logits(file, examples):
         runtime = LiteRT(file)
@@ -137,8 +132,8 @@ def _measure(run: "FinishedRun", quantizations: Sequence[str]) -> list[dict]:
     exact = logits(content, inputs)
     files = [("float", "float32", content, exact)]
     for quantize in quantizations:
-        ours = convert(network, quantize, samples=samples)
-        files.append(("ours", quantize, ours, logits(ours, lambda: ({"image": i} for i in tests))))
+        ours = convert(network, quantize, samples=lambda: images)
+        files.append(("ours", quantize, ours, logits(ours, lambda: tests)))
         theirs = by_ai_edge(content, quantize, centred())
         files.append(("ai-edge-quantizer", quantize, theirs, logits(theirs, inputs)))
     labels = run.images.splits["test"].labels
@@ -147,8 +142,8 @@ def _measure(run: "FinishedRun", quantizations: Sequence[str]) -> list[dict]:
             "name": name,
             "quantize": quantize,
             "bytes": len(file),
-            "accuracy": float(np.mean(found.argmax(axis=1) == labels)),
-            "agreement": float(np.mean(found.argmax(axis=1) == exact.argmax(axis=1))),
+            "accuracy": accuracy(found, labels),
+            "agreement": accuracy(found, exact.argmax(axis=1)),
             "divergence": _divergence(exact, found),
         }
         for name, quantize, file, found in files

@@ -4,7 +4,6 @@ import pytest
 
 from sparse_ist_tf.benchmarks import encoding as speed
 from sparse_ist_tf.benchmarks import encoding_worker as speed_worker
-from sparse_ist_tf.encoder.fast import flops
 from sparse_ist_tf.encoder.presets import create_encoder
 from sparse_ist_tf.errors import RequestError, RunError
 
@@ -15,7 +14,7 @@ def test_a_row_for_each_ratio_with_flops_of_the_work_done(capsys, monkeypatch):
     assert [row["ratio"] for row in rows] == [0.0, 0.75]
     model = create_encoder("vit_pico")
     for row, visible in zip(rows, (64, 16), strict=True):
-        expected = row["images_per_second"] * flops(model, visible) / 1e9
+        expected = row["images_per_second"] * model.spec.flops(visible) / 1e9
         assert row["gflops"] == pytest.approx(expected)
         assert row["images_per_second"] > 0
         assert row["memory_mb"] > 100
