@@ -53,12 +53,12 @@ def compare(preset: str = "vit_micro", ratios: Sequence[float] = (0.0, 0.5, 0.75
     rows: list[dict[str, Any]] = []
     runs = []
     for (quantize, ratio), (content, example, arena) in _ours(preset, ratios).items():
-        row: dict[str, Any] = {"name": f"ours, {preset}", "quantize": quantize, "ratio": ratio}
-        rows.append(row | {"bytes": len(content), "arena": arena, "ms": np.inf})
+        about = {"name": f"ours, {preset}", "quantize": quantize, "ratio": ratio}
+        rows.append(about | {"bytes": len(content), "arena": arena, "ms": np.inf})
         runs.append((LiteRT(content), example))
     for quantize, content in _theirs(preset).items():
-        row = {"name": "timm by litert-torch", "quantize": quantize, "ratio": 0.0}
-        rows.append(row | {"bytes": len(content), "arena": None, "ms": np.inf})
+        about = {"name": "timm by litert-torch", "quantize": quantize, "ratio": 0.0}
+        rows.append(about | {"bytes": len(content), "arena": None, "ms": np.inf})
         runtime = LiteRT(content)
         pixels = np.zeros(runtime.inputs[0].shape, np.float32)
         runs.append((runtime, {runtime.inputs[0].name: pixels}))
