@@ -124,7 +124,7 @@ class _Group:
         self.stopping = False
 
     def __enter__(self):
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # not on Windows
             self.handlers[number] = signal.signal(number, self._interrupt)
         return self
 
