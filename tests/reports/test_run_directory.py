@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from sparse_ist_tf import pretrain_config, study_config
+from sparse_ist_tf import files, pretrain_config, study_config
 from sparse_ist_tf.config import completed, get_config
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.reports import run_directory
@@ -162,7 +162,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_directory, "write_atomically", full)
+    monkeypatch.setattr(files, "write_atomically", full)
     with pytest.raises(RunError, match="can't be written: No space left on device"):
         directory.save_checkpoint(_state(2), {"round": 2, "step": 2})
     _, progress = directory.checkpoint()
