@@ -97,6 +97,8 @@ def table() -> list[Key]:
         choice("masks.kind", ("fixed", "random", "shared"),
             "one per image, one per image and epoch, one for all"),
         Key("masks.ratio", 0.5, RATIO, "hidden share of the patches"),
+        choice("masks.grid", ("sensor", "scaled"),
+            "patches lie on the sensor's pixels, or on the scaled image, as in the paper"),
         choice("masks.pattern", ("uniform", "grid", "center", "border"),
             "of the mask that all images share", (When("masks.kind", ("shared",)),)),
         Key("masks.test_ratios", (), Numbers("numbers in [0, 1), each once", RATIO, distinct=True),
@@ -176,14 +178,15 @@ def paper_config(dataset: str, published: bool = False) -> ConfigDict:
         config.encoder.weights = "hf:facebook/vit-mae-base"
         config.encoder.mean = config.encoder.std = (0.5, 0.5, 0.5)
         config.head.initializer, config.ist.variant = "torch_uniform", "published"
-        config.checkpoint_every_epochs = 1.0
+        config.checkpoint_every_epochs, config.masks.grid = 1.0, "scaled"
     return config
 
 
 def completed(config: Mapping) -> ConfigDict:
     """A stored configuration as one of today: keys that came later have their defaults.
 
-    What 0.1.0 said of the encoder's heads and norms is in encoder.weights.
+    What 0.1.0 said of the encoder's heads and norms is in encoder.weights. Masks lay on the scaled
+    image before there was another way.
 
     Args:
         config: of a run directory or an exported file.
@@ -193,13 +196,16 @@ def completed(config: Mapping) -> ConfigDict:
     told = {name: encoder.pop(name, 0) for name in _OF_THE_WEIGHTS}
     if told := {name: value for name, value in told.items() if value}:
         encoder["weights"] += f"?{urlencode(told)}"
-    return updated(get_config(), stored | {"encoder": encoder})
+    masks = {"grid": "scaled", **stored.get("masks", {})}
+    return updated(get_config(), stored | {"encoder": encoder, "masks": masks})
 
 
 def identity(config: ConfigDict) -> dict:
     """Plain values with the keys of 0.1.0, of which names are made that hold in every version."""
     values = config.to_dict()
     values["encoder"] |= _OF_THE_WEIGHTS
+    if values["masks"]["grid"] == "scaled":
+        del values["masks"]["grid"]
     return values
 
 
@@ -226,7 +232,18 @@ def validate(config: ConfigDict, num_workers: int) -> None:
                     f"encoder.trainable_blocks={blocks}"
                 )
     check_optimizer(config, OPTIMIZERS)
+    _check_transport(config)
     _check_subnets(config, num_workers)
+
+
+def _check_transport(config):
+    masks = config.masks
+    hidden = [ratio for ratio in (masks.ratio, *masks.test_ratios) if ratio]
+    if config.transport.codec == "jpeg" and masks.grid == "sensor" and hidden:
+        raise RequestError(
+            f"transport.codec='jpeg': whole images carry what a mask ratio of {hidden[0]:g} hides; "
+            "must be 'patches', 'raw' or 'none' there, or masks.grid='scaled'"
+        )
 
 
 def _check_subnets(config, num_workers):

@@ -101,6 +101,21 @@ def strip_jpeg(data: bytes, quality: int, height: int, width: int) -> bytes:
     return data[at:-2]
 
 
+def jpeg_size(data: bytes) -> tuple[int, int]:
+    """Height and width in pixels of a baseline JPEG.
+
+    Raises:
+        RunError: if it is none.
+    """
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1] != 0xDA:
+        if data[at + 1] == 0xC0:
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return height, width
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    raise RunError("a file is no baseline JPEG")
+
+
 def restore_jpeg(scan: bytes, quality: int, height: int, width: int) -> bytes:
     """Makes a whole JPEG, which every decoder reads, of the scan that strip_jpeg left.
 

@@ -1,16 +1,20 @@
-"""The format of a message: what is visible of one image, or the image's feature.
+"""The format of a message: what is visible of one image, or all of it, or the image's feature.
 
 | bytes | what |
 |---|---|
 | 2 | b"SP" |
-| 1 | version, 1 |
-| 1 | low half: content (0 JPEG, 1 raw pixels, 2 float32, 3 float16, 4 int8); high half: mask (0 bitmap, 1 the seed of a fixed mask, 2 the seed of a random mask) |
+| 1 | version, 2 |
+| 1 | low half: content (0 JPEG, 1 raw pixels, 2 float32, 3 float16, 4 int8, 5 the JPEG of a whole image); high half: mask (0 bitmap, 1 the seed of a fixed mask, 2 the seed of a random mask) |
 | | of patches: |
 | varint | quality, 1 to 100; 0 for raw pixels |
-| varint, varint, varint | patch size in pixels; rows and columns of patches in the image |
+| varint, varint | height and width of a patch in pixels (one number for both in version 1) |
+| varint, varint | rows and columns of patches in the image |
 | (rows * columns + 7) // 8 | bitmap: bit i % 8 of byte i // 8, the lowest first, is 1 where patch i is visible |
 | varint, varint, varint | or seed modulo 2**64, image index, number of visible patches; then the epoch of a random mask |
 | rest | the JPEG's scan, or the patches' pixels, in ascending order of position |
+| | of a whole image: |
+| varint, varint, varint | quality, height and width in pixels |
+| rest | the JPEG's scan |
 | | of a feature: |
 | varint | its length |
 | rest | little-endian floats; or a little-endian float32, the scale, and an int8 for each |
@@ -25,11 +29,12 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
+from sparse_ist_tf.codec.jpeg import jpeg_size, restore_jpeg, strip_jpeg
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.masks.drawing import fixed_positions, random_positions
 
-MAGIC, VERSION = b"SP", 1
-JPEG, RAW, FLOAT32, FLOAT16, INT8 = range(5)
+MAGIC, VERSION = b"SP", 2
+JPEG, RAW, FLOAT32, FLOAT16, INT8, WHOLE = range(6)
 BITMAP, FIXED, RANDOM = range(3)
 FEATURES = {"float32": FLOAT32, "float16": FLOAT16, "int8": INT8}
 
@@ -74,14 +79,14 @@ class Header:
     Args:
         content: JPEG or RAW.
         quality: of the JPEG, 1 to 100; 0 for raw pixels.
-        patch_size: side of a patch in pixels.
+        patch: (height, width) of a patch in pixels.
         grid: (rows, columns) of patches in the image.
         positions: int32[v], the visible patches, ascending.
     """
 
     content: int
     quality: int
-    patch_size: int
+    patch: tuple[int, int]
     grid: tuple[int, int]
     positions: np.ndarray
 
@@ -123,8 +128,8 @@ def _seal(kind: int, *parts: bytes) -> bytes:
     return data + zlib.crc32(data).to_bytes(4, "little")
 
 
-def _unseal(message: bytes) -> tuple[int, bytes]:
-    """Checks that a message is whole and takes its beginning and its checksum off."""
+def _unseal(message: bytes) -> tuple[int, int, bytes]:
+    """Checks that a message is whole: its version, its kind, and what is in it."""
     if message[:2] != MAGIC or len(message) < 8:
         raise RunError(f"{len(message)} bytes beginning with {message[:4]!r}: no message of ours")
     check, expected = zlib.crc32(message[:-4]), int.from_bytes(message[-4:], "little")
@@ -133,9 +138,9 @@ def _unseal(message: bytes) -> tuple[int, bytes]:
             f"a message of {len(message)} bytes is damaged: its checksum is {check:08x}, "
             f"it says {expected:08x}"
         )
-    if message[2] != VERSION:
-        raise RunError(f"a message is of version {message[2]}; this release reads {VERSION}")
-    return message[3], message[4:-4]
+    if not 1 <= message[2] <= VERSION:
+        raise RunError(f"a message is of version {message[2]}; this release reads 1 to {VERSION}")
+    return message[2], message[3], message[4:-4]
 
 
 def write_patches(header: Header, content: bytes, seed: MaskSeed | None = None) -> bytes:
@@ -159,7 +164,7 @@ def write_patches(header: Header, content: bytes, seed: MaskSeed | None = None) 
         form = FIXED if seed.epoch is None else RANDOM
         epoch = [] if seed.epoch is None else [seed.epoch]
         mask = b"".join(map(_varint, [seed.seed % 2**64, seed.index, len(positions), *epoch]))
-    numbers = [header.quality, header.patch_size, rows, columns]
+    numbers = [header.quality, *header.patch, rows, columns]
     return _seal(header.content + 16 * form, *map(_varint, numbers), mask, content)
 
 
@@ -169,17 +174,20 @@ def read_patches(message: bytes) -> tuple[Header, bytes]:
     Raises:
         RunError: if the message is damaged, or not one of patches.
     """
-    kind, data = _unseal(message)
+    version, kind, data = _unseal(message)
     content, form = kind % 16, kind // 16
     if content not in (JPEG, RAW) or form not in (BITMAP, FIXED, RANDOM):
         raise RunError(f"a message is of kind {kind:#04x}, which has no patches")
     reader = _Reader(data)
-    quality, size, rows, columns = (reader.varint() for _ in range(4))
-    patches = rows * columns
+    quality, height = reader.varint(), reader.varint()
+    width = height if version == 1 else reader.varint()
+    rows, columns = reader.varint(), reader.varint()
+    patches, size = rows * columns, height * width
     known = 1 <= quality <= 100 if content == JPEG else quality == 0
-    if not (known and 1 <= patches <= _MAX_PATCHES and 1 <= size**2 * patches <= _MAX_PIXELS):
+    if not (known and 1 <= patches <= _MAX_PATCHES and 1 <= size * patches <= _MAX_PIXELS):
         raise RunError(
-            f"a message is damaged: {rows} x {columns} patches of {size} pixels, quality {quality}"
+            f"a message is damaged: {rows} x {columns} patches of {height} x {width} pixels, "
+            f"quality {quality}"
         )
     if form == BITMAP:
         bits = np.frombuffer(reader.take((patches + 7) // 8), np.uint8)
@@ -192,13 +200,45 @@ def read_patches(message: bytes) -> tuple[Header, bytes]:
         positions = MaskSeed(seed, index, epoch).positions(patches, visible)
     if not len(positions) or positions[-1] >= patches:
         raise RunError(f"a message is damaged: its bitmap doesn't fit {patches} patches")
-    expected = len(positions) * size**2 * 3
+    expected = len(positions) * size * 3
     if len(reader.data) != expected if content == RAW else not reader.data:
         raise RunError(
             f"a message is damaged: {len(positions)} patches in {len(reader.data)} bytes"
         )
-    header = Header(content, quality, size, (rows, columns), positions.astype(np.int32))
+    patch, grid = (height, width), (rows, columns)
+    header = Header(content, quality, patch, grid, positions.astype(np.int32))
     return header, reader.data
+
+
+def pack_image(file: bytes, quality: int) -> bytes:
+    """Packs a whole image, a JPEG of tf.io.encode_jpeg with 4:2:0 chroma, into a message.
+
+    Args:
+        file: the JPEG.
+        quality: that it was made with, 1 to 100.
+
+    Raises:
+        RunError: if it is no such JPEG.
+    """
+    height, width = jpeg_size(file)
+    scan = strip_jpeg(file, quality, height, width)
+    return _seal(WHOLE, *map(_varint, (quality, height, width)), scan)
+
+
+def unpack_image(message: bytes) -> bytes:
+    """The JPEG that pack_image packed, byte for byte but for an application's header.
+
+    Raises:
+        RunError: if the message is damaged, or none of a whole image.
+    """
+    _, kind, data = _unseal(message)
+    if kind != WHOLE:
+        raise RunError(f"a message is of kind {kind:#04x}, which is no whole image")
+    reader = _Reader(data)
+    quality, height, width = (reader.varint() for _ in range(3))
+    if not (1 <= quality <= 100 and 1 <= height * width <= _MAX_PIXELS):
+        raise RunError(f"a message is damaged: {height} x {width} pixels, quality {quality}")
+    return restore_jpeg(reader.data, quality, height, width)
 
 
 def pack_feature(feature: np.ndarray, dtype: str = "float32") -> bytes:
@@ -268,7 +308,7 @@ def unpack_feature(message: bytes) -> np.ndarray:
     Raises:
         RunError: if the message is damaged, or not one of a feature.
     """
-    kind, data = _unseal(message)
+    _, kind, data = _unseal(message)
     if kind not in (FLOAT32, FLOAT16, INT8):
         raise RunError(f"a message is of kind {kind:#04x}, which has no feature")
     reader = _Reader(data)

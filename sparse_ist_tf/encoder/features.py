@@ -16,7 +16,7 @@ from sparse_ist_tf.encoder.cache import cache_path, load_features, save_features
 from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.errors import RunError, warn
 from sparse_ist_tf.inputs.datasets import Split, image_errors
-from sparse_ist_tf.masks import MaskOptions, num_visible, select_patches
+from sparse_ist_tf.masks import MaskOptions, Scaling, num_visible, select_patches
 from sparse_ist_tf.tracing import traced
 from sparse_ist_tf.workers.link import Link
 
@@ -100,6 +100,11 @@ class Features:
     transport: Transport = _PLAIN
     options: FeatureOptions = _DEFAULT
 
+    @property
+    def scaling(self) -> Scaling:
+        """How images become what the encoder takes."""
+        return self.masks.scaling(self.encoder.image_size, self.encoder.patch_size)
+
     def at_ratio(self, ratio: float) -> "Features":
         """The same of images with another hidden share."""
         return dataclasses.replace(self, masks=dataclasses.replace(self.masks, ratio=ratio))
@@ -107,16 +112,19 @@ class Features:
     def key(self, split: Split) -> str:
         """What features depend on, as a digest, 64 hex digits: the name of their cache file."""
         encoder = self.encoder
-        masks = dataclasses.asdict(self.masks.canonical()) if self.masks.ratio else "none"
+        masks = dataclasses.asdict(self.masks.canonical())
+        grid = masks.pop("grid")
         parts = {
             "format": _FORMAT,
             "encoder": encoder.digest,
             "split": split.fingerprint,
-            "masks": masks,
+            "masks": masks if self.masks.ratio else "none",
             "visible": num_visible(encoder.num_patches, self.masks.ratio),
             "preprocessing": [list(encoder.mean), list(encoder.std), encoder.image_size],
             "dtype": self.options.dtype,
         }
+        if grid != "scaled":  # files of version 0.2.0 are all of that, and don't say so
+            parts["grid"] = grid
         if self.transport.images_key:
             parts["link"] = self.transport.images_key
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -194,10 +202,10 @@ class Features:
         stop = split.size if stop is None else stop
         encode = make_encode(encoder)
         out = np.empty((stop - start, encoder.feature_dim), np.float32)
-        rows = self.transport.sent_images(
-            split.dataset(encoder.image_size, start=start, stop=stop),
+        rows = self.transport.seen_images(
+            split.dataset(self.scaling.sent, start=start, stop=stop),
             lambda indices: self.masks.positions(indices, encoder.num_patches, epoch),
-            encoder.patch_size,
+            self.scaling,
             batch_size,
         )
         shown = {"desc": f"encoding {split.name}", "unit": " images", "mininterval": 0.5}

@@ -8,22 +8,31 @@ from tqdm import tqdm
 from sparse_ist_tf.files import replacing
 from sparse_ist_tf.inputs.decoding import image_errors
 from sparse_ist_tf.inputs.split import Split
+from sparse_ist_tf.masks.cells import Scaling
 
 
-def decoded_images(split: Split, image_size: int, cache_dir: str | Path) -> np.ndarray:
+def decoded_images(split: Split, scale: int | Scaling, cache_dir: str | Path) -> np.ndarray:
     """The images of a split as one array, decoded once and then mapped from a file.
 
+    Args:
+        split: the images.
+        scale: a side in pixels to which whole images are scaled, or how they become patches.
+        cache_dir: where the file lies.
+
     Returns:
-        uint8[size, image_size, image_size, 3], read-only.
+        uint8[size, side, side, 3], read-only.
     """
-    path = Path(cache_dir) / f"{split.fingerprint[:32]}-{image_size}.npy"
+    side, grid = (scale, "") if isinstance(scale, int) else (scale.image_size, f"x{scale.side}")
+    if not isinstance(scale, int) and scale.grid == "scaled":
+        scale, grid = side, ""
+    path = Path(cache_dir) / f"{split.fingerprint[:32]}-{side}{grid}.npy"
     if not path.exists():
-        shape = (split.size, image_size, image_size, 3)
+        shape = (split.size, side, side, 3)
         with replacing(path) as temporary:
             images = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
             bar = tqdm(total=split.size, desc=f"decoding {split.name}", unit="img")
             with bar, image_errors():
-                for batch in split.dataset(image_size, batch_size=512).as_numpy_iterator():
+                for batch in split.dataset(scale, batch_size=512).as_numpy_iterator():
                     images[batch["index"]] = batch["image"]
                     bar.update(len(batch["index"]))
             images.flush()

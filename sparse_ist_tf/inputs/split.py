@@ -8,8 +8,10 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import tensorflow as tf
 
+from sparse_ist_tf.masks.cells import scale_image
 from sparse_ist_tf.tracing import as_written
 
+Scale: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # (image, its name) to pixels
 Element: TypeAlias = "tf.Tensor | tuple[tf.Tensor, ...]"  # what a source's stream yields
 
 
@@ -96,7 +98,7 @@ class Split:
 
     def dataset(
         self,
-        image_size: int,
+        scale: int | Scale,
         *,
         start: int = 0,
         stop: int | None = None,
@@ -104,21 +106,18 @@ class Split:
     ) -> tf.data.Dataset:
         """Images in ascending order, read, decoded and scaled by parallel, prefetching stages.
 
-        Scaled to a square whatever their shape, bilinear with antialiasing.
-
-        Source: paper section 4, "resized to 224 px".
-
         Args:
-            image_size: side in pixels, at least 1.
+            scale: a function such as Scaling has them, of a decoded image and what errors call it;
+                or a side in pixels, at least 1, of a square that the whole image is scaled to,
+                bilinear with antialiasing.
             start: first image, in [0, size].
             stop: the image after the last, in [start, size]; None for size.
             batch_size: images of a batch, the last may be smaller; None for single images.
 
         Returns:
-            Dictionaries of "image" uint8[image_size, image_size, 3], "label" int32 and "index"
-            int64, the place in the split, which a fixed mask depends on; with a batch axis in
-            front where batch_size is given. Iterate inside decoding.image_errors() for errors of
-            one line.
+            Dictionaries of "image", the pixels that scale makes, "label" int32 and "index" int64,
+            the place in the split, which a fixed mask depends on; with a batch axis in front where
+            batch_size is given. Iterate inside decoding.image_errors() for errors of one line.
 
         Raises:
             ValueError: if an argument isn't allowed.
@@ -131,23 +130,23 @@ class Split:
             (TensorShape([2, 64, 64, 3]), [5, 6])
         """
         stop = self.size if stop is None else stop
-        if image_size < 1:
-            raise ValueError(f"image_size={image_size}: must be at least 1")
+        if isinstance(scale, int) and scale < 1:
+            raise ValueError(f"image_size={scale}: must be at least 1")
         if not 0 <= start <= stop <= self.size:
             raise ValueError(
                 f"{self.name}: images {start} to {stop}: must be 0 <= start <= stop <= {self.size}"
             )
-        data = self._read(self._elements(start, stop), image_size)
+        data = self._read(self._elements(start, stop), scale)
         data = data.apply(tf.data.experimental.assert_cardinality(stop - start))
         if batch_size is not None:
             data = data.batch(batch_size)
         return data.prefetch(tf.data.AUTOTUNE)
 
-    def pick(self, image_size: int, indices: np.ndarray) -> tf.data.Dataset:
+    def pick(self, scale: int | Scale, indices: np.ndarray) -> tf.data.Dataset:
         """Some images only; the others are not decoded.
 
         Args:
-            image_size: side in pixels, at least 1.
+            scale: as of dataset().
             indices: places in the split, ascending.
 
         Returns:
@@ -156,7 +155,7 @@ class Split:
         wanted = np.zeros(self.size, bool)
         wanted[indices] = True
         stop = int(np.flatnonzero(wanted).max(initial=-1)) + 1
-        return self._read(keep(self._elements(0, stop), wanted[:stop]), image_size)
+        return self._read(keep(self._elements(0, stop), wanted[:stop]), scale)
 
     def _elements(self, start, stop):
         return tf.data.Dataset.zip(
@@ -165,35 +164,18 @@ class Split:
             tf.data.Dataset.range(start, stop),
         )
 
-    def _read(self, elements, image_size):
+    def _read(self, elements, scale):
         def read(element, label, index):
-            image = scale_image(self.source.decode(element), image_size)
+            image = self.source.decode(element)
+            if isinstance(scale, int):
+                image = scale_image(image, scale)
+            else:
+                image = scale(image, tf.strings.format(f"{self.name}, image {{}}", index))
             return {"image": image, "label": label, "index": index}
 
         return elements.map(
             as_written(read), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
-
-
-def scale_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Scales an image to a square, bilinear with antialiasing.
-
-    Args:
-        image: uint8[height, width, 3].
-        image_size: side in pixels.
-
-    Returns:
-        uint8[image_size, image_size, 3].
-    """
-
-    def scaled():
-        size = (image_size, image_size)
-        pixels = tf.image.resize(image, size, method="bilinear", antialias=True)
-        return tf.cast(tf.clip_by_value(tf.round(pixels), 0, 255), tf.uint8)
-
-    shape = tf.shape(image)
-    same = tf.reduce_all(tf.equal(shape[:2], image_size))
-    return tf.ensure_shape(tf.cond(same, lambda: image, scaled), (image_size, image_size, 3))
 
 
 def digest(*parts: object) -> str:

@@ -2,10 +2,12 @@
 
     python -m sparse_ist_tf.masks --dataset=digits --ratio=0.5 --output=masks.png
 
-draws a few masked images into a PNG. What is visible is decided in drawing.py, cut out in
-patches.py, painted over in patch_mask.py and drawn in preview.py; import all of it from here.
+draws a few masked images into a PNG. What is visible is decided in drawing.py, and of which pixels
+a patch is made in cells.py; patches are cut out in patches.py, painted over in patch_mask.py and
+drawn in preview.py. Import all of it from here.
 """
 
+from sparse_ist_tf.masks.cells import GRIDS, Scaling
 from sparse_ist_tf.masks.drawing import (
     KINDS,
     PATTERNS,
@@ -26,10 +28,12 @@ from sparse_ist_tf.masks.patches import (
 from sparse_ist_tf.masks.preview import write_mask_preview
 
 __all__ = [
+    "GRIDS",
     "KINDS",
     "PATTERNS",
     "MaskOptions",
     "PatchMask",
+    "Scaling",
     "fixed_positions",
     "grid_of",
     "num_visible",

@@ -8,6 +8,8 @@ from absl import flags
 from sparse_ist_tf.commands import run
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
+from sparse_ist_tf.inputs.decoding import image_errors
+from sparse_ist_tf.masks.cells import GRIDS
 from sparse_ist_tf.masks.drawing import KINDS, PATTERNS
 from sparse_ist_tf.masks.options import MaskOptions
 from sparse_ist_tf.masks.preview import write_mask_preview
@@ -20,6 +22,7 @@ def _define_flags() -> None:
     flags.DEFINE_enum("kind", "fixed", KINDS, "Kind of mask.")
     flags.DEFINE_enum("pattern", "uniform", PATTERNS, "Pattern of a shared mask.")
     flags.DEFINE_float("ratio", 0.5, "Hidden share of the patches, in [0, 1).")
+    flags.DEFINE_enum("grid", "sensor", GRIDS, "Where the grid of patches lies.")
     flags.DEFINE_integer("image_size", 64, "Side of the images in pixels.", lower_bound=1)
     flags.DEFINE_integer("patch_size", 8, "Side of a patch in pixels.", lower_bound=1)
     flags.DEFINE_integer("count", 16, "How many images.", lower_bound=1)
@@ -41,7 +44,7 @@ def preview(args: flags.FlagValues) -> None:
     if not Path(args.output).absolute().parent.is_dir():
         raise RequestError(f"--output={args.output}: must lie in a folder that exists")
     num_patches = (args.image_size // args.patch_size) ** 2
-    masks = MaskOptions(args.kind, args.ratio, args.pattern, args.seed)
+    masks = MaskOptions(args.kind, args.ratio, args.pattern, args.seed, args.grid)
     try:  # before any image is read
         masks.positions(np.zeros(1, np.int64), num_patches, args.epoch)
     except ValueError as error:
@@ -52,8 +55,9 @@ def preview(args: flags.FlagValues) -> None:
     split = splits[args.split]
     count = min(args.count, split.size)
     chosen = np.linspace(0, split.size - 1, count).astype(np.int64)  # so that all classes show
-    rows = split.pick(args.image_size, chosen).as_numpy_iterator()
-    images = np.stack([row["image"] for row in rows])
+    rows = split.pick(masks.scaling(args.image_size, args.patch_size), chosen)
+    with image_errors():
+        images = np.stack([row["image"] for row in rows.as_numpy_iterator()])
     visible = masks.positions(chosen, num_patches, args.epoch)
     write_mask_preview(args.output, images, visible, args.patch_size)
     print(f"{args.output}: {count} images of {split.name}, {args.kind} masks at {args.ratio:g}")

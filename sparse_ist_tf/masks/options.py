@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from sparse_ist_tf.masks.cells import Scaling
 from sparse_ist_tf.masks.drawing import KINDS, fixed_positions, random_positions, shared_positions
 
 
@@ -18,12 +19,26 @@ class MaskOptions:
         ratio: hidden share of the patches, in [0, 1).
         pattern: of shared masks.
         seed: any integer.
+        grid: where the grid of patches lies, as in Scaling.
     """
 
     kind: str
     ratio: float
     pattern: str = "uniform"
     seed: int = 0
+    grid: str = "sensor"
+
+    def scaling(self, image_size: int, patch_size: int) -> Scaling:
+        """How images become the patches that these masks hide.
+
+        Args:
+            image_size: side of the encoder's images in pixels.
+            patch_size: side of a patch in pixels.
+
+        Raises:
+            ValueError: as Scaling.
+        """
+        return Scaling(image_size, patch_size, self.grid)
 
     def positions(
         self,

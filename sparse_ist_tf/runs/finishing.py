@@ -81,8 +81,8 @@ def _as_written(run: "Run"):
 
 def _bytes_per_image(run: "Run") -> dict:
     encoder, test = run.encoder, run.splits["test"]
-    sizes = (encoder.image_size, encoder.patch_size, encoder.feature_dim)
-    found = run.transport.bytes_per_image(test, run.masks, *sizes)
+    scaling = run.features.scaling
+    found = run.transport.bytes_per_image(test, run.masks, scaling, encoder.feature_dim)
     return {"quality": run.transport.quality, **found}
 
 
@@ -90,7 +90,7 @@ def _write_masks(run: "Run", path: Path) -> None:
     test, encoder = run.splits["test"], run.encoder
     count = min(_SHOWN, test.size)
     with image_errors():
-        rows = test.dataset(encoder.image_size, stop=count, batch_size=count)
+        rows = test.dataset(run.features.scaling, stop=count, batch_size=count)
         batch = next(rows.as_numpy_iterator())
     positions = run.masks.positions(batch["index"], encoder.num_patches)
     with writing(path):

@@ -27,6 +27,7 @@ class Images:
     def __init__(self, config: ConfigDict, encoder: FrozenEncoder):
         self.config, self.encoder = config, encoder
         self.masks, self.transport = mask_options(config), transport(config)
+        self.scaling = self.masks.scaling(encoder.image_size, encoder.patch_size)
         self.splits: dict[str, Split] = load_splits(config)
         self._kept: dict[str, list[dict]] = {}
 
@@ -37,8 +38,8 @@ class Images:
             part: "train" or "test".
 
         Yields:
-            {"image": uint8[side, side, 3], "patches": uint8[v, pixels], "positions": int32[v],
-            "label": int}.
+            {"image": uint8[side, side, 3], "picture": uint8, as Scaling.sent makes it, "patches":
+            uint8[v, pixels], "positions": int32[v], "label": int}.
 
         Raises:
             RunError: if an image can't be read.
@@ -47,8 +48,8 @@ class Images:
             yield from self._kept[part]
             return
         split, side = self.splits[part], self.encoder.image_size
-        keep = [] if split.size * side * side * 6 < _IN_MEMORY else None
-        for example in self._sent(split.dataset(side)):
+        keep = [] if split.size * side * side * 9 < _IN_MEMORY else None
+        for example in self._sent(split.dataset(self.scaling.sent)):
             if keep is not None:
                 keep.append(example)
             yield example
@@ -67,29 +68,19 @@ class Images:
         """
         split = self.splits["train"]
         rows = stratified(split.labels, count, seed)
-        return list(self._sent(split.pick(self.encoder.image_size, rows)))
+        return list(self._sent(split.pick(self.scaling.sent, rows)))
 
     def _sent(self, rows: tf.data.Dataset) -> Iterator[dict]:
         encoder = self.encoder
-        batches = self.transport.sent_images(
-            rows,
-            lambda indices: self.masks.positions(indices, encoder.num_patches),
-            encoder.patch_size,
-            batch_size=64,
+        received = self.transport.received(
+            rows, lambda indices: self.masks.positions(indices, encoder.num_patches), self.scaling
         )
         with image_errors():
-            for batch in batches.as_numpy_iterator():
-                images, places = batch["image"], batch["positions"]
-                patches = select_patches(images, places, encoder.patch_size)
-                for image, patch, place, label in zip(
-                    images, patches, places, batch["label"], strict=True
-                ):
-                    yield {
-                        "image": image,
-                        "patches": patch,
-                        "positions": place,
-                        "label": int(label),
-                    }
+            for row in received.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+                pair = row["image"][None], row["positions"][None]
+                example = {name: row[name] for name in ("image", "picture", "positions")}
+                [patches] = select_patches(*pair, encoder.patch_size)
+                yield example | {"patches": patches, "label": int(row["label"])}
 
     def features(self, part: str) -> np.ndarray:
         """Features of a split by the Keras encoder, from the cache or into it."""

@@ -51,7 +51,7 @@ def head_spec(config: ConfigDict, feature_dim: int, num_classes: int) -> HeadSpe
 def mask_options(config: ConfigDict) -> MaskOptions:
     """The masks of a configuration, with the run's seed."""
     masks = config.masks
-    return MaskOptions(masks.kind, masks.ratio, masks.pattern, config.seed)
+    return MaskOptions(masks.kind, masks.ratio, masks.pattern, config.seed, masks.grid)
 
 
 def transport(config: ConfigDict) -> Transport:

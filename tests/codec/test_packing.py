@@ -12,6 +12,7 @@ from sparse_ist_tf.codec.messages import unpack_feature
 from sparse_ist_tf.codec.packing import (
     MaskSeed,
     count_bytes,
+    cut,
     pack_feature,
     pack_patches,
     sent_patches,
@@ -28,6 +29,7 @@ from sparse_ist_tf.masks import (
 )
 
 DATA = os.environ.get("SPARSE_IST_DATA")
+GRID = (8, 8)
 
 
 def picture(height, width, seed=0):
@@ -39,13 +41,19 @@ def picture(height, width, seed=0):
     return np.clip(np.stack(waves, axis=-1) * 100 + 127 + noise, 0, 255).astype(np.uint8)
 
 
+def flat(pixels):
+    """Patches as select_patches has them."""
+    return np.asarray(pixels).reshape(len(pixels), -1)
+
+
 def psnr(first, second):
     return 10 * np.log10(255**2 / np.mean((first.astype(float) - second) ** 2))
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    size=st.integers(1, 20),
+    height=st.integers(1, 20),
+    width=st.integers(1, 20),
     rows=st.integers(1, 5),
     columns=st.integers(1, 5),
     ratio=st.floats(0, 0.9),
@@ -54,10 +62,10 @@ def psnr(first, second):
     seed=st.integers(-(2**63), 2**64 - 1),
     index=st.integers(0, 2**62),
 )
-def test_round_trip(size, rows, columns, ratio, form, content, seed, index):
-    patches = rows * columns
+def test_round_trip(height, width, rows, columns, ratio, form, content, seed, index):
+    patches, grid = rows * columns, (rows, columns)
     ratio = min(ratio, 1 - 1 / patches)
-    image = picture(rows * size, columns * size)
+    image = picture(rows * height, columns * width)
     if form == "random":
         places = random_positions(seed, [index], 3, patches, ratio)[0]
     else:
@@ -65,13 +73,13 @@ def test_round_trip(size, rows, columns, ratio, form, content, seed, index):
     mask = None
     if form != "bitmap":
         mask = MaskSeed(seed, index, 3 if form == "random" else None)
-    message = pack_patches(image, places, size, content=content, quality=95, mask=mask)
+    message = pack_patches(image, places, grid, content=content, quality=95, mask=mask)
     pixels, positions = unpack_patches(message)
     assert positions.dtype == np.int32
     np.testing.assert_array_equal(positions, places)
-    expected = select_patches(image[None], places[None], size)[0]
+    expected = cut(image, grid).numpy()[places]
     assert pixels.dtype == np.uint8
-    assert pixels.shape == expected.shape
+    assert pixels.shape == expected.shape == (len(places), height, width, 3)
     if content == "raw":
         np.testing.assert_array_equal(pixels, expected)
     else:
@@ -85,17 +93,19 @@ def test_patches_keep_the_quality_of_a_whole_jpeg(size, loss):
     whole = tf.io.decode_jpeg(tf.io.encode_jpeg(image, quality=90)).numpy()
     expected = select_patches(image[None], places[None], size)[0]
     reference = psnr(select_patches(whole[None], places[None], size)[0], expected)
-    pixels, _ = unpack_patches(pack_patches(image, places, size, quality=90))
-    assert psnr(pixels, expected) > reference - loss
+    pixels, _ = unpack_patches(pack_patches(image, places, (6, 6), quality=90))
+    assert psnr(flat(pixels), expected) > reference - loss
 
 
-@pytest.mark.parametrize(("size", "count"), [(8, 1), (8, 18), (14, 7), (16, 5)])
+@pytest.mark.parametrize(
+    ("size", "count"), [(2, 18), (3, 9), (4, 18), (8, 1), (8, 18), (14, 7), (16, 5)]
+)
 def test_pixels_without_the_message_are_those_of_the_message(size, count):
     image = picture(size * 6, size * 6)
     places = np.arange(count) * 2
-    expected, _ = unpack_patches(pack_patches(image, places, size, quality=35))
-    patches = tf.constant(select_patches(image[None], places[None], size)[0])
-    np.testing.assert_array_equal(sent_patches(patches, size, quality=35), expected)
+    expected, _ = unpack_patches(pack_patches(image, places, (6, 6), quality=35))
+    patches = tf.gather(cut(image, (6, 6)), places)
+    np.testing.assert_array_equal(sent_patches(patches, quality=35), expected)
 
 
 def test_hidden_pixels_are_not_in_the_message():
@@ -103,15 +113,15 @@ def test_hidden_pixels_are_not_in_the_message():
     visible = visible_from_positions(places[None], 64).reshape(8, 8, 1)
     visible = visible.repeat(8, axis=0).repeat(8, axis=1)
     second = np.where(visible, first, 255 - first)
-    assert pack_patches(first, places, 8) == pack_patches(second, places, 8)
+    assert pack_patches(first, places, GRID) == pack_patches(second, places, GRID)
 
 
 def test_patches_of_sixteen_pixels_do_not_touch_each_other():
     first, places = picture(64, 64), np.arange(0, 16, 2)
     second = first.copy()
     second[:16, :16] = 255 - second[:16, :16]  # patch 0
-    before, _ = unpack_patches(pack_patches(first, places, 16))
-    after, _ = unpack_patches(pack_patches(second, places, 16))
+    before, _ = unpack_patches(pack_patches(first, places, (4, 4)))
+    after, _ = unpack_patches(pack_patches(second, places, (4, 4)))
     np.testing.assert_array_equal(before[2:], after[2:])
     assert not np.array_equal(before[0], after[0])
 
@@ -119,9 +129,9 @@ def test_patches_of_sixteen_pixels_do_not_touch_each_other():
 def test_a_mosaic_wider_than_a_jpeg_may_be():
     image = picture(68 * 16, 64 * 16)
     places = np.arange(68 * 64)
-    pixels, positions = unpack_patches(pack_patches(image, places, 16, quality=90))
+    pixels, positions = unpack_patches(pack_patches(image, places, (68, 64), quality=90))
     np.testing.assert_array_equal(positions, places)
-    assert psnr(pixels, select_patches(image[None], places[None], 16)[0]) > 32
+    assert psnr(flat(pixels), select_patches(image[None], places[None], 16)[0]) > 32
 
 
 def test_works_in_a_pipeline():
@@ -129,20 +139,20 @@ def test_works_in_a_pipeline():
 
     def through(image, index):
         places = fixed_positions(4, index[None], 16, 0.5)[0]
-        message = pack_patches(image, places, 8, quality=80, mask=MaskSeed(4, index))
+        message = pack_patches(image, places, (4, 4), quality=80, mask=MaskSeed(4, index))
         pixels, positions = unpack_patches(message)
-        pixels = tf.ensure_shape(pixels, (8, 192))
+        pixels = tf.ensure_shape(pixels, (8, 8, 8, 3))
         return message, pixels, tf.ensure_shape(positions, (8,))
 
     data = tf.data.Dataset.zip(
         tf.data.Dataset.from_tensor_slices(images), tf.data.Dataset.range(100, 120)
     )
     rows = data.map(through, num_parallel_calls=2).batch(7)
-    assert rows.element_spec[1].shape[1:] == (8, 192)
+    assert rows.element_spec[1].shape[1:] == (8, 8, 8, 3)
     found = [np.concatenate(part) for part in zip(*rows.as_numpy_iterator(), strict=True)]
     for i, (message, pixels, positions) in enumerate(zip(*found, strict=True)):
         places = fixed_positions(4, [100 + i], 16, 0.5)[0]
-        alone = pack_patches(images[i], places, 8, quality=80, mask=MaskSeed(4, 100 + i))
+        alone = pack_patches(images[i], places, (4, 4), quality=80, mask=MaskSeed(4, 100 + i))
         assert message == alone
         np.testing.assert_array_equal(positions, places)
         np.testing.assert_array_equal(pixels, unpack_patches(alone)[0])
@@ -152,15 +162,17 @@ def test_raw_works_in_a_pipeline():
     image = picture(32, 32)
 
     def through(_):
-        message = pack_patches(tf.constant(image), tf.constant([1, 5]), 8, content="raw")
+        message = pack_patches(tf.constant(image), tf.constant([1, 5]), (4, 4), content="raw")
         return unpack_patches(message)
 
     [(pixels, positions)] = tf.data.Dataset.range(1).map(through).as_numpy_iterator()
     assert positions.tolist() == [1, 5]
-    np.testing.assert_array_equal(pixels, select_patches(image[None], [[1, 5]], 8)[0])
+    np.testing.assert_array_equal(flat(pixels), select_patches(image[None], [[1, 5]], 8)[0])
 
 
-MESSAGE = pack_patches(picture(64, 64), fixed_positions(0, [7], 64, 0.5)[0], 8, mask=MaskSeed(0, 7))
+MESSAGE = pack_patches(
+    picture(64, 64), fixed_positions(0, [7], 64, 0.5)[0], GRID, mask=MaskSeed(0, 7)
+)
 
 
 @pytest.mark.parametrize(
@@ -201,23 +213,23 @@ def sealed(*numbers, kind=0, content=b""):
 @pytest.mark.parametrize(
     "message",
     [
-        sealed(75, 8, 2**15, 2**15),  # a bomb
-        sealed(75, 2**13, 8, 8),
-        sealed(0, 8, 8, 8),
-        sealed(101, 8, 8, 8),
-        sealed(75, 0, 8, 8),
-        sealed(75, 8, 0, 8),
-        sealed(75, 8, 8, 8),  # no bitmap
-        sealed(75, 8, 8, 8, content=bytes(8)),  # nothing visible
-        sealed(75, 8, 3, 3, content=b"\xff\xff"),  # more than there are
-        sealed(75, 8, 8, 8, 0, 0, 65, kind=16),
-        sealed(75, 8, 8, 8, 0, 0, 0, kind=16),
-        sealed(75, 8, 8, 8, 0, 2**63, 5, kind=16),
-        sealed(0, 8, 2, 2, kind=1, content=b"\x01" + bytes(191)),
-        sealed(75, 8, 8, 8, kind=48),
+        sealed(75, 8, 8, 2**15, 2**15),  # a bomb
+        sealed(75, 2**13, 2**13, 8, 8),
+        sealed(0, 8, 8, 8, 8),
+        sealed(101, 8, 8, 8, 8),
+        sealed(75, 0, 0, 8, 8),
+        sealed(75, 8, 8, 0, 8),
+        sealed(75, 8, 8, 8, 8),  # no bitmap
+        sealed(75, 8, 8, 8, 8, content=bytes(8)),  # nothing visible
+        sealed(75, 8, 8, 3, 3, content=b"\xff\xff"),  # more than there are
+        sealed(75, 8, 8, 8, 8, 0, 0, 65, kind=16),
+        sealed(75, 8, 8, 8, 8, 0, 0, 0, kind=16),
+        sealed(75, 8, 8, 8, 8, 0, 2**63, 5, kind=16),
+        sealed(0, 8, 8, 2, 2, kind=1, content=b"\x01" + bytes(191)),
+        sealed(75, 8, 8, 8, 8, kind=48),
         sealed(75, kind=2),
         sealed(content=b"\xff" * 20),
-        sealed(75, 8, 2, 2, content=b"\x01"),  # no picture
+        sealed(75, 8, 8, 2, 2, content=b"\x01"),  # no picture
         messages._seal(0),
     ],
 )
@@ -228,21 +240,43 @@ def test_forged_messages_are_refused(message):
 
 
 def test_other_versions_are_refused():
-    data = MESSAGE[:2] + b"\x02" + MESSAGE[3:-4]
-    message = data + zlib.crc32(data).to_bytes(4, "little")
-    with pytest.raises(RunError, match="version 2; this release reads 1"):
-        unpack_patches(message)
+    for version in (0, 3):
+        data = MESSAGE[:2] + bytes([version]) + MESSAGE[3:-4]
+        message = data + zlib.crc32(data).to_bytes(4, "little")
+        with pytest.raises(RunError, match=f"version {version}; this release reads 1 to 2"):
+            unpack_patches(message)
+
+
+def test_messages_of_version_1_have_one_number_for_both_sides():
+    _, _, rest = messages._unseal(MESSAGE)
+    data = b"SP\x01" + MESSAGE[3:4] + rest[:2] + rest[3:]
+    first = data + zlib.crc32(data).to_bytes(4, "little")
+    for old, new in zip(unpack_patches(first), unpack_patches(MESSAGE), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_whole_images():
+    file = tf.io.encode_jpeg(picture(30, 45), quality=60).numpy()
+    message = messages.pack_image(file, 60)
+    assert 590 < len(file) - len(message) < 640, "a header's length"
+    again = messages.unpack_image(message)
+    np.testing.assert_array_equal(tf.io.decode_jpeg(again), tf.io.decode_jpeg(file))
+    for broken in (message[:-1], MESSAGE, messages._seal(5)):
+        with pytest.raises(RunError):
+            messages.unpack_image(broken)
+    with pytest.raises(RunError):
+        messages.pack_image(b"\x89PNG" + bytes(90), 60)
 
 
 def test_the_format_is_what_the_documentation_says():
     image = np.arange(2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 3)
-    body = bytes.fromhex("5350 01 01 00 01 02 02 06 030405 060708")
+    body = bytes.fromhex("5350 02 01 00 01 01 02 02 06 030405 060708")
     expected = body + zlib.crc32(body).to_bytes(4, "little")
-    assert pack_patches(image, [1, 2], 1, content="raw") == expected
+    assert pack_patches(image, [1, 2], (2, 2), content="raw") == expected
     seed = MaskSeed(300, 5, epoch=1)
     places = seed.positions(4, 2)
-    message = pack_patches(image, places, 1, content="raw", mask=seed)
-    assert message.startswith(bytes.fromhex("5350 01 21 00 01 02 02 ac02 05 02 01"))
+    message = pack_patches(image, places, (2, 2), content="raw", mask=seed)
+    assert message.startswith(bytes.fromhex("5350 02 21 00 01 01 02 02 ac02 05 02 01"))
     np.testing.assert_array_equal(places, random_positions(300, [5], 1, 4, 0.5)[0])
 
 
@@ -259,13 +293,13 @@ def test_the_format_is_what_the_documentation_says():
         ({"quality": 0}, "quality=0"),
         ({"quality": 101}, "quality=101"),
         ({"content": "webp"}, "content='webp': must be one of jpeg, raw"),
-        ({"patch_size": 7}, "patch_size=7"),
+        ({"grid": (5, 4)}, "can't be cut into"),
         ({"image": np.zeros((32, 32, 3), "float32")}, "image of float32"),
         ({"image": np.zeros((1, 32, 32, 3), "uint8")}, r"image of uint8 \(1, 32, 32, 3\)"),
     ],
 )
 def test_impossible_arguments_are_named(changed, says):
-    arguments = {"image": picture(32, 32), "positions": [1, 2], "patch_size": 8} | changed
+    arguments = {"image": picture(32, 32), "positions": [1, 2], "grid": (4, 4)} | changed
     with pytest.raises(ValueError, match=says):
         pack_patches(**arguments)
 
@@ -319,16 +353,18 @@ def test_forged_features_are_refused():
 
 def test_count_bytes_counts_what_is_sent():
     image, places = picture(64, 64), fixed_positions(0, [9], 64, 0.75)[0]
-    sizes = count_bytes(image, places, 8, quality=75, feature_dim=192, mask=MaskSeed(0, 9))
+    sizes = count_bytes(image, places, GRID, quality=75, feature_dim=192, mask=MaskSeed(0, 9))
     assert sizes["image_jpeg"] == len(tf.io.encode_jpeg(image, quality=75).numpy())
-    assert sizes["patches_raw"] == 16 * 192 + 15
-    assert sizes["patches_jpeg"] == len(pack_patches(image, places, 8, mask=MaskSeed(0, 9)))
+    file = tf.io.encode_jpeg(image, quality=75, chroma_downsampling=True).numpy()
+    assert sizes["image_jpeg_message"] == len(messages.pack_image(file, 75))
+    assert sizes["patches_raw"] == 16 * 192 + 16
+    assert sizes["patches_jpeg"] == len(pack_patches(image, places, GRID, mask=MaskSeed(0, 9)))
     assert sizes["patches_jpeg_bitmap"] == sizes["patches_jpeg"] + 8 - 3
     assert sizes["feature_float32"] == len(pack_feature(np.ones(192)))
     assert sizes["feature_float16"] < sizes["feature_float32"]
     assert sizes["feature_int8"] < sizes["feature_float16"]
-    assert "feature_int8" not in count_bytes(image, places, 8)
-    assert count_bytes(image, places, 8)["patches_jpeg"] == sizes["patches_jpeg_bitmap"]
+    assert "feature_int8" not in count_bytes(image, places, GRID)
+    assert count_bytes(image, places, GRID)["patches_jpeg"] == sizes["patches_jpeg_bitmap"]
 
 
 @pytest.mark.realdata
@@ -341,18 +377,17 @@ def test_bytes_of_real_photos(side, size):
     images = {int(row["index"]): row["image"] for row in rows.as_numpy_iterator()}
     if side == 144:  # the prepared images' own pixels, cut to whole patches
         images = {index: image[3:147, 3:147] for index, image in images.items()}
-    patches = (side // size) ** 2
+    patches, grid = (side // size) ** 2, (side // size,) * 2
     for ratio in (0.25, 0.5, 0.75, 0.9):
         for quality in (50, 75, 90, 95):
             whole = sent = 0
             for index, image in images.items():
                 places = fixed_positions(0, [index], patches, ratio)[0]
-                sizes = count_bytes(image, places, size, quality=quality, mask=MaskSeed(0, index))
+                form = {"quality": quality, "mask": MaskSeed(0, index)}
+                sizes = count_bytes(image, places, grid, **form)
                 whole += sizes["image_jpeg"]
                 sent += sizes["patches_jpeg"]
-                message = pack_patches(
-                    image, places, size, quality=quality, mask=MaskSeed(0, index)
-                )
+                message = pack_patches(image, places, grid, **form)
                 assert len(message) == sizes["patches_jpeg"]
                 np.testing.assert_array_equal(unpack_patches(message)[1], places)
             share = sent / whole / (1 - ratio)

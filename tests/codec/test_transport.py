@@ -16,7 +16,7 @@ from sparse_ist_tf.codec.transport import Transport, with_positions
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.split import ArraySource, Split
-from sparse_ist_tf.masks import MaskOptions, fixed_positions, select_patches
+from sparse_ist_tf.masks import MaskOptions, Scaling, fixed_positions, select_patches
 
 
 def draw(indices):
@@ -34,7 +34,8 @@ def photos():
 
 def received(photos, link, batch_size=8, **some):
     """(images, positions, indices) behind a link."""
-    rows = link.sent_images(photos.dataset(32, **some), draw, 8, batch_size)
+    scaling = Scaling(32, 8)
+    rows = link.seen_images(photos.dataset(scaling.sent, **some), draw, scaling, batch_size)
     batches = list(rows.as_numpy_iterator())
     assert [len(b["index"]) for b in batches[:-1]] == [batch_size] * (len(batches) - 1)
     return [np.concatenate([b[k] for b in batches]) for k in ("image", "positions", "index")]
@@ -46,8 +47,8 @@ def test_patches_are_those_of_the_message(photos):
     np.testing.assert_array_equal(places, draw(indices))
     patches = select_patches(images, places, 8)
     for i, original in enumerate(photos.source.images):
-        message = pack_patches(original, places[i], 8, quality=40, mask=MaskSeed(0, i))
-        np.testing.assert_array_equal(patches[i], unpack_patches(message)[0])
+        message = pack_patches(original, places[i], (4, 4), quality=40, mask=MaskSeed(0, i))
+        np.testing.assert_array_equal(patches[i], unpack_patches(message)[0].reshape(8, 192))
     assert not np.array_equal(patches, select_patches(photos.source.images, places, 8))
 
 
@@ -62,6 +63,30 @@ def test_whole_images_are_those_of_a_jpeg(photos):
         return np.abs(images.astype(float) - photos.source.images).mean()
 
     assert 0 < error(finer) < error(images)
+
+
+@pytest.mark.parametrize("codec", ["none", "raw", "patches"])
+@pytest.mark.parametrize("side", [64, 48, 16])
+def test_what_arrives_is_the_sensor_s_own_pixels(photos, codec, side):
+    """4 or 16 pixels a patch cross, never their enlargement."""
+    scaling = Scaling(side, side // 4)
+    pixels = min(8, scaling.patch_size)
+    rows = photos.dataset(scaling.sent)
+    assert rows.element_spec["image"].dtype == tf.uint8
+    for row in Transport(codec, 90).received(rows, draw, scaling).as_numpy_iterator():
+        assert row["picture"].shape == (4 * pixels, 4 * pixels, 3)
+        np.testing.assert_array_equal(row["image"], scaling.seen(row["picture"]))
+        sent = next(iter(photos.pick(scaling.sent, [row["index"]])))["image"]
+        here, there = (
+            select_patches(x[None], row["positions"][None], pixels)
+            for x in (row["picture"], sent.numpy())
+        )
+        if codec == "patches":
+            assert np.abs(here.astype(int) - there).mean() < 20
+        else:
+            np.testing.assert_array_equal(here, there)
+    found = Transport().bytes_per_image(photos, MaskOptions("fixed", 0.5), scaling)
+    assert found["patches_raw"] == 8 * pixels * pixels * 3 + 16
 
 
 @pytest.mark.parametrize("codec", ["raw", "patches"])
@@ -115,11 +140,12 @@ def test_only_codecs_that_change_pixels_have_a_key():
 @pytest.mark.parametrize(("kind", "epoch"), [("fixed", None), ("random", 0)])
 def test_bytes_are_means_of_what_single_images_cost(photos, kind, epoch):
     masks = MaskOptions(kind, 0.5)
-    found = Transport(quality=60).bytes_per_image(photos, masks, 32, 8, feature_dim=12)
+    found = Transport(quality=60).bytes_per_image(photos, masks, Scaling(32, 8), feature_dim=12)
     form = {"quality": 60, "feature_dim": 12}
     pairs = zip(photos.source.images, masks.positions(np.arange(21), 16), strict=True)
     single = [
-        count_bytes(*pair, 8, mask=MaskSeed(0, i, epoch), **form) for i, pair in enumerate(pairs)
+        count_bytes(*pair, (4, 4), mask=MaskSeed(0, i, epoch), **form)
+        for i, pair in enumerate(pairs)
     ]
     assert found.pop("images") == 21
     assert found == {name: np.mean([sizes[name] for sizes in single]) for name in single[0]}
@@ -128,14 +154,15 @@ def test_bytes_are_means_of_what_single_images_cost(photos, kind, epoch):
 def test_bytes_of_some_images_are_drawn_with_a_seed(photos):
     def sizes(seed):
         masks = MaskOptions("fixed", 0.5)
-        return Transport().bytes_per_image(photos, masks, 32, 8, count=5, seed=seed)
+        return Transport().bytes_per_image(photos, masks, Scaling(32, 8), count=5, seed=seed)
 
     assert sizes(0) == sizes(0) != sizes(1)
     assert sizes(0)["images"] == 5
 
 
 def test_a_shared_mask_has_no_seed_to_send(photos):
-    found = Transport().bytes_per_image(photos, MaskOptions("shared", 0.5), 32, 8, count=5)
+    masks = MaskOptions("shared", 0.5)
+    found = Transport().bytes_per_image(photos, masks, Scaling(32, 8), count=5)
     assert found["patches_jpeg"] == found["patches_jpeg_bitmap"]
     assert "feature_int8" not in found
 
