@@ -69,7 +69,7 @@ def pack_patches(
         50
         >>> patches, positions = unpack_patches(message)
         >>> patches.shape, np.array_equal(positions, visible)
-        ((32, 192), True)
+        ((32, 8, 8, 3), True)
     """
     if content not in CONTENTS:
         raise ValueError(f"content={content!r}: must be one of {', '.join(CONTENTS)}")
@@ -96,7 +96,7 @@ def pack_patches(
     if not in_graph:
         positions = np.asarray(positions)
         last = grid[0] * grid[1] - 1
-        inside = positions.size and 0 <= positions.min() and positions.max() <= last
+        inside = positions.size and positions.min() >= 0 and positions.max() <= last
         if positions.ndim != 1 or not inside:
             raise ValueError(f"positions: must be a row of one or more, ascending, in [0, {last}]")
     else:

@@ -14,7 +14,8 @@ from sparse_ist_tf.encoder.cache import cache_path, load_features, save_features
 from sparse_ist_tf.encoder.features import FeatureOptions, Features, make_encode
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs import datasets
-from sparse_ist_tf.masks import KINDS, PATTERNS, MaskOptions
+from sparse_ist_tf.inputs.split import ArraySource, Split
+from sparse_ist_tf.masks import GRIDS, KINDS, PATTERNS, MaskOptions
 from sparse_ist_tf.workers.link import Link
 
 MASKS, PLAIN = MaskOptions("fixed", 0.5), Transport()
@@ -172,32 +173,80 @@ def test_features_that_are_not_finite_are_refused(test_split, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("kind", ["fixed", "random"])
-def test_features_are_of_what_the_receiver_decodes(encoder, test_split, kind):
-    from sparse_ist_tf.codec.packing import pack_patches, unpack_patches
-    from sparse_ist_tf.masks import select_patches, unpatchify, visible_from_positions
+def test_features_are_of_what_the_receiver_decodes(encoder, test_split, kind, grid):
+    from sparse_ist_tf.codec.packing import cut, join, pack_patches, unpack_patches
 
-    masks = MaskOptions(kind, 0.5)
+    masks = MaskOptions(kind, 0.5, grid=grid)
+    scaling = masks.scaling(64, 8)
     options = {"stop": 9, "batch_size": 7, "epoch": 2}
 
     def encoded(*link):
         return _encode(encoder, test_split, masks, transport=Transport(*link), **options)
 
     sent = encoded("patches", 20)
-    [images] = [b["image"].numpy() for b in test_split.dataset(64, stop=9, batch_size=9)]
+    pictures = [row["image"].numpy() for row in test_split.dataset(scaling.sent, stop=9)]
+    assert pictures[0].shape == ((8, 8, 3) if grid == "sensor" else (64, 64, 3))
     places = masks.positions(np.arange(9), 64, 2)
-    decoded = np.zeros((9, 64, 192), np.uint8)
-    pairs = zip(images, places, strict=True)
-    pixels = [unpack_patches(pack_patches(*pair, 8, quality=20))[0] for pair in pairs]
-    decoded[visible_from_positions(places, 64)] = np.concatenate(pixels)
-    decoded = unpatchify(decoded, 8, (8, 8))
-    expected = make_encode(encoder)(decoded, places).numpy()
+    images, differ = [], 0
+    for picture, positions in zip(pictures, places, strict=True):
+        message = pack_patches(picture, positions, (8, 8), quality=20)
+        whole = cut(picture, (8, 8)).numpy()
+        patches = np.zeros_like(whole)
+        patches[positions] = unpack_patches(message)[0]
+        images.append(scaling.seen(join(patches, (8, 8))))
+        differ += (patches != whole)[positions].sum()
+    assert differ
+    expected = make_encode(encoder)(np.stack(images), places).numpy()
     np.testing.assert_allclose(sent, expected, atol=1e-5)
     plain = encoded()
     assert np.array_equal(encoded("raw"), plain)
     assert np.abs(plain - sent).max() > 1e-3
     assert np.abs(plain - encoded("jpeg", 20)).max() > 1e-3
-    assert not np.array_equal(select_patches(images, places, 8), pixels)
+
+
+def _hidden_changed(image, positions, side, rng):
+    """The image with other pixels wherever a cell is hidden, and how many they are."""
+    height, width = image.shape[:2]
+    rows = np.searchsorted(np.arange(1, side) * height // side, np.arange(height), side="right")
+    columns = np.searchsorted(np.arange(1, side) * width // side, np.arange(width), side="right")
+    hidden = ~np.isin(rows[:, None] * side + columns, positions)[..., None]
+    return np.where(hidden, rng.integers(0, 256, image.shape, np.uint8), image), hidden.sum()
+
+
+@pytest.mark.parametrize("codec", ["none", "raw", "patches"])
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("fixed", (32, 32)), ("random", (100, 77)), ("shared", (9, 130))]
+)
+def test_hidden_pixels_of_the_sensor_reach_no_feature(encoder, shape, kind, codec):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, *shape, 3), np.uint8)
+    masks = MaskOptions(kind, 0.5, seed=3)
+    places = masks.positions(np.arange(5), 64, 1)
+    pairs = [_hidden_changed(*pair, 8, rng) for pair in zip(images, places, strict=True)]
+    others = np.stack([image for image, _ in pairs])
+    assert min(count for _, count in pairs) > 0.3 * shape[0] * shape[1]
+
+    def features(images, grid="sensor"):
+        split = Split("x", ArraySource(images), np.zeros(5, int), ("a",), "0")
+        given = dataclasses.replace(masks, grid=grid)
+        return _encode(encoder, split, given, transport=Transport(codec), epoch=1)
+
+    seen = features(images)
+    assert np.array_equal(seen, features(others))
+    assert not np.array_equal(seen, features(images ^ 16))
+    if codec == "none":
+        assert not np.array_equal(features(images, "scaled"), features(others, "scaled"))
+
+
+def test_both_grids_are_the_same_where_nothing_is_scaled(encoder):
+    images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
+    split = Split("x", ArraySource(images), np.zeros(5, int), ("a",), "0")
+    sensor, scaled = (
+        _encode(encoder, split, MaskOptions("fixed", 0.5, grid=grid)) for grid in GRIDS
+    )
+    assert np.array_equal(sensor, scaled)
 
 
 def test_numbers_of_features_share_a_cache(encoder, test_split, tmp_path, monkeypatch):
@@ -236,7 +285,15 @@ class Known:
 def test_keys_of_caches_that_exist_stay(test_split):
     """Someone's cache would be encoded anew otherwise: raise _FORMAT if that is meant."""
     split = dataclasses.replace(test_split, fingerprint="cd")
-    assert _key(Known(), split, MASKS) == KNOWN_KEY
+    masks = dataclasses.replace(MASKS, grid="scaled")
+    assert _key(Known(), split, masks) == KNOWN_KEY
+    assert _key(Known(), split, MASKS) != KNOWN_KEY
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5])
+def test_both_grids_have_their_own_features(test_split, ratio):
+    keys = {_key(Known(), test_split, MaskOptions("fixed", ratio, grid=grid)) for grid in GRIDS}
+    assert len(keys) == 2
 
 
 masks_of_a_case = st.builds(

@@ -72,10 +72,10 @@ def test_any_stretch_of_a_split_reads_the_same():
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
-        ({"image_size": 0}, "image_size=0"),
-        ({"image_size": 8, "start": -1}, "images -1 to 360"),
-        ({"image_size": 8, "start": 9, "stop": 8}, "images 9 to 8"),
-        ({"image_size": 8, "stop": 361}, "images 0 to 361: .* 360"),
+        ({"scale": 0}, "image_size=0"),
+        ({"scale": 8, "start": -1}, "images -1 to 360"),
+        ({"scale": 8, "start": 9, "stop": 8}, "images 9 to 8"),
+        ({"scale": 8, "stop": 361}, "images 0 to 361: .* 360"),
     ],
 )
 def test_impossible_stretches_are_refused(arguments, name):

@@ -71,7 +71,7 @@ def test_command_refuses_in_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"patch_size": 7}, "--patch_size=7: must divide --image_size=64"),
+        ({"patch_size": 7}, "--patch_size=7: must divide --image_size=32"),
         ({"output": "/nowhere/at/all.png"}, "--output=/nowhere/at/all.png: must lie in a folder"),
         ({"split": "dev"}, "--split=dev: must be one of train, test"),
         ({"dataset": "mnist"}, "dataset.name='mnist'"),
@@ -79,7 +79,7 @@ def test_command_refuses_in_one_line(tmp_path):
 )
 def test_impossible_flags_are_named(tmp_path, changed, says):
     flags = {"dataset": "digits", "data_dir": "", "split": "test", "kind": "fixed", "epoch": 0}
-    flags |= {"pattern": "uniform", "ratio": 0.5, "image_size": 64, "patch_size": 8, "count": 2}
-    flags |= {"seed": 0, "output": str(tmp_path / "m.png")} | changed
+    flags |= {"pattern": "uniform", "ratio": 0.5, "image_size": 32, "patch_size": 8, "count": 2}
+    flags |= {"seed": 0, "grid": "sensor", "output": str(tmp_path / "m.png")} | changed
     with pytest.raises(RequestError, match=re.escape(says)):
         preview(SimpleNamespace(**flags))
