@@ -50,10 +50,11 @@ def image_rows(results: Mapping) -> list[tuple[str, str]]:
     """Rows of what an image costs on a link, in bytes."""
     sizes = results["bytes_per_image"]
     names = {
-        "image_jpeg": "whole image, JPEG of quality {quality}",
+        "image_jpeg": "whole image, a JPEG file of quality {quality}",
+        "image_jpeg_message": "the same as a message, without the header of all such files",
         "patches_raw": "visible patches, raw",
         "patches_jpeg": "visible patches, JPEG of quality {quality}",
-        "patches_jpeg_bitmap": "the same with its mask as a bitmap",
+        "patches_jpeg_bitmap": "those with its mask as a bitmap",
         "feature_float32": "feature, float32",
         "feature_float16": "feature, float16",
         "feature_int8": "feature, int8",

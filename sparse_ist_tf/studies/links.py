@@ -10,9 +10,10 @@ from sparse_ist_tf.studies.words import label, settings, show
 _CODEC, _QUALITY, _FEATURES = "transport.codec", "transport.quality", "transport.features"
 _RATIO = "masks.ratio"
 _OF_A_LINK = (_CODEC, _QUALITY, _FEATURES, _RATIO)
-_KIND_OF = {"jpeg": "image_jpeg", "patches": "patches_jpeg", "raw": "patches_raw"}  # by codec
+_KIND_OF = {"jpeg": "image_jpeg_message", "patches": "patches_jpeg", "raw": "patches_raw"}
 _KINDS = {
-    "image_jpeg": "whole image, JPEG",
+    "image_jpeg": "whole image, JPEG file",
+    "image_jpeg_message": "whole image, JPEG",
     "patches_raw": "visible patches, raw",
     "patches_jpeg": "visible patches, JPEG",
     "feature_float32": "feature, float32",
@@ -21,8 +22,8 @@ _KINDS = {
 }
 _MEANS = "means of test images that were really encoded"
 _HEADERS = (
-    "A whole JPEG is a file, with its header of some 600 bytes; messages of patches do without it, "
-    "so that a whole image, too, is smaller as such a message, with mask ratio 0."
+    "JPEGs are messages without the header of some 600 bytes that all JPEG files of a size and a "
+    "quality have in common, whole images too; as a file an image has it."
 )
 
 
@@ -126,7 +127,7 @@ class AccuracyOfLinks:
 
 
 class BytesOfImages:
-    """Bytes of an image in each form, by mask ratio, from rows of one data set and encoder.
+    """Bytes of an image in each form that all rows have; they are of one data set and encoder.
 
     Source: paper figures 5 and 6, which count raw float32.
     """
@@ -140,12 +141,17 @@ class BytesOfImages:
         self.quality = max(ratios, key=lambda q: (len(ratios[q]), q), default=None)
         same = [row for row in done if row["bytes_per_image.quality"] == self.quality]
         self.rows = same
+        self.kinds = {
+            kind: name
+            for kind, name in _KINDS.items()
+            if all(f"bytes_per_image.{kind}" in row for row in same)
+        }
         self.sizes: dict[float, dict[str, float]] = {}
         for ratio in sorted({row[_RATIO] for row in same}):
             some = [row for row in same if row[_RATIO] == ratio]
             self.sizes[ratio] = {
                 kind: sum(row[f"bytes_per_image.{kind}"] for row in some) / len(some)
-                for kind in _KINDS
+                for kind in self.kinds
             }
 
     def intro(self) -> str:
@@ -159,16 +165,16 @@ class BytesOfImages:
 
     def table(self) -> list[tuple[str, ...]]:
         """Rows of text, the first the names of the columns."""
-        rows = [("mask ratio", *_KINDS.values())]
+        rows = [("mask ratio", *self.kinds.values())]
         for ratio, sizes in self.sizes.items():
-            rows.append((show(ratio), *(f"{sizes[kind]:,.0f}" for kind in _KINDS)))
+            rows.append((show(ratio), *(f"{sizes[kind]:,.0f}" for kind in self.kinds)))
         return rows
 
     def figures(self) -> Iterator[tuple[str, str, str]]:
         """(what its file's name ends with, SVG, caption) of each figure."""
         lines = [
             Line(name, list(self.sizes), [sizes[kind] for sizes in self.sizes.values()])
-            for kind, name in _KINDS.items()
+            for kind, name in self.kinds.items()
         ]
         caption = f"Bytes of an image in each form, {_MEANS}; JPEGs of quality {self.quality}"
         svg = draw([("", lines)], label(_RATIO), y_label="bytes of an image", percent=False)

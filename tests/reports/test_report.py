@@ -92,7 +92,7 @@ def test_the_report_holds_tables_and_figures(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert "| merged head | 90.00 % |" in text
     assert "| bytes of an image, mean of 256 test images | |" in text
-    assert "| whole image, JPEG of quality 60 | 1,553 |" in text
+    assert "| whole image, a JPEG file of quality 60 | 1,553 |" in text
     assert "| visible patches, raw | 6,160 |" in text
     assert "feature, int8" not in text
     assert "seed 3" in text

@@ -19,6 +19,7 @@ def _row(codec, quality, ratio, accuracy, features="float32", seed=0, **more):
         "quality": quality,
         "images": 256,
         "image_jpeg": 600 + 10.0 * quality,
+        "image_jpeg_message": 10.0 * quality,
         "patches_raw": 12_288 * kept,
         "patches_jpeg": 10 * quality * kept,
         "feature_float32": 778.0,
@@ -56,8 +57,8 @@ def test_bytes_are_those_of_what_crosses():
     head, *rows = links.table()
     found = {(row[0], row[1], row[2]): row[head.index("bytes")] for row in rows}
     assert found == {
-        ("whole image, JPEG", "10", "0"): "700",
-        ("whole image, JPEG", "50", "0"): "1,100",
+        ("whole image, JPEG", "10", "0"): "100",
+        ("whole image, JPEG", "50", "0"): "500",
         ("visible patches, JPEG", "10", "0.5"): "50",
         ("visible patches, JPEG", "50", "0.5"): "250",
         ("visible patches, JPEG", "50", "0.8"): "100",
@@ -73,7 +74,8 @@ def test_bytes_are_those_of_what_crosses():
 def test_the_best_for_their_bytes_are_marked():
     head, *rows = AccuracyOfLinks({"a": (AXES, ROWS)}).table()
     best = [(row[0], row[1]) for row in rows if row[head.index("most accurate for its bytes")]]
-    assert best == [("visible patches, JPEG", "10"), ("feature, int8", "")]
+    jpegs = [(f"{what}, JPEG", "10") for what in ("visible patches", "whole image")]
+    assert best == [*jpegs, ("feature, int8", "")]
 
 
 def test_the_figure_has_a_line_for_each_codec():
@@ -113,8 +115,8 @@ def test_bytes_by_mask_ratio_are_of_the_quality_that_most_ratios_have():
     assert images.quality == 50
     assert list(images.sizes) == [0.0, 0.5, 0.8]
     head, *rows = images.table()
-    assert head[:3] == ("mask ratio", "whole image, JPEG", "visible patches, raw")
-    assert rows[1] == ("0.5", "1,100", "6,144", "250", "778", "394", "206")
+    assert head[1:4] == ("whole image, JPEG file", "whole image, JPEG", "visible patches, raw")
+    assert rows[1] == ("0.5", "1,100", "500", "6,144", "250", "778", "394", "206")
     [(_, svg, caption)] = images.figures()
     assert "mask ratio (hidden share of the patches)" in svg
     assert "bytes of an image" in svg
