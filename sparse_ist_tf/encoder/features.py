@@ -1,7 +1,9 @@
 """Features of masked images: encoded once, kept in a cache that is never trusted blindly."""
 
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -17,7 +19,7 @@ from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.errors import RunError, warn
 from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.masks import MaskOptions, Scaling, num_visible, select_patches
-from sparse_ist_tf.tracing import traced
+from sparse_ist_tf.tracing import as_written, traced
 from sparse_ist_tf.workers.link import Link
 
 _FORMAT = 2  # raise it when encoding changes what it returns by more than round-off
@@ -151,22 +153,54 @@ class Features:
                 count = f"{split.name}: {split.size:,} features"
                 print(f"{count} from the cache", file=sys.stderr, flush=True)
         else:
-            features = self._encode_shares(split, link, epoch, progress)
+            features = self._shares(
+                split,
+                split.size,
+                link,
+                lambda *part: self.encode(split, *part, epoch=epoch, progress=progress),
+            )
             if keep:
                 _keep(path, key, features, link)
         return self.transport.sent_features(features)
 
-    def _encode_shares(self, split, link, epoch, progress):
-        """Encodes this worker's share, and puts it together with those of the others."""
+    def of_views(
+        self, split: Split, rows: np.ndarray, epochs: np.ndarray, link: Link, progress: bool = True
+    ) -> np.ndarray:
+        """The features of some images in some epochs on every worker, encoded in shares.
+
+        Called by all workers.
+
+        Args:
+            split: the images.
+            rows: integers [n], their places; read faster where they ascend for long.
+            epochs: integers [n], for random masks.
+            link: to the other workers.
+            progress: as encode.
+
+        Returns:
+            float32[n, feature_dim].
+
+        Raises:
+            RunError: as of.
+        """
+
+        def encode(start, stop):
+            some = slice(start, stop)
+            return self._encode(split, rows[some], epochs[some], progress, lasting=False)
+
+        return self.transport.sent_features(self._shares(split, len(rows), link, encode))
+
+    def _shares(self, split, size, link, encode):
+        """What encode(start, stop) makes of this worker's share of size images, and the others."""
         # Shares are whole batches, so that every image is encoded in the same place of a batch.
-        batches = -(-split.size // self.options.batch_size)
+        batches = -(-size // self.options.batch_size)
         per_worker = -(-batches // link.num_workers) * self.options.batch_size
-        start = min(split.size, link.worker * per_worker)
-        stop = min(split.size, start + per_worker)
-        share = self.encode(split, start, stop, epoch=epoch, progress=progress)
+        start = min(size, link.worker * per_worker)
+        stop = min(size, start + per_worker)
+        share = encode(start, stop)
         share = np.pad(share, [(0, per_worker - len(share)), (0, 0)])
         shares = link.all_gather(share, purpose="features")
-        features = shares.reshape(-1, share.shape[1])[: split.size]
+        features = shares.reshape(-1, share.shape[1])[:size]
         if not np.isfinite(features).all():
             raise RunError(f"{split.name}: not all features are finite: are the encoder's weights?")
         return features
@@ -198,28 +232,50 @@ class Features:
         Raises:
             RunError: if an image can't be read.
         """
+        rows = np.arange(start, split.size if stop is None else stop)
+        return self._encode(split, rows, np.full(len(rows), epoch), progress)
+
+    def _encode(self, split, rows, epochs, progress, lasting=True):
+        """The images `rows` as in `epochs`, in this order."""
         encoder, batch_size = self.encoder, self.options.batch_size
-        stop = split.size if stop is None else stop
+        out = np.empty((len(rows), encoder.feature_dim), np.float32)
+        if not len(rows):
+            return out
         encode = make_encode(encoder)
-        out = np.empty((stop - start, encoder.feature_dim), np.float32)
-        rows = self.transport.seen_images(
-            split.dataset(self.scaling.sent, start=start, stop=stop),
-            lambda indices: self.masks.positions(indices, encoder.num_patches, epoch),
+        images = self.transport.seen_images(
+            _in_order(split, self.scaling.sent, rows),
+            lambda i: self.masks.positions(rows[i], encoder.num_patches, epochs[i]),
             self.scaling,
             batch_size,
         )
         shown = {"desc": f"encoding {split.name}", "unit": " images", "mininterval": 0.5}
-        bar = tqdm(total=stop - start, disable=not progress, **shown)
+        bar = tqdm(total=len(rows), disable=not progress, leave=lasting, **shown)
         with bar, image_errors():
-            for batch in rows.as_numpy_iterator():
+            for batch in images.as_numpy_iterator():
                 images, positions, indices = batch["image"], batch["positions"], batch["index"]
                 count = len(indices)
                 pad = [(0, batch_size - count)]
                 images = np.pad(images, pad + [(0, 0)] * 3)
                 positions = np.pad(positions, [*pad, (0, 0)])
-                out[indices - start] = encode(images, positions).numpy()[:count]
+                out[indices] = encode(images, positions).numpy()[:count]
                 bar.update(count)
         return out
+
+
+def _in_order(split, scale, rows):
+    """Single images of a split in any order; "index" is the place in rows."""
+
+    def read(run):
+        if run[-1] - run[0] + 1 == len(run):
+            return split.dataset(scale, start=int(run[0]), stop=int(run[-1]) + 1)
+        return split.pick(scale, run)
+
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) <= 0) + 1)  # each is read in one go
+    alike = [list(same) for _, same in itertools.groupby(runs, key=bytes)]
+    images = functools.reduce(
+        lambda a, b: a.concatenate(b), (read(same[0]).repeat(len(same)) for same in alike)
+    )
+    return images.enumerate().map(as_written(lambda i, image: {**image, "index": i}))
 
 
 def _keep(path, key, features, link):

@@ -54,8 +54,9 @@ class FrozenTokens:
         first_block: int,
         cache_dir: str | Path,
     ):
-        self.size, self.masks, self.epoch = split.size, masks, 0
-        self.images = decoded_images(split, encoder.image_size, cache_dir)
+        self.size, self.masks = split.size, masks
+        scaling = masks.scaling(encoder.image_size, encoder.patch_size)
+        self.images = decoded_images(split, scaling, cache_dir)
         self.num_patches, self._lower = encoder.num_patches, _make_lower(encoder, first_block)
         spec, visible = encoder.model.spec, num_visible(encoder.num_patches, masks.ratio)
         shape = (split.size, visible + spec.num_prefix_tokens, spec.width)
@@ -67,12 +68,20 @@ class FrozenTokens:
                 kept[rows] = self._compute(rows)
             self._kept = kept
 
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """The tokens of some images, masked as in `epoch`: float32[b, t, width]."""
-        return self._compute(np.asarray(rows)) if self._kept is None else self._kept[rows]
+    def __call__(self, rows: np.ndarray, epochs: np.ndarray | int = 0) -> np.ndarray:
+        """The tokens of some images.
 
-    def _compute(self, rows):
-        positions = self.masks.positions(rows, self.num_patches, self.epoch)
+        Args:
+            rows: integers [b].
+            epochs: for random masks, one or [b].
+
+        Returns:
+            float32[b, t, width].
+        """
+        return self._compute(np.asarray(rows), epochs) if self._kept is None else self._kept[rows]
+
+    def _compute(self, rows, epochs=0):
+        positions = self.masks.positions(rows, self.num_patches, epochs)
         return self._lower(self.images[rows], positions).numpy()
 
 

@@ -1,4 +1,4 @@
-"""Which examples a subnet sees at which step."""
+"""Which examples a subnet sees at which step, and in which pass over its shard."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from sparse_ist_tf.streams import Stream
 
 
 class BatchStream:
-    """The batches of one subnet: its shard, shuffled anew each epoch, cut as it comes.
+    """The batches of one subnet: its shard, shuffled anew in each pass, cut as it comes.
 
     A function of (seed, subnet, step) alone, so the number of workers changes nothing.
 
@@ -26,7 +26,7 @@ class BatchStream:
     def __init__(self, shard: np.ndarray, batch_size: int, seed: int, subnet: int):
         self.shard, self.batch_size = np.asarray(shard), batch_size
         self.seed, self.subnet = seed, subnet
-        self._epoch, self._order = -1, self.shard
+        self._pass, self._order = -1, self.shard
 
     def rows(self, first_step: int, steps: int) -> np.ndarray:
         """The examples of some steps.
@@ -41,15 +41,29 @@ class BatchStream:
         start = first_step * self.batch_size
         left, out = steps * self.batch_size, []
         while left:
-            epoch, offset = divmod(start, len(self.shard))
-            piece = self._shuffled(epoch)[offset : offset + left]
+            index, offset = divmod(start, len(self.shard))
+            piece = self.pass_rows(index)[offset : offset + left]
             out.append(piece)
             start += len(piece)
             left -= len(piece)
         return np.concatenate(out).astype(np.int32).reshape(steps, self.batch_size)
 
-    def _shuffled(self, epoch: int) -> np.ndarray:
-        if epoch != self._epoch:
-            rng = Stream.BATCHES.rng(self.seed, self.subnet, epoch)
-            self._epoch, self._order = epoch, rng.permutation(self.shard)
+    def passes(self, first_step: int, steps: int) -> np.ndarray:
+        """The passes over the shard that these examples belong to, counted from 0.
+
+        Args:
+            first_step: counted from 0 over the whole run.
+            steps: how many.
+
+        Returns:
+            int64[steps, batch_size], in the order of rows().
+        """
+        drawn = np.arange(first_step * self.batch_size, (first_step + steps) * self.batch_size)
+        return (drawn // len(self.shard)).reshape(steps, self.batch_size)
+
+    def pass_rows(self, index: int) -> np.ndarray:
+        """The shard in the order of a pass, int64[n]; passes count from 0."""
+        if index != self._pass:
+            rng = Stream.BATCHES.rng(self.seed, self.subnet, index)
+            self._pass, self._order = index, rng.permutation(self.shard)
         return self._order

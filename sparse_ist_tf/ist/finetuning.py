@@ -109,9 +109,9 @@ class FineTuningTrainer(Trainer):
     def train_round(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """As Trainer.train_round, of a single subnet."""
         rows, rates = self._batches(steps)
-        reports = []
+        passes, reports = self.streams[0].passes(self.step, steps), []
         for i, batch in enumerate(rows[0].numpy()):
-            tokens, labels = self.tokens(batch), tf.gather(self.labels, batch)
+            tokens, labels = self.tokens(batch, passes[i]), tf.gather(self.labels, batch)
             step = tf.constant(self.step + i)
             reports.append(self._step(tokens, labels, rates[i], step))
         losses, right = np.array([[float(a), float(b)] for a, b in reports]).T

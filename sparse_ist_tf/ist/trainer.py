@@ -84,11 +84,15 @@ class TrainingData:
         features: float32[n, feature_dim].
         labels: int32[n].
         shards: int64 arrays, the examples that each subnet draws from.
+        locate: where an example looks otherwise in every pass: from a subnet, passes and examples,
+            both integers [steps, b], to their rows of features and labels, of the same shape; None
+            where an example's row is its number.
     """
 
     features: np.ndarray
     labels: np.ndarray
     shards: Sequence[np.ndarray]
+    locate: Callable[[int, np.ndarray, np.ndarray], np.ndarray] | None = None
 
 
 class Trainer(abc.ABC):
@@ -119,12 +123,11 @@ class Trainer(abc.ABC):
         self.streams = {
             n: BatchStream(data.shards[n], options.batch_size, options.seed, n) for n in self.mine
         }
-        self.labels = tf.constant(data.labels, tf.int32)
         self.standard: Standard | None = None  # of the features
         if options.standardize:
             mean, std = data.features.mean(axis=0), data.features.std(axis=0)
             self.standard = Standard(mean, np.where(std > 1e-6, std, 1.0).astype(std.dtype))
-        self.set_features(data.features)
+        self.set_data(data)
         self.round, self.step = 0, 0
         self.num_slots = 0  # moments of a weight
 
@@ -161,16 +164,17 @@ class Trainer(abc.ABC):
         """
         return None
 
-    def set_features(self, features: np.ndarray) -> None:
-        """Replaces the training features, as random masks do every epoch.
+    def set_data(self, data: TrainingData) -> None:
+        """Replaces features and labels, as random masks do; the shards stay those of before.
 
         Args:
-            features: float32[n, feature_dim].
+            data: features, labels and where an example is in them.
         """
-        self._raw = features
+        self.data, features = data, data.features
         if self.standard is not None:
             features = (features - self.standard.mean) / self.standard.std
         self.features = tf.constant(features, tf.float32)
+        self.labels = tf.constant(data.labels, tf.int32)
 
     def gather(self) -> HeadState | None:
         """The whole state, on the chief alone; called by all workers."""
@@ -196,7 +200,7 @@ class Trainer(abc.ABC):
         if self.standard is not None:
             stored = np.stack(state.statistics["features"]) if state else None
             self.standard = Standard(*self._from_chief(stored, (2, self.spec.feature_dim)))
-            self.set_features(self._raw)
+            self.set_data(self.data)
         self.restore_weights(state)
         self.round, self.step = round_index, step
 
@@ -235,6 +239,14 @@ class Trainer(abc.ABC):
         }
 
     def _batches(self, steps: int) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = np.stack([self.streams[n].rows(self.step, steps) for n in self.mine])
+        rows = np.stack([self._rows(n, steps) for n in self.mine])
         rates = [self.options.learning_rate(self.step + i) for i in range(steps)]
         return tf.constant(rows), tf.constant(rates, tf.float32)
+
+    def _rows(self, subnet: int, steps: int) -> np.ndarray:
+        """The rows of features and labels that a subnet's next steps draw: int32[steps, b]."""
+        stream, locate = self.streams[subnet], self.data.locate
+        rows = stream.rows(self.step, steps)
+        if locate is None:
+            return rows
+        return locate(subnet, stream.passes(self.step, steps), rows).astype(np.int32)

@@ -120,22 +120,21 @@ def trainer_options(config: ConfigDict, steps: int) -> TrainerOptions:
     )
 
 
-def training_data(
-    config: ConfigDict, options: TrainerOptions, features: np.ndarray, labels: np.ndarray
-) -> TrainingData:
-    """Features, labels, and who draws from which examples; as TrainingData has them.
+def training_shards(
+    config: ConfigDict, options: TrainerOptions, labels: np.ndarray
+) -> list[np.ndarray]:
+    """Which examples each subnet draws from; as TrainingData has them.
 
     Raises:
         RequestError: if a shard would be empty.
     """
-    shards = datasets.shard_indices(
+    return datasets.shard_indices(
         labels,
         options.num_subnets,
         kind=config.dataset.shards,
         alpha=config.dataset.dirichlet_alpha,
         seed=config.seed,
     )
-    return TrainingData(features, labels, shards)
 
 
 def make_trainer(

@@ -15,9 +15,11 @@ from sparse_ist_tf.encoder.bundle import vit_encoder
 from sparse_ist_tf.encoder.cache import cache_path
 from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.ist.batches import BatchStream
 from sparse_ist_tf.ist.finetuning import Tuning
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.synchronous import synchronous_bytes
+from sparse_ist_tf.ist.trainer import TrainingData
 from sparse_ist_tf.masks import MaskOptions, num_visible
 from sparse_ist_tf.reports.metrics import ScalarLog
 from sparse_ist_tf.reports.run_directory import RunDirectory
@@ -31,11 +33,12 @@ from sparse_ist_tf.runs.parts import (
     mask_options,
     optimizer_config,
     trainer_options,
-    training_data,
+    training_shards,
     transport,
 )
 from sparse_ist_tf.runs.progress import Progress
 from sparse_ist_tf.runs.schedules import rounds_between, steps_of_round, total_steps
+from sparse_ist_tf.runs.views import Views
 from sparse_ist_tf.workers.cluster import Cluster, lost_peers, make_strategy
 from sparse_ist_tf.workers.ledger import PURPOSES, Ledger, human_bytes
 from sparse_ist_tf.workers.link import Link, Shape
@@ -71,12 +74,11 @@ class Run:
         self.features = features_of(config, self.encoder)
         self.feature_keys = {part: self.features.key(s) for part, s in self.splits.items()}
         found = self._find_checkpoint()
-        self.epoch = self._epoch_of(self.start_step)
         if link.chief:
             print(self.encoder.describe(), file=sys.stderr, flush=True)
         self.tokens = self._frozen_tokens() if config.encoder.trainable_blocks else None
-        self.test_features = None if self.tokens else self._features("test", 0)
-        self._make_trainers(None if self.tokens else self._features("train", self.epoch))
+        self.test_features = None if self.tokens else self._features("test")
+        self._make_trainers()
         self._restore(found)
 
     def _load_splits(self):
@@ -93,13 +95,8 @@ class Run:
             rounds += 1
         return rounds
 
-    def _epoch_of(self, step: int) -> int:
-        if self.masks.kind != "random":
-            return 0
-        return step * self.config.batch_size // self.splits["train"].size
-
-    def _features(self, part: str, epoch: int) -> np.ndarray:
-        return self.features.of(self.splits[part], self.link, epoch, progress=self.link.chief)
+    def _features(self, part: str) -> np.ndarray:
+        return self.features.of(self.splits[part], self.link, progress=self.link.chief)
 
     def _frozen_tokens(self) -> dict[str, FrozenTokens]:
         """Where blocks of the encoder train: what is below them."""
@@ -113,7 +110,7 @@ class Run:
         )
         return dict(zip(self.splits, parts, strict=True))
 
-    def _make_trainers(self, features: np.ndarray | None) -> None:
+    def _make_trainers(self) -> None:
         config, train = self.config, self.splits["train"]
         spec = head_spec(config, self.encoder.feature_dim, train.num_classes)
         self.evaluation = Evaluation(config, spec, self.encoder, self.splits["test"])
@@ -122,19 +119,39 @@ class Run:
             blocks, factor = config.encoder.trainable_blocks, config.encoder.learning_rate_factor
             encoder = vit_encoder(self.encoder, f"encoder.trainable_blocks={blocks}")
             tuning = Tuning(encoder, blocks, factor, self.tokens["train"])
-
-        def make(config, link):
-            options = trainer_options(config, self.steps)
-            data = training_data(config, options, features, train.labels)
-            return make_trainer(config, spec, link, options, data, tuning)
-
-        self.trainer = make(config, self.link)
-        self.baseline = None  # the whole head that the chief trains beside, for comparison
-        centralized = config.ist.algorithm == "centralized"
-        if config.centralized_baseline and not centralized and self.link.chief:
+        configs = [config]
+        if config.centralized_baseline and config.ist.algorithm != "centralized":
             alone = ConfigDict(config.to_dict())
             alone.ist.algorithm, alone.dataset.shards = "centralized", "all"
-            self.baseline = make(alone, Link.alone())
+            configs.append(alone)
+        options = [trainer_options(some, self.steps) for some in configs]
+        data = self._training_data(configs, options)
+
+        def make(k, link):
+            return make_trainer(configs[k], spec, link, options[k], data[k], tuning)
+
+        self.trainer = make(0, self.link)
+        self.baseline = None  # the whole head that the chief trains beside, for comparison
+        if len(configs) > 1 and self.link.chief:
+            self.baseline = make(1, Link.alone())
+
+    def _training_data(self, configs, options) -> list[TrainingData]:
+        """Of every trainer; where masks are random of its next round alone."""
+        train, self.views = self.splits["train"], None
+        shards = [
+            training_shards(*some, train.labels) for some in zip(configs, options, strict=True)
+        ]
+        if self.masks.kind != "random" or self.tokens:
+            features = None if self.tokens else self._features("train")
+            return [TrainingData(features, train.labels, some) for some in shards]
+        streams = [
+            [BatchStream(shard, o.batch_size, o.seed, n) for n, shard in enumerate(some)]
+            for o, some in zip(options, shards, strict=True)
+        ]
+        self.views = Views(self.features, train, self.link, streams, self.steps)
+        step = min(self.start_step, self.steps - 1)
+        self.views.advance(step, steps_of_round(self.config, step, self.steps))
+        return [self.views.data(k) for k in range(len(streams))]
 
     def _find_checkpoint(self) -> tuple[HeadState, Progress] | None:
         """The chief's checkpoint, and what all workers have to know of it."""
@@ -190,8 +207,8 @@ class Run:
         )
         with bar:
             while trainer.step < self.steps:
-                self._refresh_masks()
                 steps = steps_of_round(config, trainer.step, self.steps)
+                self._draw_masks(steps)
                 record = trainer.run_round(steps)
                 if self.baseline:
                     self.baseline.run_round(steps)
@@ -211,15 +228,11 @@ class Run:
                 )
                 bar.update(1)
 
-    def _refresh_masks(self) -> None:
-        epoch = self._epoch_of(self.trainer.step)
-        if self.tokens:
-            self.tokens["train"].epoch = epoch
-        elif epoch != self.epoch:
-            self.epoch = epoch
-            features = self._features("train", epoch)
-            for trainer in filter(None, (self.trainer, self.baseline)):
-                trainer.set_features(features)
+    def _draw_masks(self, steps: int) -> None:
+        """Where they are random: the views of the next steps."""
+        if self.views and self.views.advance(self.trainer.step, steps):
+            for k, trainer in enumerate(filter(None, (self.trainer, self.baseline))):
+                trainer.set_data(self.views.data(k))
 
     def _gather(self) -> tuple[HeadState | None, list[Ledger]]:
         """The state, on the chief, and the bytes that each worker has sent."""

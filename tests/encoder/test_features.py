@@ -110,6 +110,18 @@ def test_random_masks_are_encoded_every_epoch_and_not_kept(encoder, test_split, 
     assert not list(tmp_path.iterdir())
 
 
+def test_views_are_those_of_their_epochs_in_any_order(encoder, test_split):
+    masks = MaskOptions("random", 0.5)
+    features = Features(encoder, masks, options=FeatureOptions(batch_size=32))
+    rows = np.array([*range(7, 360), *[3, 9, 200] * 40, *range(100), 40, 40, 39])
+    epochs = np.repeat([0, 1, 2], [360, len(rows) - 400, 40])
+    found = features.of_views(test_split, rows, epochs, Link.alone(), progress=False)
+    for epoch in range(3):
+        whole = features.encode(test_split, epoch=epoch, progress=False)
+        some = epochs == epoch
+        np.testing.assert_allclose(found[some], whole[rows[some]], atol=1e-5)
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "header", "empty"])
 def test_a_damaged_cache_is_not_used(encoder, test_split, tmp_path, capsys, damage):
     first = _shared(encoder, test_split, tmp_path)

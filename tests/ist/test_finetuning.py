@@ -37,10 +37,9 @@ def cache_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("decoded")
 
 
-def _trainer(split, cache_dir, kind="fixed", blocks=1, factor=1.0, epoch=0):
+def _trainer(split, cache_dir, kind="fixed", blocks=1, factor=1.0):
     encoder = load_encoder("packaged:vit_pico")
     tokens = FrozenTokens(encoder, split, MaskOptions(kind, 0.5), 4 - blocks, cache_dir)
-    tokens.epoch = epoch
     data = TrainingData(None, split.labels, [np.arange(split.size)])
     tuning = Tuning(encoder, blocks, factor, tokens)
     return FineTuningTrainer(SPEC, OPTIONS, Link.alone(), data, tuning)
@@ -78,13 +77,29 @@ def test_an_encoder_at_rest_gives_the_head_of_centralised_training(test_split, c
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-4, err_msg=name)
 
 
-def test_random_masks_change_with_the_epoch(test_split, cache_dir):
+def test_random_masks_change_with_the_epoch_of_an_example(test_split, cache_dir):
     tokens = _trainer(test_split, cache_dir, "random").tokens
     rows = np.array([5, 3])
     first, again = tokens(rows), tokens(rows[::-1])[::-1]
     np.testing.assert_allclose(first, again, rtol=1e-5, atol=1e-5)
-    tokens.epoch = 1
-    assert np.abs(tokens(rows) - first).max() > 1e-3
+    second = tokens(rows, 1)
+    assert (np.abs(second - first).max(axis=(1, 2)) > 1e-3).all()
+    mixed = tokens(rows, np.array([1, 0]))
+    np.testing.assert_allclose(mixed, [second[0], first[1]], rtol=1e-5, atol=1e-5)
+
+
+def test_every_pass_draws_masks_of_its_own(test_split, cache_dir, monkeypatch):
+    """Of rounds as long as 8 passes."""
+    trainer, drawn = _trainer(test_split, cache_dir, "random"), []
+    tokens = trainer.tokens
+    monkeypatch.setattr(tokens, "_compute", lambda rows, epochs: drawn.append((rows, epochs)))
+    monkeypatch.setattr(trainer, "tokens", lambda *draws: tokens(*draws))
+    monkeypatch.setattr(trainer, "_step", lambda *_: (0.0, 0.0))
+    for _ in range(2):
+        trainer.run_round(90)
+    rows, epochs = (np.concatenate(some) for some in zip(*drawn, strict=True))
+    assert np.array_equal(epochs, np.arange(180 * 32) // 360)
+    assert len(set(zip(rows.tolist(), epochs.tolist(), strict=True))) == len(rows)
 
 
 def test_more_blocks_than_there_are_is_refused():

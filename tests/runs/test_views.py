@@ -1,0 +1,191 @@
+"""Random masks: every example is drawn anew in every pass, whoever asks, whatever the rounds."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from sparse_ist_tf.config import get_config, validate
+from sparse_ist_tf.encoder import features as encoding
+from sparse_ist_tf.inputs import datasets
+from sparse_ist_tf.ist.batches import BatchStream
+from sparse_ist_tf.ist.rounds import IstTrainer
+from sparse_ist_tf.masks import random_positions, visible_from_positions
+from sparse_ist_tf.runs.training import train_and_evaluate
+from sparse_ist_tf.runs.views import Views
+from sparse_ist_tf.workers.cluster import Cluster
+from sparse_ist_tf.workers.link import Link
+
+
+class Recorder:
+    """In place of Features: a feature is its (row, pass); keeps what is encoded in one batch."""
+
+    def __init__(self, batch_size):
+        self.options = SimpleNamespace(batch_size=batch_size)
+        self.encoder = SimpleNamespace(feature_dim=2)
+        self.batches = []
+
+    def of_views(self, split, rows, epochs, link, progress):
+        pairs = np.stack([rows, epochs], axis=1)
+        assert len(pairs) % self.options.batch_size == 0
+        self.batches += [x.tolist() for x in pairs.reshape(-1, self.options.batch_size, 2)]
+        return pairs
+
+
+@st.composite
+def _cases(draw):
+    count = draw(st.integers(1, 30))
+    cuts = draw(st.sets(st.integers(1, max(1, count - 1)), max_size=3)) if count > 1 else set()
+    order = np.random.default_rng(draw(st.integers(0, 9))).permutation(count)
+    shards = [np.sort(part) for part in np.split(order, sorted(cuts))]
+    if draw(st.booleans()):
+        shards = [np.arange(count)] * len(shards)
+    rounds = draw(st.lists(st.integers(1, 25), min_size=1, max_size=6))
+    return count, shards, draw(st.integers(1, 9)), rounds, draw(st.integers(1, 8))
+
+
+def _follow(views, split, streams, rounds, first=0):
+    """Checks what trainers would see in all rounds from one on."""
+    step = sum(rounds[:first])
+    for steps in rounds[first:]:
+        views.advance(step, steps)
+        for k, some in enumerate(streams):
+            data = views.data(k)
+            for subnet, stream in enumerate(some):
+                rows, passes = stream.rows(step, steps), stream.passes(step, steps)
+                found = data.locate(subnet, passes, rows)
+                assert np.array_equal(data.features[found], np.stack([rows, passes], axis=-1))
+                assert np.array_equal(data.labels[found], split.labels[rows])
+        step += steps
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=_cases(), resumed=st.integers(0, 5))
+def test_a_draw_belongs_to_one_example_and_pass_and_is_encoded_once(case, resumed):
+    count, shards, batch, rounds, encoded_at_once = case
+    split = SimpleNamespace(labels=np.arange(count) * 7 % 5)
+    streams = [
+        [BatchStream(shard, batch, 3, n) for n, shard in enumerate(shards)],
+        [BatchStream(np.arange(count), batch, 3, 0)],
+    ]
+
+    def views():
+        recorder = Recorder(encoded_at_once)
+        return recorder, Views(recorder, split, Link.alone(), streams, sum(rounds))
+
+    recorder, whole = views()
+    _follow(whole, split, streams, rounds)
+    again, resumed_views = views()
+    _follow(resumed_views, split, streams, rounds, min(resumed, len(rounds) - 1))
+    assert all(batch in recorder.batches for batch in again.batches)
+
+    different = {tuple(s.shard): [] for s in itertools.chain(*streams)}
+    for stream in itertools.chain(*streams):
+        steps = sum(rounds)
+        drawn = zip(stream.rows(0, steps).flat, stream.passes(0, steps).flat, strict=True)
+        different[tuple(stream.shard)] += drawn
+    at_least = sum(len(set(drawn)) for drawn in different.values())
+    not_full = len(different) * (encoded_at_once - 1)
+    assert len(recorder.batches) * encoded_at_once <= at_least + not_full
+
+
+def _config(cache, shards):
+    config = get_config()
+    config.dataset.name, config.dataset.shards = "digits", shards
+    config.encoder.weights, config.features.cache_dir = "random:vit_pico", str(cache)
+    config.masks.kind = "random"
+    config.ist.local_steps = 100
+    config.head.hidden, config.batch_size = (32,), 16
+    config.total_epochs, config.total_steps = 0.0, 150
+    validate(config, 1)
+    return config
+
+
+@pytest.mark.parametrize("shards", ["all", "iid"])
+def test_every_pass_has_masks_of_its_own_however_long_a_round(shards, tmp_path, monkeypatch):
+    """Of a run in which a feature tells its mask: 100 local steps are up to 4.5 passes."""
+
+    def make_encode(encoder):
+        def encode(images, positions):
+            visible = visible_from_positions(positions, encoder.num_patches)
+            rest = encoder.feature_dim - encoder.num_patches
+            return tf.constant(np.pad(visible, [(0, 0), (0, rest)]), tf.float32)
+
+        return encode
+
+    seen = []
+    train_round = IstTrainer.train_round
+
+    def recorded(trainer, steps):
+        rows = trainer._batches(steps)[0].numpy()
+        for stream, some in zip(trainer.streams.values(), rows, strict=True):
+            features, labels = trainer.features.numpy()[some], trainer.labels.numpy()[some]
+            seen.append((stream, trainer.step, steps, features, labels))
+        return train_round(trainer, steps)
+
+    monkeypatch.setattr(encoding, "make_encode", make_encode)
+    monkeypatch.setattr(IstTrainer, "train_round", recorded)
+    config = _config(tmp_path / "cache", shards)
+    train_and_evaluate(config, tmp_path / "run", Cluster(0, ()))
+    assert [steps for *_, steps, _, _ in seen] == [100] * 5 + [50] * 5
+    labels = datasets.load("digits")["train"].labels
+    for stream, step, steps, features, their_labels in seen:
+        rows = stream.rows(step, steps)
+        start = np.arange(step * 16, (step + steps) * 16)
+        epochs = start // len(stream.shard)
+        positions = random_positions(config.seed, rows.ravel(), epochs, 64, 0.5)
+        visible = visible_from_positions(positions, 64).reshape(*rows.shape, 64)
+        assert np.array_equal(features[..., :64], visible)
+        assert np.array_equal(their_labels, labels[rows])
+
+
+SMALL = (
+    "--config.dataset.name=digits",
+    "--config.dataset.shards=iid",
+    "--config.encoder.weights=random:vit_pico",
+    "--config.masks.kind=random",
+    "--config.head.hidden=(32,)",
+    "--config.head.standardize=true",
+    "--config.head.normalization=batch",
+    "--config.total_epochs=0",
+    "--config.batch_size=32",
+    "--config.total_steps=60",
+    "--config.ist.local_steps=25",
+    "--config.eval_every_rounds=1",
+    "--config.checkpoint_every_rounds=1",
+)
+
+
+def _train(tmp_path, name, *arguments):
+    environment = {k: v for k, v in os.environ.items() if k not in ("TF_CONFIG", "COLUMNS")}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "TF_DETERMINISTIC_OPS": "1"}
+    command = [sys.executable, "-m", "sparse_ist_tf.train", f"--workdir={tmp_path / name}"]
+    done = subprocess.run(
+        [*command, *SMALL, *arguments], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    state = load_file(sorted((tmp_path / name / "checkpoints").glob("*"))[-1])
+    return state, json.loads((tmp_path / name / "results.json").read_text())
+
+
+def test_neither_workers_nor_a_restart_change_what_is_drawn(tmp_path):
+    state, results = _train(tmp_path, "one", "--num_workers=1")
+    (tmp_path / "resumed" / "checkpoints").mkdir(parents=True)
+    kept = sorted((tmp_path / "one" / "checkpoints").iterdir())
+    assert kept[0].name == "round_00000002.safetensors"
+    (tmp_path / "resumed" / "checkpoints" / kept[0].name).write_bytes(kept[0].read_bytes())
+    for name, workers in (("two", 2), ("resumed", 1)):
+        other, found = _train(tmp_path, name, f"--num_workers={workers}")
+        assert found["accuracy"] == results["accuracy"]
+        assert found["centralized_accuracy"] == results["centralized_accuracy"]
+        for key, value in state.items():
+            np.testing.assert_allclose(other[key], value, rtol=0, atol=1e-5, err_msg=key)
