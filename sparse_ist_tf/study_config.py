@@ -39,7 +39,7 @@ def table() -> list[Key]:
 
 
 def get_config() -> ConfigDict:
-    """The default: digits by number of subnets and by mask ratio, three seeds, some minutes."""
+    """The default: mnist5k by number of subnets and by mask ratio, three seeds, some minutes."""
     return defaults(table())
 
 

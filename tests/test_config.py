@@ -48,8 +48,8 @@ def test_every_file_in_configs_is_valid(name):
         ("masks.test_ratios", (0.5, 0.5), "in [0, 1), each once"),
         ("masks.test_ratios", ("half",), "in [0, 1), each once"),
         ("share_total", 1, "of type bool"),
-        ("dataset.name", "mnist", "one of digits, cifar10, resisc45, aid, folder:PATH"),
-        ("dataset.name", "folder:", "one of digits"),
+        ("dataset.name", "mnist", "one of mnist5k, digits, cifar10, resisc45, aid, folder:PATH"),
+        ("dataset.name", "folder:", "one of mnist5k"),
         ("dataset.shards", "some", "one of all, iid, dirichlet"),
         ("dataset.dirichlet_alpha", 0.0, "above 0"),
         ("dataset.on_bad_image", "cry", "one of error, skip"),
@@ -108,7 +108,7 @@ def test_an_impossible_value_names_key_value_and_what_is_allowed(key, value, all
         (
             {"dataset.name": "cifar10", "dataset.split_seed": 1},
             "dataset.split_seed=1",
-            "dataset.name is digits",
+            "dataset.name is mnist5k",
         ),
         (
             {"encoder.learning_rate_factor": 0.1},
@@ -162,7 +162,7 @@ def test_a_setting_that_would_be_ignored_is_refused(settings, key, condition):
     assert condition in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["digits", "resisc45", "folder:photos"])
+@pytest.mark.parametrize("name", ["mnist5k", "digits", "resisc45", "folder:photos"])
 def test_data_without_a_split_takes_a_seed_for_one(name):
     config = _with("dataset.name", name)
     config.dataset.split_seed = 1

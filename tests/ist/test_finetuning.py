@@ -130,6 +130,7 @@ def test_what_does_not_go_together_is_named(changes, words):
 
 def _config(cache):
     config = get_config()
+    config.dataset.name = "digits"
     config.encoder.weights, config.features.cache_dir = "packaged:vit_pico", str(cache)
     config.encoder.trainable_blocks = 1
     config.ist.algorithm, config.ist.local_steps = "centralized", 5

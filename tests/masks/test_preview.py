@@ -51,10 +51,10 @@ def test_no_images_no_sheet(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_command_draws_digits(tmp_path):
+def test_command_draws_handwriting(tmp_path):
     done = command(tmp_path, "--count=6", "--ratio=0.75", "--kind=shared", "--pattern=grid")
     assert done.returncode == 0, done.stderr
-    assert "masks.png: 6 images of digits/test, shared masks at 0.75" in done.stdout
+    assert "masks.png: 6 images of mnist5k/test, shared masks at 0.75" in done.stdout
     assert Image.open(tmp_path / "masks.png").size[0] > 512
 
 

@@ -18,7 +18,7 @@ from sparse_ist_tf.runs.parts import load_splits
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
     config = get_config()
-    config.encoder.weights = "packaged:vit_pico"
+    config.dataset.name, config.encoder.weights = "digits", "packaged:vit_pico"
     config.features.cache_dir = str(tmp_path_factory.mktemp("cache"))
     config.head.hidden, config.seed = (12, 12), 3
     config.masks.test_ratios = (0.0, 0.5, 0.9)

@@ -78,6 +78,7 @@ def test_a_run_with_a_resnet_is_refused_in_one_line(run_path, tmp_path):
 
 def test_images_are_those_behind_the_runs_link(tmp_path):
     config = get_config()
+    config.dataset.name = "digits"
     config.transport.codec, config.transport.quality = "patches", 20
     config.transport.features = "int8"
     config.features.cache_dir = str(tmp_path)
