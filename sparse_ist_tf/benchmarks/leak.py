@@ -11,11 +11,9 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.decoding import image_errors
 from sparse_ist_tf.inputs.split import Split
-from sparse_ist_tf.masks import MaskOptions
-from sparse_ist_tf.masks.cells import GRIDS, Scaling
+from sparse_ist_tf.masks import GRIDS, MaskOptions
 from sparse_ist_tf.masks.leak import LeastSquares, as_pixels, hidden_pixels
 from sparse_ist_tf.reports.report import format_table
-from sparse_ist_tf.tracing import as_written
 
 CLOSE = 2.5  # of 255
 _KNOWN = 2000  # training images that an attacker has the mean of
@@ -48,31 +46,48 @@ class Leak:
     """What leaks of hidden pixels.
 
     Args:
+        recorded: longer side of the images as they were recorded, in pixels.
+        scaled: side of the encoder's images, in pixels.
         attack: by least squares from the visible patches.
         mean: by guessing the mean of training images, which needs no patch.
     """
 
+    recorded: int
+    scaled: int
     attack: Recovery
     mean: Recovery
 
 
 def measure_leak(
-    splits: Mapping[str, Split], scaling: Scaling, masks: MaskOptions, images: int = 32
+    splits: Mapping[str, Split],
+    masks: MaskOptions,
+    image_size: int,
+    patch_size: int,
+    images: int = 32,
 ) -> Leak:
     """Attacks test images.
 
-    The attacker knows how images are scaled, which patches are visible, and 2,000 training images.
+    The attacker knows how images are scaled, which patches are visible, and the mean of 2,000
+    training images.
 
     Args:
         splits: "train" and "test".
-        scaling: how images are scaled.
-        masks: what is visible; its ratio must hide something.
+        masks: what is visible, and of which grid; their ratio must hide something.
+        image_size: side of the encoder's images in pixels.
+        patch_size: side of a patch in pixels.
         images: test images that are attacked, evenly over the split.
 
     Raises:
-        RequestError: if nothing is hidden, or images have unlike sizes and so no mean.
+        RequestError: if nothing is hidden, images have unlike sizes and so no mean, or patches
+            don't fill an image.
         RunError: if an image can't be read, or has fewer pixels than patches along a side.
     """
+    try:
+        scaling = masks.scaling(image_size, patch_size)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    if not masks.ratio:
+        raise RequestError("masks.ratio=0: hides nothing that could leak")
     known, _ = _originals(splits["train"], _KNOWN)
     attacked, rows = _originals(splits["test"], images)
     attack = LeastSquares.informed_by(scaling, known)
@@ -80,15 +95,14 @@ def measure_leak(
     guess = as_pixels(attack.mean).astype(np.int64)
     errors, mean_errors = [], []
     for image, places in zip(attacked, positions, strict=True):
-        hidden = hidden_pixels(image.shape[:2], scaling.side, places)
         with image_errors():
             seen = scaling(tf.constant(image), splits["test"].name).numpy()
+        hidden = hidden_pixels(image.shape[:2], scaling.side, places)
         found = attack.recover(seen, places)
         errors.append((found.astype(np.int64) - image)[hidden])
         mean_errors.append((guess - image)[hidden])
-    if not sum(map(len, errors)):
-        raise RequestError(f"masks.ratio={masks.ratio}: hides nothing that could leak")
-    return Leak(Recovery.of(np.concatenate(errors)), Recovery.of(np.concatenate(mean_errors)))
+    side = (max(attacked.shape[1:3]), image_size)
+    return Leak(*side, *(Recovery.of(np.concatenate(e)) for e in (errors, mean_errors)))
 
 
 def compare(
@@ -111,7 +125,7 @@ def compare(
         data_dir: as datasets.load.
 
     Returns:
-        A dictionary for each row: dataset, pixels (along a side), image_size, ratio, grid, leak.
+        A dictionary for each row: dataset, ratio, grid, leak.
 
     Raises:
         RequestError: if a data set, a size or a ratio can't be used.
@@ -120,15 +134,10 @@ def compare(
     rows = []
     for name in names:
         splits = datasets.load(name, data_dir=data_dir)
-        pixels = _originals(splits["test"], 1)[0].shape[1]
         for size, ratio, grid in itertools.product(sizes, ratios, GRIDS):
-            try:
-                scaling = Scaling(size, patch_size, grid)
-                leak = measure_leak(splits, scaling, MaskOptions("fixed", ratio), images)
-            except ValueError as error:
-                raise RequestError(str(error)) from None
-            about = {"dataset": name, "pixels": pixels, "image_size": size, "ratio": ratio}
-            rows.append(about | {"grid": grid, "leak": leak})
+            masks = MaskOptions("fixed", ratio, grid=grid)
+            leak = measure_leak(splits, masks, size, patch_size, images)
+            rows.append({"dataset": name, "ratio": ratio, "grid": grid, "leak": leak})
     print(f"Hidden pixels of {images} test images, found by least squares from visible patches of")
     print(f"{patch_size} px, and by guessing the mean image; close is within {CLOSE} of 255")
     print(format_table(_table(rows)), flush=True)
@@ -143,20 +152,17 @@ def _table(rows) -> list[tuple[str, ...]]:
         for recovery in (leak.attack, leak.mean):
             found += [f"{100 * recovery.exact:.1f} %", f"{100 * recovery.close:.1f} %"]
             found.append(f"{recovery.rmse:.1f}")
-        size, hidden = str(row["image_size"]), f"{100 * row['ratio']:g} %"
-        table.append((row["dataset"], str(row["pixels"]), size, hidden, row["grid"], *found))
+        sides, hidden = (str(leak.recorded), str(leak.scaled)), f"{100 * row['ratio']:g} %"
+        table.append((row["dataset"], *sides, hidden, row["grid"], *found))
     return table
 
 
 def _originals(split: Split, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Images as they were recorded, evenly over a split, and their places in it."""
     rows = np.unique(np.linspace(0, split.size - 1, min(count, split.size)).astype(np.int64))
-    source = split.source.take(rows)
-    elements = tf.data.Dataset.zip(
-        source.stream(0, len(rows)), tf.data.Dataset.range(len(rows))
-    ).map(as_written(lambda element, _: source.decode(element)))
     with image_errors():
-        images = list(elements.as_numpy_iterator())
+        elements = split.pick(lambda image, _: image, rows).as_numpy_iterator()
+        images = [element["image"] for element in elements]
     shapes = {image.shape[:2] for image in images}
     if len(shapes) > 1:
         sizes = " and ".join("{1} x {0}".format(*shape) for shape in sorted(shapes)[:2])

@@ -8,7 +8,6 @@ from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.split import ArraySource, Split
 from sparse_ist_tf.masks import MaskOptions
-from sparse_ist_tf.masks.cells import Scaling
 
 
 def test_hidden_digits_are_read_where_the_grid_is_scaled_and_nowhere_else(capsys):
@@ -34,10 +33,10 @@ def _split(images):
 
 def test_what_cannot_be_measured_is_one_line():
     splits = datasets.load("digits")
-    with pytest.raises(RequestError, match=r"masks.ratio=0.0: hides nothing"):
-        measure_leak(splits, Scaling(64, 8), MaskOptions("fixed", 0.0), images=2)
+    with pytest.raises(RequestError, match=r"masks\.ratio=0: hides nothing"):
+        measure_leak(splits, MaskOptions("fixed", 0.0), 64, 8)
     with pytest.raises(RequestError, match="patch_size=8: must divide image_size=60"):
         compare(["digits"], [60])
     small = {part: _split(np.zeros((3, 4, 4, 3), np.uint8)) for part in ("train", "test")}
     with pytest.raises(RunError, match="4 pixels along a side can't be cut into 8 patches"):
-        measure_leak(small, Scaling(64, 8), MaskOptions("fixed", 0.5), images=2)
+        measure_leak(small, MaskOptions("fixed", 0.5), 64, 8)
