@@ -2,9 +2,11 @@
 
     python -m sparse_ist_tf.benchmark
     python -m sparse_ist_tf.benchmark encode
+    python -m sparse_ist_tf.benchmark leak --dataset=cifar10 --image_size=64,128
 
-The second measures ViT-B/16, beside timm's where that is installed. Everything is measured in one
-run and each figure is the best of several repetitions: quote ratios, machines are noisy.
+The second measures ViT-B/16, beside timm's where that is installed. Speed is measured in one run
+and each figure is the best of several repetitions: quote ratios, machines are noisy. The third
+measures no speed but what visible patches tell of hidden pixels.
 """
 
 import os
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
+from sparse_ist_tf.allowed import Number
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.reports.report import format_table
@@ -26,8 +29,8 @@ if TYPE_CHECKING:
     from sparse_ist_tf.workers.link import Link
 
 FLAGS = flags.FLAGS
-PARTS = ("encode", "train", "exchange", "export", "quantize")
-_BY_DEFAULT = PARTS[:4]  # the last needs what isn't installed with the package
+PARTS = ("encode", "train", "exchange", "export", "quantize", "leak")
+_BY_DEFAULT = PARTS[:4]  # what is behind needs packages of its own, or is of images
 
 
 def best_time(function: Callable[[], object], repetitions: int = 5) -> float:
@@ -148,6 +151,30 @@ def bench_exchange_worker() -> None:
         print(format_table([titles, row]), flush=True)
 
 
+def _numbers(flag: str, words: list[str], allowed: Number, whole: bool = False) -> list:
+    """The numbers of a flag, whose name is its own; RequestError where one isn't allowed."""
+    try:
+        numbers = [int(word) if whole else float(word) for word in words]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(number in allowed for number in numbers):
+        kind = "whole numbers" if whole else "numbers"
+        raise RequestError(f"--{flag}={','.join(words)}: must be {kind} {allowed}")
+    return numbers
+
+
+def _leak_settings() -> tuple[list, dict]:
+    """Arguments of leak.compare; RequestError where a flag isn't allowed."""
+    positive = Number(1)
+    sizes = _numbers("image_size", FLAGS.image_size, positive, whole=True)
+    ratios = _numbers("ratio", FLAGS.ratio, Number(0, 1, above=True, below=True))
+    for name in ("patch_size", "images"):
+        if getattr(FLAGS, name) not in positive:
+            raise RequestError(f"--{name}={getattr(FLAGS, name)}: must be {positive}")
+    rest = {name: getattr(FLAGS, name) for name in ("patch_size", "images", "data_dir")}
+    return [FLAGS.dataset, sizes, ratios], rest
+
+
 def main(argv: list[str]) -> int:
     """Measures the parts that are named, as words or by --only."""
     follow_launcher(os.environ)
@@ -166,6 +193,7 @@ def main(argv: list[str]) -> int:
     batch_size = batch_size if FLAGS.batch_size is None else FLAGS.batch_size
     if batch_size < 1:
         raise RequestError(f"--batch_size={batch_size}: must be at least 1")
+    of_leak, more_of_leak = _leak_settings() if "leak" in parts else ([], {})
     with quiet():
         import tensorflow  # noqa: F401
     if "encode" in parts:
@@ -184,6 +212,10 @@ def main(argv: list[str]) -> int:
         from sparse_ist_tf.benchmarks import quantize
 
         quantize.compare([FLAGS.preset] if FLAGS.preset else quantize.PRESETS)
+    if "leak" in parts:
+        from sparse_ist_tf.benchmarks import leak
+
+        leak.compare(*of_leak, **more_of_leak)
     if "exchange" in parts:
         print(
             "Exchange on loopback, 4 subnets of the same head, Adam's moments carried", flush=True
@@ -197,13 +229,19 @@ def main(argv: list[str]) -> int:
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    text = f"What to measure, some of {', '.join(PARTS)}; by default all but quantize."
+    text = f"What to measure, some of {', '.join(PARTS)}; by default all but quantize and leak."
     flags.DEFINE_list("only", [], text)
     text = "where not given, vit_micro; vit_base where only encoding is measured."
     flags.DEFINE_string("preset", None, f"Encoder, a preset; {text}")
     text = "where not given, 64; 32 where only encoding is measured."
     flags.DEFINE_integer("batch_size", None, f"Images of an encoding batch; {text}")
     flags.DEFINE_list("num_workers", "2,4", "Workers of the exchange, each 2 to 4.")
+    flags.DEFINE_list("dataset", "digits", "Data sets of leak, by their names in train.")
+    flags.DEFINE_string("data_dir", None, "Where TFDS looks, as dataset.data_dir of train.")
+    flags.DEFINE_list("image_size", "64", "Sides in pixels that leak's images are scaled to.")
+    flags.DEFINE_integer("patch_size", 8, "Side of a patch of leak's in pixels.")
+    flags.DEFINE_list("ratio", "0.5,0.75", "Hidden shares of leak's patches.")
+    flags.DEFINE_integer("images", 32, "Test images that leak attacks.")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from sparse_ist_tf import study_config
 from sparse_ist_tf.commands import run
 from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.studies.grid import cells_of
+from sparse_ist_tf.studies.leaks import GRID, leak_of, measure_leaks
 from sparse_ist_tf.studies.pages import write_pages
 from sparse_ist_tf.studies.pool import run_cells
 from sparse_ist_tf.studies.results import row_of
@@ -41,11 +42,14 @@ def study(config: ConfigDict, folder: str | Path) -> list[dict]:
     with directory.opened(shared, study_config.completed):
         cells = [cell for some in grids.values() for cell in some]
         jobs = config.jobs or os.cpu_count() or 1
+        axes = {name: [key for key, _ in config.grids[name]] for name in grids}
         try:
             run_cells(cells, folder, jobs)
+            compared = [cell for name in grids if GRID in axes[name] for cell in grids[name]]
+            measure_leaks(compared, folder)
         finally:
             rows = {
-                name: ([key for key, _ in config.grids[name]], [row_of(c, folder) for c in some])
+                name: (axes[name], [row_of(c, folder) | leak_of(c, folder) for c in some])
                 for name, some in grids.items()
             }
             write_pages(folder, f"Study of {base['dataset']['name']}", base, rows)

@@ -11,6 +11,8 @@ import tensorflow as tf
 from sparse_ist_tf import benchmark
 from sparse_ist_tf.benchmark import _trainer, best_time, subnet_flops
 from sparse_ist_tf.benchmarks import encoding as speed
+from sparse_ist_tf.benchmarks import leak
+from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.ist.local import LossOptions, loss_and_gradients
 from sparse_ist_tf.workers.link import Link
 
@@ -56,11 +58,12 @@ def test_best_time_is_the_shortest_after_two_to_warm_up(monkeypatch):
         ("--batch_size=0", "1"),
         ("--preset=vit_giga", "vit_giga"),
         ("--num_workers=9", "2, 3, 4"),
+        ("--only=leak --ratio=0", "--ratio=0: must be numbers in (0, 1)"),
     ],
 )
 def test_a_bad_request_is_one_line(argument, words):
     done = subprocess.run(
-        [sys.executable, "-m", "sparse_ist_tf.benchmark", argument],
+        [sys.executable, "-m", "sparse_ist_tf.benchmark", *argument.split()],
         capture_output=True,
         text=True,
         timeout=60,
@@ -86,6 +89,33 @@ def test_encoding_alone_is_of_the_paper_s_model(monkeypatch, words, given, expec
     monkeypatch.setattr(speed, "compare", lambda *arguments: seen.append(arguments))
     assert benchmark.main(["benchmark", *words]) == 0
     assert seen == [expected]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"ratio": ["some"]}, "--ratio=some: must be numbers in (0, 1)"),
+        ({"image_size": ["6.4"]}, "--image_size=6.4: must be whole numbers at least 1"),
+        ({"images": 0}, "--images=0: must be at least 1"),
+        ({}, None),
+    ],
+)
+def test_a_leak_is_measured_as_flags_say(monkeypatch, given, words):
+    flags = {"only": [], "preset": None, "batch_size": None, "num_workers": ["2"]}
+    flags |= {"dataset": ["digits"], "data_dir": None, "image_size": ["64", "128"]}
+    flags |= {"patch_size": 8, "ratio": ["0.5"], "images": 4} | given
+    monkeypatch.setattr(benchmark, "FLAGS", SimpleNamespace(**flags))
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    seen = []
+    monkeypatch.setattr(leak, "compare", lambda *some, **more: seen.append((some, more)))
+    if words:
+        with pytest.raises(RequestError) as caught:
+            benchmark.main(["benchmark", "leak"])
+        assert words in str(caught.value)
+        return
+    assert benchmark.main(["benchmark", "leak"]) == 0
+    more = {"patch_size": 8, "images": 4, "data_dir": None}
+    assert seen == [((["digits"], [64, 128], [0.5]), more)]
 
 
 def test_the_exchange_is_measured_between_real_workers():

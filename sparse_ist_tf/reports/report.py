@@ -63,6 +63,13 @@ def image_rows(results: Mapping) -> list[tuple[str, str]]:
     return [(text.format(**sizes), f"{size:,.0f}") for text, size in rows]
 
 
+def where_masks_lie(masks: Mapping) -> str:
+    """Which image the grid of a configuration's masks is laid over, as a sentence."""
+    if masks.get("grid", "scaled") == "sensor":
+        return "Masks hide pixels of the image as it was recorded."
+    return "Masks on the scaled image (leaks where images are enlarged): masks.grid=scaled."
+
+
 def format_table(rows: Sequence[Sequence[str]]) -> str:
     """Columns for a terminal: the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -112,7 +119,8 @@ def write_report(
         "",
         f"{results['steps']:,} steps of {config['batch_size']} examples per subnet, "
         f"{results['num_subnets']} subnets on {results['num_workers']} workers, encoder "
-        f"`{config['encoder']['weights']}`, seed {config['seed']}.",
+        f"`{config['encoder']['weights']}`, seed {config['seed']}. "
+        f"{where_masks_lie(config['masks'])}",
         "",
         *markdown_table([(accuracy, ""), *accuracy_rows(results)]),
         "![loss, accuracy and bytes over the steps](training.png)",

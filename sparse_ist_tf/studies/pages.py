@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sparse_ist_tf.files import write_file
-from sparse_ist_tf.reports.report import markdown_table
+from sparse_ist_tf.reports.report import markdown_table, where_masks_lie
 from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.studies import words
+from sparse_ist_tf.studies.leaks import leak_sections
 from sparse_ist_tf.studies.links import link_sections
 from sparse_ist_tf.studies.results import as_csv, paper_accuracy, paper_results
 from sparse_ist_tf.studies.sections import Section
@@ -51,7 +52,7 @@ def write_pages(
         folder: of the study.
         title: of the pages.
         base: what all trainings share, as config.json has it.
-        grids: (axes, rows) by the name of the grid; rows from results.row_of.
+        grids: (axes, rows) by the name of the grid; rows from results.row_of, with leak_of's.
 
     Raises:
         RunError: if a file can't be written.
@@ -93,7 +94,7 @@ def write_pages(
         return RunDirectory(folder / "cells" / row["cell"]).metrics()
 
     sections = {name: Section(axes, some, metrics) for name, (axes, some) in grids.items()}
-    for name, section in (sections | link_sections(grids)).items():
+    for name, section in (leak_sections(grids) | sections | link_sections(grids)).items():
         markdown.extend([f"## {words.title(name)}", ""])
         page.append(f"<h2>{html.escape(words.title(name))}</h2>")
         if intro := section.intro():
@@ -129,5 +130,5 @@ def _settings(base: Mapping) -> str:
         f"layers of {hidden}, {base['optimizer']['name']} at {base['learning_rate']:g}, batches of "
         f"{base['batch_size']}, {lasts}, {base['ist']['local_steps']} local steps a round, where a "
         f"table doesn't say otherwise. {_SHARES[base['share_total']]} Means and standard "
-        "deviations are over the seeds."
+        f"deviations are over the seeds. {where_masks_lie(base['masks'])}"
     )

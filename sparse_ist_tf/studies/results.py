@@ -20,8 +20,9 @@ MEASURES = {
     "centralized_accuracy": "centralised head",
     "centralized_best_accuracy": "at its best",
 }
-# Tables in results.json that become columns of their own, such as "accuracy_at.0.5".
-TABLES = ("accuracy_at", "missing_workers", "bytes_per_image")
+# Tables in results.json that become columns of their own, such as "accuracy_at.0.5", and what
+# leaks.json has of a training.
+TABLES = ("accuracy_at", "missing_workers", "bytes_per_image", "leak")
 # The paper's curves by kind of masks and number of subnets.
 _CURVES = {
     ("fixed", 1): "table4_fixed_max_acc",
@@ -46,6 +47,7 @@ def row_of(cell: Cell, folder: Path) -> dict:
         "error": None,
         "dataset": config.dataset.name,
         "encoder": config.encoder.weights,
+        "encoder.image_size": config.encoder.image_size,
         "num_workers": cell.num_workers,
         "share_total": config.share_total,
         **{f"{n}.{k}": v for n in ("masks", "ist", "transport") for k, v in config[n].items()},

@@ -14,6 +14,7 @@ _NAMES = {
     "ist.capacities": "capacities",
     "ist.local_steps": "local steps",
     "ist.num_subnets": "subnets",
+    "masks.grid": "grid",
     "masks.kind": "masks",
     "masks.pattern": "pattern",
     "masks.ratio": "mask ratio",

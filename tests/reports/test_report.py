@@ -13,6 +13,7 @@ from sparse_ist_tf.reports.report import (
     bytes_rows,
     missing_rows,
     summary,
+    where_masks_lie,
     write_report,
 )
 
@@ -96,9 +97,17 @@ def test_the_report_holds_tables_and_figures(tmp_path):
     assert "| visible patches, raw | 6,160 |" in text
     assert "feature, int8" not in text
     assert "seed 3" in text
+    assert "Masks on the scaled image (leaks where images are enlarged)" in text
     for name in re.findall(r"\((\w+\.png)\)", text):
         assert name in ("training.png", "masks.png")
     assert (tmp_path / "training.png").exists()
+
+
+def test_reports_name_the_grid_of_masks():
+    sensor, scaled, before = ({"grid": "sensor"}, {"grid": "scaled"}, {})
+    assert "as it was recorded" in where_masks_lie(sensor)
+    assert "scaled image (leaks" in where_masks_lie(scaled)
+    assert where_masks_lie(before) == where_masks_lie(scaled)
 
 
 def test_the_figure_has_a_panel_for_bytes_only_where_some_were_sent():

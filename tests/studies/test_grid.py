@@ -147,13 +147,25 @@ def test_the_papers_studies_are_valid_and_as_long_as_they_say(name):
     assert set(shared) <= alone
 
 
-@pytest.mark.parametrize("name", ["study_gap", "study_ablation_aid", "study_devices"])
+@pytest.mark.parametrize("name", ["study_gap", "study_ablation_aid", "study_devices", "study_leak"])
 def test_the_other_studies_are_as_long_as_they_say(name):
     module = importlib.import_module(f"configs.{name}")
     config = module.get_config()
     validate(config)
     cells = {cell.name for some in cells_of(config).values() for cell in some}
     assert f"{len(cells)} trainings" in " ".join(module.__doc__.split())
+
+
+def test_the_study_of_leaks_compares_grids_of_equal_trainings():
+    config = importlib.import_module("configs.study_leak").get_config()
+    config.only = ()
+    for name, cells in cells_of(config).items():
+        masks = [cell.config.masks for cell in cells]
+        pairs = {(m.ratio, cell.config.seed) for m, cell in zip(masks, cells, strict=True)}
+        assert len(cells) == 2 * len(pairs), name
+        assert {m.grid for m in masks} == {"sensor", "scaled"}
+        assert len({cell.features for cell in cells if not cell.config.masks.ratio}) == 2
+    assert {cell.config.encoder.image_size for cell in cells} == {224}
 
 
 def test_a_variant_sets_several_keys():
