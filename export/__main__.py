@@ -74,8 +74,8 @@ def define_flags() -> None:
         "first where not given.",
     )  # fmt: skip
     flags.DEFINE_list(
-        "artefacts", [], "subnet, head, encoder, classifier, classifier_patches; those that fit "
-        "the run's masks where not given.",
+        "artefacts", [], "subnet, head, encoder, classifier, classifier_sensor, "
+        "classifier_patches; those that fit the run's masks and images where not given.",
     )  # fmt: skip
     flags.DEFINE_list("subnets", [], "Which subnets, such as 0,1; all where not given.")
     flags.DEFINE_integer("calibration", 256, "Training images that set the ranges of integers.")

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import sparse_ist_tf
+from sparse_ist_tf.export import camera
 from sparse_ist_tf.export.devices.targets import Target
 from sparse_ist_tf.export.files.metadata import Metadata
+from sparse_ist_tf.export.graphs.forms import OF_IMAGES
 from sparse_ist_tf.export.plan import Job
 from sparse_ist_tf.export.results import Result
 from sparse_ist_tf.runs.finished_run import FinishedRun
@@ -13,6 +15,7 @@ _TAKES = {
     "head": "`feature`: the encoder's feature of an image.",
     "encoder": "`patches`: the visible patches' pixels; `positions`: their row-major indices.",
     "classifier": "`image`: an RGB image's pixels; hidden patches are never read.",
+    "classifier_sensor": "`image`: the same, of a camera's own pixels.",
     "classifier_patches": "`patches` and `positions`, as the encoder.",
 }
 
@@ -22,8 +25,14 @@ def describe(run: FinishedRun, name: str, job: Job, about: Mapping) -> Metadata:
     encoder, masks = run.encoder, run.config.masks
     mask = {"kind": masks.kind, "ratio": masks.ratio, "pattern": masks.pattern}
     mask |= {"seed": run.config.seed, "visible": run.num_visible}
-    if job.kind == "classifier":
+    side = run.scaling.side
+    mask |= {"grid": masks.grid, "cells": [side, side], "rule": camera.rule(run.scaling)}
+    cell = None
+    if job.kind in OF_IMAGES:
         mask["positions"] = list(run.shared_positions())
+    if job.kind == "classifier_sensor":
+        cell = run.sensor_cell()
+        mask["cell"] = list(cell)
     about = {
         "format": "sparse_ist_tf.export/1",
         "artefact": {"name": job.name, "kind": job.kind, "subnet": job.subnet},
@@ -41,7 +50,8 @@ def describe(run: FinishedRun, name: str, job: Job, about: Mapping) -> Metadata:
         f"{run.config.dataset.name}; {100 * masks.ratio:g} % of the patches hidden."
     )
     labels = () if job.kind == "encoder" else run.labels
-    return Metadata(name, description, labels, about, version=sparse_ist_tf.__version__)
+    image = camera.describe_input(run.scaling, cell)
+    return Metadata(name, description, labels, about, image, version=sparse_ist_tf.__version__)
 
 
 def model_card(
@@ -67,7 +77,8 @@ def model_card(
     mapping = [
         f"- `{r.name}`: the Edge TPU runs {r.mapping.sentence()}." for r in good if r.mapping
     ]
-    kinds = [f"- {kind}: {_TAKES[kind]}" for kind in dict.fromkeys(r.kind for r in good)]
+    found = list(dict.fromkeys(r.kind for r in good))
+    kinds = [f"- {kind}: {_TAKES[kind]}" for kind in found]
     parts = [
         f"# {run.prefix} for {target.name}",
         "",
@@ -93,6 +104,9 @@ def model_card(
         f"{list(encoder.std)} are part of the files. Outputs are logits in the order of "
         "`labels.txt`, or a feature.",
         "",
+        "## From a camera's image to the input",
+        "",
+        *camera.card_lines(run, found),
         *([*lines, ""] if lines else []),
         *(["## Memory", "", *memory, ""] if memory else []),
         *(["## Mapping", "", *mapping, ""] if mapping else []),

@@ -1,7 +1,7 @@
 """A run's artefacts as networks to convert: encoder folded, heads compressed, real examples."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from sparse_ist_tf.export.devices.targets import Target
 from sparse_ist_tf.export.files.runtimes import LiteRT
 from sparse_ist_tf.export.graphs.convert import convert
 from sparse_ist_tf.export.graphs.folding import FoldedViT, fold
-from sparse_ist_tf.export.graphs.forms import Network, layers_of
+from sparse_ist_tf.export.graphs.forms import OF_IMAGES, Network, example_for, layers_of
 from sparse_ist_tf.export.plan import Job, Options
 from sparse_ist_tf.runs.finished_run import FinishedRun
 
@@ -52,7 +52,8 @@ class Networks:
     def _int8_features(self) -> np.ndarray:
         """Features of the training images by the encoder in int8, as inside a classifier."""
         encoder = Network("encoder", (), self.vit, tuple(range(self.run.num_visible)))
-        runtime = LiteRT(convert(encoder, "int8", self.target.interface, self.samples))
+        samples = functools.partial(self.samples, "encoder")
+        runtime = LiteRT(convert(encoder, "int8", self.target.interface, samples))
         return np.array([runtime.run(example) for example in self.run.images.examples("train")])
 
     def network(self, job: Job, quantize: str = "int8") -> Network:
@@ -60,24 +61,27 @@ class Networks:
         tuned = self.options.compression.any
         if job.kind == "head":
             return Network("head", layers_of(self.parameters(job.subnet)), tuned=tuned)
-        positions, layers = tuple(range(self.run.num_visible)), ()
-        if job.kind == "classifier":
+        positions, layers, vit = tuple(range(self.run.num_visible)), (), self.vit
+        if job.kind in OF_IMAGES:
             positions = self.run.shared_positions()
+        if job.kind == "classifier_sensor":
+            vit = vit.for_cells(self.run.sensor_cell())
         if job.kind != "encoder":
             layers = layers_of(self.parameters(job.subnet, behind_int8=quantize == "int8"))
-        return Network(job.kind, layers, self.vit, positions, tuned)
+        return Network(job.kind, layers, vit, positions, tuned)
 
     @functools.cached_property
     def _drawn(self) -> list[dict[str, np.ndarray]]:
         return self.run.calibration(self.options.calibration)
 
-    def samples(self) -> Iterator[dict[str, np.ndarray]]:
-        """Real training examples, batch 1, for the ranges of integers."""
+    def samples(self, kind: str) -> Iterator[dict[str, np.ndarray]]:
+        """Real training examples as files of a kind take them, batch 1, for integers' ranges."""
         for example in self._drawn:
-            yield {name: np.asarray(value)[None] for name, value in example.items()}
+            taken = example_for(kind, example)
+            yield {name: np.asarray(value)[None] for name, value in taken.items()}
 
-    def test_examples(self, job: Job) -> Iterator[dict[str, np.ndarray]]:
+    def test_examples(self, job: Job) -> Iterator[Mapping[str, np.ndarray]]:
         """The test images as a job's file takes them, in order."""
-        if job.kind != "head":
-            return self.run.images.examples("test")
-        return ({"feature": feature} for feature in self.run.test_features)
+        if job.kind == "head":
+            return ({"feature": feature} for feature in self.run.test_features)
+        return (example_for(job.kind, example) for example in self.run.images.examples("test"))

@@ -117,7 +117,8 @@ class Exporter:
         if bound < 0:
             bound = BOUNDS[quantize][job.kind != "head"]
         network = self.networks.network(job, quantize)
-        content = convert(network, quantize, self.target.interface, self.networks.samples)
+        samples = functools.partial(self.networks.samples, job.kind)
+        content = convert(network, quantize, self.target.interface, samples)
         name = f"{self.run.prefix}_{job.name}_{quantize}.tflite"
         # Against the run's own head: what compression costs counts.
         reference = Reference(
@@ -190,7 +191,7 @@ class Exporter:
 
     def _advise(self) -> None:
         """How the arena falls with the mask ratio, and what would fit where a file doesn't."""
-        jobs = [job for job in self.jobs if job.kind in ("classifier", "classifier_patches")]
+        jobs = [job for job in self.jobs if job.kind not in ("head", "encoder")]
         if not jobs:
             return
         network = self.networks.network(jobs[0])

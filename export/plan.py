@@ -8,7 +8,9 @@ from sparse_ist_tf.export.devices.targets import Target
 from sparse_ist_tf.export.graphs.convert import QUANTIZATIONS
 from sparse_ist_tf.runs.finished_run import FinishedRun
 
-ARTEFACTS = ("subnet", "head", "encoder", "classifier", "classifier_patches")
+ARTEFACTS = (
+    "subnet", "head", "encoder", "classifier", "classifier_sensor", "classifier_patches"
+)  # fmt: skip
 # Points of accuracy that a file may lose, for heads and for what holds an encoder.
 BOUNDS = {
     "float32": (0.1, 0.1),
@@ -68,17 +70,14 @@ def plan(run: FinishedRun, target: Target, options: Options) -> list[Job]:
     for name in ("calibration", "micro_images"):
         if getattr(options, name) < 1:
             raise RequestError(f"{name}={getattr(options, name)}: must be at least 1 image")
-    shared = run.config.masks.kind == "shared"
-    whole = "classifier" if shared else "classifier_patches"
-    artefacts = options.artefacts or (
-        ("subnet", whole) if target.interpreter == "micro" and run.num_subnets
-        else ("subnet", "head", "encoder", whole)
-    )  # fmt: skip
+    artefacts = options.artefacts or _called_for(run, target)
     for name in artefacts:
         if name not in ARTEFACTS:
             raise RequestError(f"artefacts={name!r}: must be one of {', '.join(ARTEFACTS)}")
     if "classifier" in artefacts:
         run.shared_positions()
+    if "classifier_sensor" in artefacts:
+        run.sensor_cell()
     if "subnet" in options.artefacts and not run.num_subnets:
         raise RequestError("artefacts=subnet: the run's head has no subnets")
     for subnet in options.subnets:
@@ -100,3 +99,17 @@ def plan(run: FinishedRun, target: Target, options: Options) -> list[Job]:
             suffix = name.removeprefix("classifier")
             jobs += [Job(f"classifier_{names[n]}{suffix}", name, n) for n in heads]
     return jobs
+
+
+def _called_for(run: FinishedRun, target: Target) -> tuple[str, ...]:
+    """The artefacts that a run's masks and a target call for."""
+    parts = ("subnet",)
+    if target.interpreter != "micro" or not run.num_subnets:
+        parts += ("head", "encoder")
+    if run.config.masks.kind != "shared":
+        return (*parts, "classifier_patches")
+    try:
+        run.sensor_cell()
+    except RequestError:
+        return (*parts, "classifier")
+    return (*parts, "classifier", "classifier_sensor")

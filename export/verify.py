@@ -17,6 +17,7 @@ from sparse_ist_tf.export.files import metadata, micro
 from sparse_ist_tf.export.files.flatbuffer import read_file
 from sparse_ist_tf.export.files.operators import operators, peak_bytes
 from sparse_ist_tf.export.files.runtimes import LiteRT
+from sparse_ist_tf.export.graphs.forms import OF_IMAGES, example_for
 from sparse_ist_tf.export.results import Comparison, Micro, Result
 from sparse_ist_tf.ist.head import accuracy
 
@@ -189,8 +190,9 @@ def evaluate_tflite(
     images = Images(config, encoder)
     split = images.splits["test"]
     kind = run["artefact"]["kind"]
-    if kind == "classifier":
-        same = images.masks.kind == "shared"
+    if kind in OF_IMAGES:
+        grid = run["mask"].get("grid", "scaled")
+        same = images.masks.kind == "shared" and images.masks.grid == grid
         positions = images.masks.positions([0], encoder.num_patches)[0].tolist()
         if not same or positions != run["mask"]["positions"]:
             raise RequestError(f"{path.name}: holds another mask than the config's")
@@ -201,6 +203,7 @@ def evaluate_tflite(
     for i, example in enumerate(images.examples("test")):
         if kind == "head":
             example = {"feature": features[i]}
+        example = example_for(kind, example)
         outputs.append(runtime.run(example))
     outputs = np.array(outputs)
     out = {"file": path.name, "artefact": kind, "images": split.size}

@@ -3,8 +3,10 @@
     python -m sparse_ist_tf.classify classifier_head_int8.tflite cat.jpg dog.png
     python -m sparse_ist_tf.classify classifier_head_int8.tflite photos/ --format=csv --output=a.csv
 
-Takes a `classifier` or a `classifier_patches` file of `python -m sparse_ist_tf.export`; a folder
-stands for the pictures in it and below. Pictures of any size are scaled as the training's were.
+Takes a `classifier`, `classifier_sensor` or `classifier_patches` file of `python -m
+sparse_ist_tf.export`; a folder stands for the pictures in it and below. Pictures of any size are
+scaled as the training's were, those for a `classifier_sensor` cell by cell to the pixels that it
+takes.
 """
 
 import argparse
@@ -16,12 +18,16 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sparse_ist_tf.commands import quiet, say
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.files import write_atomically
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 FORMATS = ("text", "csv", "jsonl")
 
@@ -44,6 +50,7 @@ class Classifier:
             from sparse_ist_tf.export.files import metadata
             from sparse_ist_tf.export.files.flatbuffer import read_file
             from sparse_ist_tf.export.files.runtimes import LiteRT
+            from sparse_ist_tf.masks import Scaling
         if threads < 1:
             raise RequestError(f"threads={threads}: must be at least 1")
         name = Path(path).name
@@ -51,20 +58,42 @@ class Classifier:
         self.labels, self.run = metadata.read(content, name)
         try:
             kind, encoder = self.run["artefact"]["kind"], self.run["encoder"]
-            self.image_size, self._patch_size = encoder["image_size"], encoder["patch_size"]
-        except (KeyError, TypeError):
+            size, patch_size = encoder["image_size"], encoder["patch_size"]
+            self._scaling = Scaling(size, patch_size, self.run["mask"].get("grid", "scaled"))
+        except (KeyError, TypeError, AttributeError, ValueError):
             raise RequestError(
                 f"{name}: lacks what this version of the library writes; export it again"
             ) from None
-        if kind not in ("classifier", "classifier_patches"):
+        if kind not in ("classifier", "classifier_sensor", "classifier_patches"):
             raise RequestError(f"{name}: is a {kind}; only classifiers take pictures")
         self._runtime = LiteRT(content, name, threads=threads, delegate=delegate)
+        self._kind, self.image_shape = kind, (size, size)
+        if kind == "classifier_sensor":
+            self.image_shape = self._runtime.inputs[0].shape[1:3]
+
+    def scale(self, image: "tf.Tensor", name: "tf.Tensor | str" = "an image") -> "tf.Tensor":
+        """A picture of any size as the file takes it; runs in a graph.
+
+        Args:
+            image: uint8[height, width, 3].
+            name: what errors call it.
+
+        Returns:
+            uint8[*image_shape, 3].
+
+        Raises:
+            RunError: as Scaling.sent.
+        """
+        if self._kind != "classifier_sensor":
+            return self._scaling(image, name)
+        height, width = (length // self._scaling.side for length in self.image_shape)
+        return self._scaling.resampled(image, (height, width), name)
 
     def probabilities(self, image: np.ndarray, index: int = 0) -> np.ndarray:
         """The probability of each label.
 
         Args:
-            image: uint8[image_size, image_size, 3].
+            image: uint8[*image_shape, 3], as scale() makes it.
             index: of the picture, which draws its mask where masks differ from image to image.
 
         Returns:
@@ -75,17 +104,15 @@ class Classifier:
         """
         from sparse_ist_tf.masks import MaskOptions, select_patches
 
-        image, side = np.asarray(image), self.image_size
-        if image.shape != (side, side, 3) or image.dtype != np.uint8:
-            raise RequestError(
-                f"image: is {image.dtype}{list(image.shape)}, must be uint8[{side}, {side}, 3]"
-            )
+        image, wanted = np.asarray(image), [*self.image_shape, 3]
+        if list(image.shape) != wanted or image.dtype != np.uint8:
+            raise RequestError(f"image: is {image.dtype}{list(image.shape)}, must be uint8{wanted}")
         example = {"image": image}
-        if self.run["artefact"]["kind"] == "classifier_patches":
+        if self._kind == "classifier_patches":
             mask = self.run["mask"]
             masks = MaskOptions(mask["kind"], mask["ratio"], mask["pattern"], mask["seed"])
-            positions = masks.positions([index], (side // self._patch_size) ** 2)
-            seen = select_patches(image[None], positions, self._patch_size)
+            positions = masks.positions([index], self._scaling.num_patches)
+            seen = select_patches(image[None], positions, self._scaling.patch_size)
             example = {"patches": seen[0], "positions": positions[0]}
         logits = self._runtime.run(example)
         grown = np.exp(logits - logits.max())
@@ -125,18 +152,17 @@ def classify(
         (path, [(label, probability), ...]), as many as `top`, the likeliest first.
 
     Raises:
-        RunError: if a file can't be read as an image.
+        RunError: if a file can't be read as an image, or has fewer pixels than patches.
     """
     import tensorflow as tf
     from tqdm import tqdm
 
     from sparse_ist_tf.inputs.decoding import decode_file, image_errors
-    from sparse_ist_tf.inputs.split import scale_image
     from sparse_ist_tf.tracing import as_written
 
     images = tf.data.Dataset.from_tensor_slices(tf.constant(list(pictures), tf.string))
     images = images.map(
-        as_written(lambda path: scale_image(decode_file(path), classifier.image_size)),
+        as_written(lambda path: classifier.scale(decode_file(path), path)),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     bar = tqdm(total=len(pictures), unit=" images", disable=not progress, leave=False)

@@ -1,6 +1,7 @@
 """Labels for pictures, as a user asks for them."""
 
 import csv
+import functools
 import json
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from sparse_ist_tf.export.files.runtimes import LiteRT
 from sparse_ist_tf.export.graphs.convert import convert
 from sparse_ist_tf.export.graphs.forms import Network, layers_of
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
-from sparse_ist_tf.masks import fixed_positions, select_patches
+from sparse_ist_tf.masks import Scaling, fixed_positions, select_patches, shared_positions
+from sparse_ist_tf.masks.cells import cell_matrix
+from tests.fixtures.finished_run import make_pictures
 
 LABELS = ("owl", "crane, grey", "größer")
 
@@ -45,6 +48,24 @@ def files(tmp_path_factory):
             metadata.attach(content, metadata.Metadata(kind, "Random.", LABELS, about))
         )
     return out
+
+
+@pytest.fixture(scope="module")
+def sensor_files(tmp_path_factory, classifier_file):
+    """(kind, quantize): a file of a run whose masks lie on the sensor's pixels, shared by all."""
+    folder = tmp_path_factory.mktemp("sensor")
+    mask = {"kind": "shared", "seed": 0, "ratio": 0.5, "pattern": "uniform", "grid": "sensor"}
+
+    @functools.cache
+    def file(kind, quantize):
+        about = {"artefact": {"kind": kind}, "mask": mask}
+        about["encoder"] = {"image_size": 16, "patch_size": 4}
+        content = classifier_file(quantize, kind=kind)
+        path = folder / f"{kind}_{quantize}.tflite"
+        path.write_bytes(metadata.attach(content, metadata.Metadata(kind, "d", LABELS, about)))
+        return path
+
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +102,60 @@ def test_a_file_for_patches_draws_the_masks_of_its_run(files):
         logits = runtime.run(example)
         found = classifier.probabilities(image, index)
         np.testing.assert_allclose(found, np.exp(logits) / np.exp(logits).sum(), rtol=1e-5)
+
+
+def _cells(length):
+    """Which of 4 cells each pixel along a side is of."""
+    return np.searchsorted(np.arange(1, 4) * length // 4, np.arange(length), side="right")
+
+
+@pytest.mark.parametrize("quantize", ["float32", "int8"])
+@pytest.mark.parametrize("kind", ["classifier", "classifier_sensor", "classifier_patches"])
+def test_a_cameras_hidden_pixels_change_no_bit(sensor_files, kind, quantize):
+    """Enlarged, reduced, or cut into cells of different sizes."""
+    classifier = Classifier(sensor_files(kind, quantize))
+    visible = np.isin(np.arange(16), shared_positions(0, 16, 0.5)).reshape(4, 4)
+    rng = np.random.default_rng(0)
+    for height, width in ((8, 8), (16, 16), (7, 13), (64, 42)):
+        shown = visible[_cells(height)][:, _cells(width)][..., None]
+        image, other = rng.integers(0, 256, (2, height, width, 3)).astype(np.uint8)
+        found, hidden, seen = (
+            classifier.probabilities(classifier.scale(picture).numpy())
+            for picture in (image, np.where(shown, image, other), np.where(shown, other, image))
+        )
+        assert np.array_equal(hidden, found)
+        assert not np.array_equal(seen, found)
+
+
+def test_a_file_for_a_sensor_takes_its_pixels_as_they_are(sensor_files):
+    classifier = Classifier(sensor_files("classifier_sensor", "float32"))
+    assert classifier.image_shape == (8, 8)
+    image = make_pictures(1)[0]
+    assert np.array_equal(classifier.scale(image), image)
+    larger = make_pictures(1, side=26)[0]
+    matrix = cell_matrix(26, 4, 2)
+    reduced = np.einsum("yh,hwc,xw->yxc", matrix, larger.astype("float32"), matrix)
+    assert np.abs(classifier.scale(larger).numpy() - reduced).max() < 0.51
+    whole = Classifier(sensor_files("classifier", "float32"))
+    assert np.array_equal(whole.scale(image), Scaling(16, 4)(image))
+    found = classifier.probabilities(image)
+    np.testing.assert_allclose(found, whole.probabilities(whole.scale(image).numpy()), atol=0.01)
+
+
+def test_files_of_before_scale_the_whole_picture(files):
+    image = make_pictures(1)[0]
+    found = Classifier(files["classifier"]).scale(image)
+    assert np.array_equal(found, Scaling(16, 4, "scaled")(image))
+
+
+def test_a_picture_smaller_than_the_grid_is_one_line(sensor_files, tmp_path, capsys):
+    small = tmp_path / "small.png"
+    Image.fromarray(make_pictures(1)[0][:, :3]).save(small)
+    for kind in ("classifier", "classifier_sensor"):
+        assert main([str(sensor_files(kind, "float32")), str(small)]) == 1
+        error = capsys.readouterr().err
+        assert "small.png: 3 pixels along a side can't be cut into 4 patches" in error
+        assert error.count("\n") == 1
 
 
 def test_an_image_of_another_size_or_type_is_refused(files):

@@ -48,10 +48,12 @@ def _measure(networks: Networks, network: Network, ratio: float) -> tuple[int, i
     network = dataclasses.replace(network, positions=tuple(map(int, positions)))
 
     def samples():
-        for sample in itertools.islice(networks.samples(), _SAMPLES):
+        for sample in itertools.islice(networks.samples(network.kind), _SAMPLES):
             image = sample["image"]
-            patches = select_patches(image, positions[None], vit.spec.patch_size)
-            yield {"image": image, "patches": patches, "positions": positions[None]}
+            taken = {"image": image, "positions": positions[None]}
+            if network.kind == "classifier_patches":
+                taken["patches"] = select_patches(image, positions[None], vit.spec.patch_size)
+            yield taken
 
     content = convert(network, "int8", networks.target.interface, samples)
     example = {name: np.asarray(value)[0] for name, value in next(iter(samples())).items()}
@@ -79,7 +81,8 @@ def what_would_fit(
     if network.vit.spec.width > PRESETS[_SMALLEST].width:
         small = create_encoder(_SMALLEST, pool=network.vit.spec.pool)
         small = fold(small, (0.5,) * 3, (0.5,) * 3)
-        if small.spec.image_size == run.encoder.image_size:
+        small = small.for_cells(network.vit.cell) if network.vit.cell else small
+        if small.image_shape == network.vit.image_shape:
             first, *rest = network.layers
             first = dataclasses.replace(first, kernel=first.kernel[: small.spec.feature_dim])
             network = dataclasses.replace(network, vit=small, layers=(first, *rest))

@@ -6,6 +6,7 @@ Source: the person_detection example of tensorflow/tflite-micro.
 """
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def write_bundle(
         "test_input.h": _test_input(inputs, example, expected),
         "main.cc": _MAIN,
         "Makefile": _MAKEFILE,
-        "README.md": _README.format(name=name, flash=len(bare), arena=arena),
+        "README.md": _readme(name, len(bare), arena, run["mask"]),
     }
     folder.mkdir(parents=True)
     for file, text in files.items():
@@ -85,6 +86,15 @@ def _settings(
             "};",
         ]
     mask = run["mask"]
+    if "cells" in mask:
+        said = textwrap.wrap(mask["rule"], 96)
+        rows, columns = mask["cells"]
+        lines += [
+            "",
+            *(f"// {line}" for line in said),
+            f"inline constexpr int kCellRows = {rows};",
+            f"inline constexpr int kCellColumns = {columns};",
+        ]
     lines += ["", f"inline constexpr int kVisibleCount = {mask['visible']};"]
     if "positions" in mask:
         lines += [
@@ -109,6 +119,19 @@ inline constexpr int kInputCount = {len(inputs)};
 
 #endif  // MODEL_SETTINGS_H_
 """
+
+
+def _readme(name: str, flash: int, arena: int, mask: Mapping) -> str:
+    text = _README.format(name=name, flash=flash, arena=arena)
+    pixels = ["An image's pixel is its byte less 128, as int8.", mask.get("rule", "")]
+    if "cell" in mask:
+        height, width = mask["cell"]
+        pixels.append(
+            f"A cell has {height} x {width} pixels: an image of that size goes in as it is."
+        )
+    elif mask.get("grid") == "sensor":
+        pixels.append("Every cell of a camera's image is scaled to its patch by itself.")
+    return f"{text}\n{textwrap.fill(' '.join(pixels), 100)}\n"
 
 
 def _port(prefix: str, port: Port) -> list[str]:
@@ -323,6 +346,4 @@ a 64-bit computer).
 | `test_input.h` | the first test image, and what must come out |
 | `main.cc` | runs it and prints the logits |
 | `Makefile` | `make TFLM_DIR=path/to/tflite-micro` builds and runs it on this computer |
-
-An image's pixel is its byte less 128, as int8.
 """

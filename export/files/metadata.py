@@ -64,6 +64,7 @@ class Metadata:
         description: in a sentence or two.
         labels: one per output of a classifier or head; empty for an encoder.
         run: anything that JSON holds: the run's config and digest, the mask, what was measured.
+        image: of what pixels the input `image` is, in a sentence.
         licence: of the weights.
         version: of the library that wrote it.
     """
@@ -72,6 +73,7 @@ class Metadata:
     description: str
     labels: Sequence[str]
     run: Mapping
+    image: str = ""
     licence: str = "Apache License 2.0"
     version: str = ""
 
@@ -86,7 +88,8 @@ def attach(content: bytes, metadata: Metadata) -> bytes:
         raise RequestError("labels: a label with a line break can't be stored")
     model = flatbuffer.parse(content)
     ports = runtimes.ports(content)
-    inputs, name = [_input(port) for port in ports[0]], ports[1].name
+    inputs = [_input(port, metadata.image) for port in ports[0]]
+    name = ports[1].name
     output: dict[str, object] = {"name": name, "description": _OUTPUTS[name], "content": _FEATURE}
     if metadata.labels:
         labels = {"name": LABELS, "description": "Labels of the outputs.", "type": _AXIS_LABELS}
@@ -155,10 +158,11 @@ _INPUTS = {
 }
 
 
-def _input(port: runtimes.Port) -> dict:
+def _input(port: runtimes.Port, image_is: str) -> dict:
     table = {"name": port.name, "description": _INPUTS[port.name]}
     if port.name != "image":
         return table | {"content": _FEATURE}
+    table["description"] = f"{_INPUTS['image']} {image_is}".strip()
     size = {"width": port.shape[2], "height": port.shape[1]}
     image = ("ImageProperties", {"color_space": _RGB, "default_size": size})
     # Raw bytes go in: the encoder's mean and std are part of its first matrix.

@@ -1,8 +1,9 @@
 """A ViT's weights rewritten for devices: the same function with fewer and better-conditioned steps.
 
-Seven exact rewritings, each of which a device pays for otherwise:
+Eight exact rewritings, each of which a device pays for otherwise:
 
 - the pixels' normalisation goes into the patch embedding, so that raw bytes are the input;
+- where a sensor has fewer pixels than a patch, what enlarges its cells goes there too;
 - everything that is added to the residual stream is centred over the channels once and for all, so
   that a layer norm needs no mean and no difference;
 - a layer norm's scale and offset go into the matrix behind it;
@@ -25,6 +26,7 @@ import numpy as np
 
 from sparse_ist_tf.encoder.spec import ACTIVATIONS, ViTSpec
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.masks.cells import cell_matrix
 from sparse_ist_tf.streams import Stream
 
 if TYPE_CHECKING:
@@ -109,6 +111,8 @@ class FoldedViT:
         pixel_offset: what is taken off every pixel before embed.
         basis: float64[width, width], orthogonal: the stream is the ViT's times this. None where it
             is the ViT's own.
+        cell: height and width in pixels of what embed takes for a patch; the patch's own where
+            None.
     """
 
     spec: ViTSpec
@@ -123,6 +127,34 @@ class FoldedViT:
     epsilon: float
     pixel_offset: float = 0.0
     basis: np.ndarray | None = None
+    cell: tuple[int, int] | None = None
+
+    @property
+    def patch_shape(self) -> tuple[int, int]:
+        """Height and width in pixels of what stands for a patch in the input."""
+        return self.cell or (self.spec.patch_size, self.spec.patch_size)
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of an image of all patches."""
+        height, width = self.patch_shape
+        return self.spec.grid * height, self.spec.grid * width
+
+    def for_cells(self, cell: tuple[int, int]) -> "FoldedViT":
+        """The same of a sensor's pixels, each cell enlarged to its patch by the embedding itself.
+
+        Args:
+            cell: its height and width in pixels.
+
+        Returns:
+            What this makes of the patches that masks.cells enlarges, but for their rounding.
+        """
+        size = self.spec.patch_size
+        rows, columns = (cell_matrix(length, 1, size).astype(np.float64) for length in cell)
+        kernel = self.embed.kernel.reshape(size, size, 3, -1)
+        kernel = np.einsum("yh,xw,yxcd->hwcd", rows, columns, kernel)
+        embed = Affine(kernel.reshape(-1, kernel.shape[-1]), self.embed.bias)
+        return dataclasses.replace(self, embed=embed, cell=cell)
 
     def for_integers(self, pixel_offset: float = 128.0) -> "FoldedViT":
         """The same for small signed pixels, without the norms' epsilon, its stream turned.

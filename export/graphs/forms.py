@@ -18,7 +18,8 @@ from sparse_ist_tf.export.graphs.folding import Affine, FoldedViT
 from sparse_ist_tf.tracing import traced
 
 FORMS = ("matmul", "conv")
-KINDS = ("head", "encoder", "classifier", "classifier_patches")
+KINDS = ("head", "encoder", "classifier", "classifier_sensor", "classifier_patches")
+OF_IMAGES = ("classifier", "classifier_sensor")  # under one mask, which they hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +28,12 @@ class Network:
 
     Args:
         kind: "head" (feature to logits; a subnet is one too), "encoder" (visible patches and
-            positions to feature), "classifier" (image to logits under a shared mask) or
-            "classifier_patches" (visible patches and positions to logits).
+            positions to feature), "classifier" (image to logits under a shared mask),
+            "classifier_sensor" (the same of the pixels that a sensor has, fewer than the encoder's)
+            or "classifier_patches" (visible patches and positions to logits).
         layers: the MLP, ReLU between; empty for an encoder.
-        vit: None for a head.
-        positions: for a classifier the visible patches; for the other two only their number counts.
+        vit: None for a head; for a sensor's pixels FoldedViT.for_cells.
+        positions: of OF_IMAGES the visible patches; of the others only their number counts.
         tuned: the layers were trained for the integers nearest to them, or for few values.
     """
 
@@ -46,12 +48,17 @@ class Network:
         """Names of the inputs, as in the file's signature."""
         if self.kind == "head":
             return ("feature",)
-        return ("image",) if self.kind == "classifier" else ("patches", "positions")
+        return ("image",) if self.kind in OF_IMAGES else ("patches", "positions")
 
     @property
     def output_name(self) -> str:
         """Name of the output, as in the file's signature."""
         return "feature" if self.kind == "encoder" else "logits"
+
+
+def example_for(kind: str, example: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """An example of Images as files of a kind take it: of a sensor's pixels, or the encoder's."""
+    return {**example, "image": example["picture"]} if kind == "classifier_sensor" else example
 
 
 def layers_of(parameters: Mapping[str, np.ndarray]) -> tuple[Affine, ...]:
@@ -93,8 +100,8 @@ def make_function(
         def call(feature):
             return {"logits": _mlp(feature, network.layers)}
 
-    elif kind == "classifier":
-        signature = [spec("image", [1, vit.spec.image_size, vit.spec.image_size, 3], dtype)]
+    elif kind in OF_IMAGES:
+        signature = [spec("image", [1, *vit.image_shape, 3], dtype)]
 
         def call(image):
             return {"logits": steps.classify(steps.embed_image(image), None)}
@@ -146,20 +153,20 @@ class _Rows:
 
     def embed_image(self, image):
         """The visible patches are picked before anything is computed: hidden pixels stay unread."""
-        patch, grid = self.vit.spec.patch_size, self.vit.spec.grid
+        (height, width), grid = self.vit.patch_shape, self.vit.spec.grid
         # A row of the reshaped image is one line of one patch.
         lines = [
-            (position // grid * patch + line) * grid + position % grid
+            (position // grid * height + line) * grid + position % grid
             for position in self.network.positions
-            for line in range(patch)
+            for line in range(height)
         ]
         x = tf.gather(
-            tf.reshape(image, [grid * patch * grid, patch * 3]), np.array(lines, np.int32)
+            tf.reshape(image, [grid * height * grid, width * 3]), np.array(lines, np.int32)
         )
-        return self.embed_patches(tf.reshape(x, [1, -1, self.vit.spec.pixels]))
+        return self.embed_patches(tf.reshape(x, [1, -1, height * width * 3]))
 
     def embed_patches(self, patches):
-        x = tf.reshape(patches, [-1, self.vit.spec.pixels])
+        x = tf.reshape(patches, [-1, patches.shape[-1]])
         return self.dense(tf.cast(x, tf.float32), self.vit.embed)
 
     def table_rows(self, positions):
@@ -267,19 +274,19 @@ class _Maps(_Rows):
         return tf.TensorSpec([1, count, self.vit.spec.num_patches], tf.float32, name="positions")
 
     def embed_image(self, image):
-        patch, grid = self.vit.spec.patch_size, self.vit.spec.grid
+        (height, width), grid = self.vit.patch_shape, self.vit.spec.grid
         pieces = [
-            image[:, row * patch : (row + length) * patch, column * patch : (column + 1) * patch, :]
+            image[:, row * height : (row + length) * height, column * width : (column + 1) * width]
             for column, row, length in _runs(self.network.positions, grid)
         ]
         x = tf.concat(pieces, axis=1) if len(pieces) > 1 else pieces[0]
-        kernel = self.vit.embed.kernel.reshape(patch, patch, 3, -1)
-        x = tf.nn.conv2d(tf.cast(x, tf.float32), _constant(kernel), patch, "VALID")
+        kernel = self.vit.embed.kernel.reshape(height, width, 3, -1)
+        x = tf.nn.conv2d(tf.cast(x, tf.float32), _constant(kernel), (height, width), "VALID")
         x = x + _constant(self.vit.embed.bias)
         return tf.reshape(x, [1, 1, -1, self.vit.spec.width])
 
     def embed_patches(self, patches):
-        x = tf.reshape(patches, [1, 1, -1, self.vit.spec.pixels])
+        x = tf.reshape(patches, [1, 1, -1, patches.shape[-1]])
         return self.dense(tf.cast(x, tf.float32), self.vit.embed)
 
     def table_rows(self, positions):

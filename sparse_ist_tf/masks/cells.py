@@ -132,7 +132,7 @@ class Scaling:
         if self.grid == "scaled":
             return scale_image(image, self.image_size)
         most = (tf.shape(image)[:2] + self.side - 1) // self.side
-        return self._resampled(image, tf.minimum(self.patch_size, most), name)
+        return self.resampled(image, tf.minimum(self.patch_size, most), name)
 
     def seen(self, picture: tf.Tensor) -> tf.Tensor:
         """What the encoder's patches are cut from: every cell of `sent` enlarged to its patch.
@@ -144,15 +144,29 @@ class Scaling:
         """
         if self.grid == "sensor":
             size = tf.constant((self.patch_size, self.patch_size))
-            picture = self._resampled(picture, size, "a picture")
+            picture = self.resampled(picture, size, "a picture")
         return tf.ensure_shape(picture, (self.image_size, self.image_size, 3))
 
     def __call__(self, image: tf.Tensor, name: tf.Tensor | str = "an image") -> tf.Tensor:
         """What the encoder sees of an image that is sent as it is."""
         return self.seen(self.sent(image, name))
 
-    def _resampled(self, image, size, name):
-        """Every cell scaled to `size`, (height, width), pixels."""
+    def resampled(
+        self, image: tf.Tensor, size: tf.Tensor | tuple[int, int], name: tf.Tensor | str
+    ) -> tf.Tensor:
+        """Every cell of an image scaled by itself; runs in a graph.
+
+        Args:
+            image: uint8[height, width, 3].
+            size: height and width in pixels that each cell becomes.
+            name: what errors call the image.
+
+        Returns:
+            uint8[side * size[0], side * size[1], 3].
+
+        Raises:
+            RunError: as sent().
+        """
 
         def scaled():
             rows, columns = (
@@ -166,7 +180,7 @@ class Scaling:
             return _pixels(tf.matmul(columns, x))
 
         shape = tf.shape(image)
-        same = tf.reduce_all(tf.equal(shape[:2], self.side * size))
+        same = tf.reduce_all(tf.equal(shape[:2], self.side * tf.convert_to_tensor(size)))
         return tf.ensure_shape(tf.cond(same, lambda: image, scaled), (None, None, 3))
 
     def _matrix(self, length, size, name):

@@ -2,11 +2,13 @@
 
 import functools
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from ml_collections import ConfigDict
 
 from sparse_ist_tf.checkpoints.loading import load_configured
@@ -15,14 +17,16 @@ from sparse_ist_tf.config import completed, identity, ist_options
 from sparse_ist_tf.encoder.bundle import vit_encoder
 from sparse_ist_tf.encoder.features import make_encode
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.ist.head import extract, logits
 from sparse_ist_tf.ist.partition import Partition
 from sparse_ist_tf.ist.state import HeadState
-from sparse_ist_tf.masks import num_visible
+from sparse_ist_tf.masks import Scaling, num_visible
 from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.runs.evaluation import Evaluation
 from sparse_ist_tf.runs.images import Images
 from sparse_ist_tf.runs.parts import head_spec, last_partition, with_tuned_encoder
+from sparse_ist_tf.tracing import as_written
 
 
 class FinishedRun:
@@ -114,8 +118,11 @@ class FinishedRun:
             digest.update(name.encode() + np.ascontiguousarray(self.parameters[name]).tobytes())
         return digest.hexdigest()
 
-    def shared_positions(self) -> tuple[int, ...]:
-        """The visible places that all images share.
+    def shared_positions(self, artefact: str = "classifier") -> tuple[int, ...]:
+        """The visible positions that all images share.
+
+        Args:
+            artefact: which asks for them, for errors.
 
         Raises:
             RequestError: if the run's masks aren't shared.
@@ -123,11 +130,49 @@ class FinishedRun:
         kind = self.config.masks.kind
         if kind != "shared":
             raise RequestError(
-                f"artefacts=classifier: it holds one mask for all images, the run has {kind} "
+                f"artefacts={artefact}: it holds one mask for all images, the run has {kind} "
                 "masks; classifier_patches takes those, or train with --config.masks.kind=shared"
             )
-        places = self.images.masks.positions([0], self.encoder.num_patches)[0]
-        return tuple(int(place) for place in places)
+        positions = self.images.masks.positions([0], self.encoder.num_patches)[0]
+        return tuple(int(position) for position in positions)
+
+    @property
+    def scaling(self) -> Scaling:
+        """How an image becomes the encoder's patches."""
+        return self.images.scaling
+
+    def sensor_cell(self) -> tuple[int, int]:
+        """Height and width in pixels of what a sensor has for a patch.
+
+        Raises:
+            RequestError: if no file can take the sensor's own pixels: masks aren't shared or don't
+                lie on them, images differ in size, or their cells do or are as large as patches.
+        """
+        self.shared_positions("classifier_sensor")
+        size, side = self.encoder.patch_size, self.scaling.side
+        height, width = self.sensor_shape
+        images = f"images of {height} x {width} pixels"
+        if self.scaling.grid == "scaled":
+            reason = "masks.grid=scaled cuts patches from the scaled image; classifier takes that"
+        elif height % side or width % side:
+            reason = f"{images} can't be cut into {side} x {side} equal cells"
+        elif max(height, width) > side * size or min(height, width) == side * size:
+            reason = f"{images} fill patches of {size} x {size}; classifier takes those"
+        elif not self._is_of_one_size:
+            reason = "the run's images are not all of one size"
+        else:
+            return height // side, width // side
+        raise RequestError(f"artefacts=classifier_sensor: {reason}")
+
+    @functools.cached_property
+    def sensor_shape(self) -> tuple[int, int]:
+        """Height and width in pixels of the first test image, before anything is scaled."""
+        return next(_shapes(self.images.splits["test"]))
+
+    @functools.cached_property
+    def _is_of_one_size(self) -> bool:
+        parts = (_shapes(split) for split in self.images.splits.values())
+        return all(shape == self.sensor_shape for shape in itertools.chain(*parts))
 
     def head(self, subnet: int | None = None) -> dict[str, np.ndarray]:
         """The merged head, or a subnet with its scaling folded in.
@@ -163,9 +208,21 @@ class FinishedRun:
         for start in range(0, len(examples), 32):
             part = examples[start : start + 32]
             images = np.stack([example["image"] for example in part])
-            places = np.stack([example["positions"] for example in part])
-            features = self._encode(images, places).numpy()
+            positions = np.stack([example["positions"] for example in part])
+            features = self._encode(images, positions).numpy()
             features = self.images.transport.sent_features(features)
             for example, feature in zip(part, features, strict=True):
                 example["feature"] = feature
         return examples
+
+
+def _shapes(split: Split) -> Iterator[tuple[int, int]]:
+    """Height and width of every image of a split, before anything is scaled."""
+    source = split.source
+    shapes = source.stream(0, split.size).map(
+        as_written(lambda element: tf.shape(source.decode(element))[:2]),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    with image_errors():
+        for height, width in shapes.as_numpy_iterator():
+            yield int(height), int(width)

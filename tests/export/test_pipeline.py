@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.export import pipeline
+from sparse_ist_tf.export import camera, pipeline
 from sparse_ist_tf.export.compress import Compression
 from sparse_ist_tf.export.devices.targets import TARGETS
 from sparse_ist_tf.export.files import metadata
@@ -15,6 +15,7 @@ from sparse_ist_tf.export.files.runtimes import LiteRT
 from sparse_ist_tf.export.pipeline import Exporter
 from sparse_ist_tf.export.plan import BOUNDS, Options, plan
 from sparse_ist_tf.export.verify import evaluate_tflite
+from sparse_ist_tf.masks import Scaling
 
 PHONE = TARGETS["phone"]
 # 40 test images: one that changes its label is 2.5 points.
@@ -33,7 +34,10 @@ def exported(finished, tmp_path_factory):
     """(folder, what was printed) of a default export of subnet 1, the head and classifiers."""
     folder = tmp_path_factory.mktemp("export") / "phone"
     good, printed = _export(
-        finished, folder, artefacts=("subnet", "head", "encoder", "classifier"), subnets=(0, 1)
+        finished,
+        folder,
+        artefacts=("subnet", "head", "encoder", "classifier", "classifier_sensor"),
+        subnets=(0, 1),
     )
     assert good, printed
     return folder, printed
@@ -50,6 +54,9 @@ def test_every_file_is_there_and_named_by_what_it_holds(exported):
         f"{stem}_classifier_subnet0of2_int8.tflite",
         f"{stem}_classifier_subnet1of2_int8.tflite",
         f"{stem}_classifier_head_int8.tflite",
+        f"{stem}_classifier_subnet0of2_sensor_int8.tflite",
+        f"{stem}_classifier_subnet1of2_sensor_int8.tflite",
+        f"{stem}_classifier_head_sensor_int8.tflite",
         "labels.txt",
         "model_card.md",
         "verification.json",
@@ -92,6 +99,41 @@ def test_files_say_what_they_are(exported, finished):
     assert "10 classes" in card
 
 
+def test_files_and_card_say_where_the_mask_falls(exported, finished):
+    """On a camera's own pixels: digits of 32 x 32, cut into 8 x 8 cells."""
+    folder, _ = exported
+    stem, shared = "digits_vit_pico_m50", list(finished.shared_positions())
+    for name, cell, side in (("head", None, 64), ("head_sensor", [4, 4], 32)):
+        content = (folder / f"{stem}_classifier_{name}_int8.tflite").read_bytes()
+        mask = metadata.read(content)[1]["mask"]
+        assert (mask["grid"], mask["cells"], mask.get("cell")) == ("sensor", [8, 8], cell)
+        assert "from floor(k n / 8) up to" in mask["rule"]
+        assert mask["positions"] == shared
+        assert LiteRT(content).inputs[0].shape == (1, side, side, 3)
+        assert content.count(mask["rule"].encode()) == 2  # in its description too
+    card = (folder / "model_card.md").read_text()
+    for text in (
+        "along a side of n pixels, at least 8, cell k of 8 has those from floor(k n / 8)",
+        "An image of 32 x 32 pixels, as this run's first, has cells of 4 x 4.",
+        "`encoder`, `classifier`: every cell becomes 8 x 8 pixels by itself",
+        "`classifier_sensor`: 32 x 32 pixels as a camera of that size has them, 4 x 4 for each cell",
+        f"counted row by row from 0: {', '.join(map(str, shared))}.",
+    ):
+        assert text in card
+
+
+def test_a_sensors_file_answers_as_the_one_for_enlarged_images(exported):
+    folder, _ = exported
+    record = json.loads((folder / "verification.json").read_text())
+    files = {file["name"]: file for file in record["files"]}
+    for who in ("subnet0of2", "subnet1of2", "head"):
+        stem = f"digits_vit_pico_m50_classifier_{who}"
+        whole, sensor = (files[f"{stem}{kind}_int8.tflite"] for kind in ("", "_sensor"))
+        assert abs(whole["accuracy"] - sensor["accuracy"]) <= 2 / 40
+        assert sensor["agreement"] >= 0.9
+        assert sensor["size"] < whole["size"]
+
+
 def test_any_file_is_measured_again_from_itself_alone(exported):
     folder, _ = exported
     record = json.loads((folder / "verification.json").read_text())
@@ -114,6 +156,7 @@ def test_a_config_that_does_not_fit_a_file_is_refused(exported, finished):
     for key, value, message in (
         ("masks.ratio", 0.25, "holds another mask"),
         ("masks.kind", "fixed", "holds another mask"),
+        ("masks.grid", "scaled", "holds another mask"),
         ("dataset.name", "digits", "has other labels"),
         ("encoder.weights", "random:vit_pico", "another encoder"),
     ):
@@ -131,7 +174,7 @@ def test_a_second_export_adds_to_the_first(exported, finished):
     record = json.loads((folder / "verification.json").read_text())
     names = [file["name"] for file in record["files"]]
     assert names[-1] == "digits_vit_pico_m50_head_float32.tflite"
-    assert len(names) == 8
+    assert len(names) == 11
     card = (folder / "model_card.md").read_text()
     assert all(name in card and (folder / name).exists() for name in names)
     assert printed.count(".tflite") == 1  # the table is of what was made now
@@ -212,11 +255,42 @@ def test_what_a_target_calls_for(finished):
     names = [job.name for job in plan(finished, TARGETS["micro"], LOOSE)]
     assert names == [
         "subnet0of2", "subnet1of2", "classifier_subnet0of2", "classifier_subnet1of2",
+        "classifier_subnet0of2_sensor", "classifier_subnet1of2_sensor",
     ]  # fmt: skip
     names = [job.name for job in plan(finished, TARGETS["coral"], LOOSE)]
     assert "head" in names
     assert "encoder32" in names
     assert "classifier_head" in names
+    assert "classifier_head_sensor" in names
+
+
+@pytest.mark.parametrize(
+    ("shape", "grid", "reason"),
+    [
+        ((8, 8), "scaled", "masks.grid=scaled cuts patches from the scaled image"),
+        ((16, 20), "sensor", "images of 16 x 20 pixels can't be cut into 8 x 8 equal cells"),
+        ((64, 64), "sensor", "images of 64 x 64 pixels fill patches of 8 x 8; classifier takes"),
+        ((16, 96), "sensor", "images of 16 x 96 pixels fill patches of 8 x 8; classifier takes"),
+        ((16, 16), "sensor", "the run's images are not all of one size"),
+    ],
+)
+def test_a_sensors_pixels_are_taken_where_every_cell_has_as_many(
+    finished, monkeypatch, shape, grid, reason
+):
+    monkeypatch.setitem(vars(finished), "sensor_shape", shape)
+    monkeypatch.delitem(vars(finished), "_is_of_one_size", raising=False)
+    monkeypatch.setattr(finished.images, "scaling", Scaling(64, 8, grid))
+    with pytest.raises(RequestError, match=f"artefacts=classifier_sensor: {reason}"):
+        plan(finished, PHONE, dataclasses.replace(LOOSE, artefacts=("classifier_sensor",)))
+    assert {job.kind for job in plan(finished, PHONE, LOOSE)} == {"head", "encoder", "classifier"}
+
+
+def test_a_card_of_scaled_images_says_that_they_leak(finished, monkeypatch):
+    monkeypatch.setattr(finished.images, "scaling", Scaling(64, 8, "scaled"))
+    text = "\n".join(camera.card_lines(finished, ("encoder", "classifier")))
+    assert "after it was scaled as a whole to 64 x 64 pixels" in text
+    assert "visible patches hold blends of hidden pixels" in text
+    assert "floor" not in text
 
 
 def test_missing_packages_are_named_before_any_work(finished, tmp_path, monkeypatch):

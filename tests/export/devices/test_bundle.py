@@ -12,10 +12,11 @@ from sparse_ist_tf.export.devices.bundle import write_bundle
 from sparse_ist_tf.export.files import metadata
 from sparse_ist_tf.export.files.operators import operators
 from sparse_ist_tf.export.files.runtimes import LiteRT, ports
-from tests.fixtures.finished_run import make_images
+from tests.fixtures.finished_run import make_images, make_pictures
 
 LABELS = ("a", 'b "quoted"', "größer")
 MASK = {"visible": 8, "positions": [0, 2, 3, 5, 8, 11, 12, 15]}
+SENSOR = {"grid": "sensor", "cells": [4, 4], "rule": "Cell k is cut out by itself. " * 6}
 ARENA = 64 * 1024
 COMPILER = shutil.which("c++")
 
@@ -24,7 +25,7 @@ COMPILER = shutil.which("c++")
 def content(classifier_file):
     """A whole-integer classifier with metadata."""
     file = classifier_file("int8", whole_integer=True)
-    about = metadata.Metadata("small", "d", LABELS, {"digest": "abc", "mask": MASK})
+    about = metadata.Metadata("small", "d", LABELS, {"digest": "abc", "mask": MASK | SENSOR})
     return metadata.attach(file, about)
 
 
@@ -67,6 +68,27 @@ def test_the_settings_are_the_models(bundle, content):
     assert _constant(text, "kLabelCount") == "3"
     assert _array(text, "kVisiblePatches") == MASK["positions"]
     assert _constant(text, "kArenaSize") == str(ARENA)
+
+
+def test_it_says_where_the_mask_falls(bundle, classifier_file, tmp_path):
+    settings = (bundle[0] / "model_settings.h").read_text()
+    assert "// Cell k is cut out by itself." in settings
+    assert (_constant(settings, "kCellRows"), _constant(settings, "kCellColumns")) == ("4", "4")
+    readme = (bundle[0] / "README.md").read_text()
+    assert "Every cell of a camera's image is scaled to its patch by itself." in " ".join(
+        readme.split()
+    )
+    file = classifier_file("int8", whole_integer=True, kind="classifier_sensor")
+    mask = MASK | SENSOR | {"cell": [2, 2]}
+    about = metadata.Metadata("small", "d", LABELS, {"digest": "abc", "mask": mask})
+    example = {"image": make_pictures(1)[0]}
+    expected = LiteRT(file, reference=True).run_raw(example)
+    folder = tmp_path / "sensor"
+    write_bundle(folder, metadata.attach(file, about), "small", example, expected, ARENA)
+    assert "A cell has 2 x 2 pixels: an image of that size goes in as it is." in " ".join(
+        (folder / "README.md").read_text().split()
+    )
+    assert "kInput0Shape[] = {1, 8, 8, 3}" in (folder / "model_settings.h").read_text()
 
 
 def test_the_resolver_registers_the_operators_used_and_no_others(bundle, content):

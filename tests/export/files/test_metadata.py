@@ -9,7 +9,7 @@ import pytest
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.files import flatbuffer, metadata
 from sparse_ist_tf.export.files.runtimes import LiteRT
-from tests.fixtures.finished_run import make_images
+from tests.fixtures.finished_run import make_images, make_pictures
 
 ABOUT = metadata.Metadata(
     "small", "A small one.", ("kitten", "größer als a", "x y"), {"digest": "ab", "mask": {}}
@@ -65,13 +65,19 @@ def test_a_file_without_metadata_is_refused(head_file):
         metadata.attach(head_file, metadata.Metadata("n", "d", ("a\nb", "c", "d"), {}))
 
 
+def test_the_image_wanted_is_described_where_readers_look(classifier_file):
+    about = metadata.Metadata("n", "d", ("a", "b", "c"), {}, "Cells of 2 x 2 pixels.")
+    assert b"read. Cells of 2 x 2 pixels." in metadata.attach(classifier_file("float32"), about)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "classifier_sensor"])
 @pytest.mark.parametrize("quantize", ["float32", "int8"])
-def test_mediapipe_loads_a_classifier_as_it_is(classifier_file, tmp_path, quantize):
-    """Its answers are LiteRT's, by the labels inside the file."""
+def test_mediapipe_loads_a_classifier_as_it_is(classifier_file, tmp_path, quantize, kind):
+    """Its answers are LiteRT's, by the labels inside the file: nothing is scaled on the way."""
     mediapipe = pytest.importorskip("mediapipe", reason="needs the extra mediapipe")
     from mediapipe.tasks import python as tasks
 
-    classifier = metadata.attach(classifier_file(quantize), ABOUT)
+    classifier = metadata.attach(classifier_file(quantize, kind=kind), ABOUT)
     path = tmp_path / "classifier.tflite"
     path.write_bytes(classifier)
     options = tasks.vision.ImageClassifierOptions(
@@ -79,7 +85,7 @@ def test_mediapipe_loads_a_classifier_as_it_is(classifier_file, tmp_path, quanti
     )
     runtime = LiteRT(classifier)
     with tasks.vision.ImageClassifier.create_from_options(options) as task:
-        for image in make_images(8):
+        for image in make_images(8) if kind == "classifier" else make_pictures(8):
             picture = mediapipe.Image(mediapipe.ImageFormat.SRGB, image)
             (found,) = task.classify(picture).classifications
             logits = runtime.run({"image": image})

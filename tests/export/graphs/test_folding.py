@@ -11,6 +11,7 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.graphs.folding import Affine, fold
 from sparse_ist_tf.export.graphs.forms import Network, make_function
 from sparse_ist_tf.masks import select_patches
+from sparse_ist_tf.masks.cells import cell_matrix
 from tests.fixtures.finished_run import MEAN, STD, make_images, make_vit
 
 VARIETIES = {
@@ -74,6 +75,30 @@ def test_the_network_for_integers_is_the_same_function(variety, form):
         expected = make_function(network, form)(patches=patches, positions=positions)[name]
         found = make_function(other, form)(patches=patches - 128, positions=positions)[name]
         np.testing.assert_allclose(found, expected, atol=2e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("form", ["matmul", "conv"])
+@pytest.mark.parametrize("cell", [(2, 2), (1, 3), (4, 1), (4, 4)])
+def test_the_embedding_enlarges_a_sensors_cells_itself(cell, form):
+    """As cell_matrix does, but for the rounding of what it gives."""
+    folded, positions = fold(make_vit(), MEAN, STD), (1, 4, 5, 6, 11, 15)
+    sensor = folded.for_cells(cell)
+    assert sensor.image_shape == (4 * cell[0], 4 * cell[1])
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (1, *sensor.image_shape, 3)).astype("float32")
+    rows, columns = (cell_matrix(length, 4, 4) for length in sensor.image_shape)
+    enlarged = np.einsum("yh,xw,bhwc->byxc", rows, columns, image)
+    layers = (Affine(rng.standard_normal((16, 3)), np.ones(3)),)
+    expected = make_function(Network("classifier", layers, folded, positions), form)(image=enlarged)
+    network = Network("classifier_sensor", layers, sensor, positions)
+    for vit, offset in ((sensor, 0), (sensor.for_integers(), 128)):
+        if offset:
+            vit = dataclasses.replace(vit, epsilon=folded.epsilon)
+        function = make_function(dataclasses.replace(network, vit=vit), form)
+        found = function(image=image - offset)["logits"]
+        np.testing.assert_allclose(found, expected["logits"], atol=1e-4)
+    kernel, whole = sensor.embed.kernel, folded.embed.kernel
+    assert kernel.size * 16 == whole.size * cell[0] * cell[1]
 
 
 def test_a_turned_stream_has_no_channel_that_stands_out():
