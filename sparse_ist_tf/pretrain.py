@@ -134,12 +134,25 @@ def _check_preset(config):
             raise RequestError(
                 f"image_sizes has {size}: must be a multiple of {patch}, the side of a patch"
             )
+    _check_sensors(config, preset)
     num_patches = (min(config.image_sizes or [preset.image_size]) // patch) ** 2
     for ratio in (*config.mask_ratios, *config.eval_mask_ratios, *config.probe.mask_ratios):
         try:
             num_visible(num_patches, ratio)
         except ValueError as error:
             raise RequestError(f"a mask ratio of {ratio} for {config.preset}: {error}") from None
+
+
+def _check_sensors(config, preset):
+    """Checks that sensors record no more than the stored images have, and a pixel per patch."""
+    largest = max(config.image_sizes or [preset.image_size])
+    least = largest // preset.patch_size if config.masks.grid == "sensor" else 1
+    for side in config.sensor_sizes or [preset.image_size]:
+        if not least <= side <= preset.image_size:
+            raise RequestError(
+                f"sensor_sizes has {side}: must be {least}, the patches along a side of {largest} "
+                f"px, to {preset.image_size}, the images of {config.preset}"
+            )
 
 
 def _load_images(config, link=None):

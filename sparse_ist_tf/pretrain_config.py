@@ -66,6 +66,11 @@ def table() -> list[Key]:
         # Most steps hide much, which is cheap; some show all, so that whole images stay familiar.
         Key("mask_ratios", (0.75, 0.5, 0.0), RATIOS, "hidden shares of the patches, one a step"),
         Key("mask_probabilities", (0.5, 0.4, 0.1), share, "share of the steps that have each"),
+        choice("masks.grid", ("sensor", "scaled"),
+               "pixels that patches are cut from: as recorded, or once all are enlarged"),
+        Key("sensor_sizes", (), sides, "sides in pixels of what a sensor records, one a step; the "
+            "preset's where empty"),
+        Key("sensor_probabilities", (), share, "share of the steps that have each"),
         Key("image_sizes", (), sides, "sides in pixels, one a step; the preset's where empty"),
         Key("size_probabilities", (), share, "share of the steps that have each"),
         Key("augment", ("flip", "crop"), None,
@@ -109,6 +114,7 @@ def accelerator_config() -> ConfigDict:
     """What the trainings of both packaged encoders have in common: long, on one accelerator."""
     config = get_config()
     config.seed = 3
+    config.masks.grid = "scaled"
     config.mask_ratios, config.mask_probabilities = (0.5, 0.75), (0.7, 0.3)
     config.augment = ("flip", "crop", "color", "three_augment", "mixup", "cutmix")
     config.crop_area = 0.25
@@ -122,8 +128,13 @@ def accelerator_config() -> ConfigDict:
 
 
 def completed(config: Mapping) -> ConfigDict:
-    """A stored configuration as one of today: keys that came later have their defaults."""
-    return updated(get_config(), config)
+    """A stored configuration as one of today: keys that came later have their defaults.
+
+    But for masks.grid: images were scaled first when it was no key.
+    """
+    found = get_config()
+    found.masks.grid = "scaled"
+    return updated(found, config)
 
 
 def validate(config: ConfigDict, num_workers: int = 1) -> None:
@@ -139,7 +150,12 @@ def validate(config: ConfigDict, num_workers: int = 1) -> None:
         raise RequestError(
             f"mask_probabilities={tuple(odds)}: must be one share per mask_ratios, adding up to 1"
         )
-    _check_sizes(config)
+    _check_sizes(config, "image_sizes", "size_probabilities")
+    _check_sizes(config, "sensor_sizes", "sensor_probabilities")
+    if config.image_sizes and config.objective == "mae":
+        raise RequestError(
+            f"image_sizes={tuple(config.image_sizes)}: must be empty with objective='mae'"
+        )
     if config.objective == "mae" and 0 in config.mask_ratios:
         raise RequestError("mask_ratios has 0: must be above 0 for objective='mae'")
     decoder = config.decoder
@@ -162,16 +178,13 @@ def validate(config: ConfigDict, num_workers: int = 1) -> None:
         )
 
 
-def _check_sizes(config):
-    sizes, odds = tuple(config.image_sizes), tuple(config.size_probabilities)
+def _check_sizes(config, key, shares):
+    sizes, odds = tuple(config[key]), tuple(config[shares])
     differ = len(set(sizes)) == len(sizes)
     if (sizes or odds) and not (differ and _are_shares(odds, len(sizes))):
         raise RequestError(
-            f"size_probabilities={odds}: must be one share per image_sizes={sizes}, which differ, "
-            "adding up to 1"
+            f"{shares}={odds}: must be one share per {key}={sizes}, which differ, adding up to 1"
         )
-    if sizes and config.objective == "mae":
-        raise RequestError(f"image_sizes={sizes}: must be empty with objective='mae'")
 
 
 def _are_shares(odds: Sequence[float], count: int) -> bool:

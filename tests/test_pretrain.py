@@ -15,7 +15,7 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.decoded import decoded_images
 from sparse_ist_tf.pretrain import _check_preset, _load_images, pretrain
-from sparse_ist_tf.pretrain_config import get_config, validate
+from sparse_ist_tf.pretrain_config import completed, get_config, validate
 from sparse_ist_tf.pretraining.tensorflow_run import Pretraining
 from sparse_ist_tf.reports.run_directory import RunDirectory
 
@@ -120,6 +120,8 @@ def test_images_are_decoded_once(tmp_path):
         ("start_share", 0.5, "start_share=0.5: must be 0.0, it is used only where weights is set"),
         ("start_share", 1.5, "start_share=1.5: must be in"),
         ("image_sizes", (64, 128), r"size_probabilities=\(\): must be one share per image_sizes"),
+        ("sensor_sizes", (32,), r"sensor_probabilities=\(\): must be one share per sensor_sizes"),
+        ("masks.grid", "scale", "masks.grid='scale': must be one of sensor, scaled"),
         ("label_smoothing", 1.5, "label_smoothing=1.5"),
         ("crop_area", 0.0, "crop_area=0.0"),
         ("mix_probability", 1.1, "mix_probability=1.1"),
@@ -187,12 +189,42 @@ def test_sizes_that_cannot_be_are_named():
         validate(config)
 
 
-@pytest.mark.parametrize("name", ["vit_micro", "vit_micro_sizes", "vit_pico", "mae"])
+@pytest.mark.parametrize(
+    ("sizes", "sensors", "grid", "words"),
+    [
+        ((), (65,), "sensor", "sensor_sizes has 65: must be 8, .* of 64 px, to 64, the images of"),
+        ((), (7,), "sensor", "sensor_sizes has 7: must be 8"),
+        ((), (65,), "scaled", "sensor_sizes has 65: must be 1"),
+        ((64, 128), (8,), "sensor", "sensor_sizes has 8: must be 16, .* of 128 px"),
+        ((1024,), (), "sensor", "sensor_sizes has 64: must be 128"),
+    ],
+)
+def test_sensors_that_cannot_be_are_named(sizes, sensors, grid, words):
+    config = get_config()
+    config.image_sizes, config.sensor_sizes, config.masks.grid = sizes, sensors, grid
+    with pytest.raises(RequestError, match=words):
+        _check_preset(config)
+
+
+def test_stored_configurations_of_before_scaled_first():
+    stored = get_config().to_dict()
+    del stored["masks"]
+    assert completed(stored).masks.grid == "scaled"
+    assert completed(get_config().to_dict()).masks.grid == "sensor"
+    for name in ("vit_micro", "vit_micro_sizes", "vit_pico"):  # as the packaged weights were made
+        config = importlib.import_module(f"configs.pretrain_{name}").get_config()
+        assert config.masks.grid == "scaled"
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_micro", "vit_micro_sizes", "vit_micro_sensor", "vit_pico", "mae"]
+)
 def test_every_file_in_configs_is_valid(name):
     config = importlib.import_module(f"configs.pretrain_{name}").get_config()
     validate(config, num_workers=8)
     _check_preset(config)
     presets = {"mae": "vit_base", "vit_micro_sizes": "vit_micro"}
+    presets["vit_micro_sensor"] = "vit_micro"
     assert config.preset == presets.get(name, name)
 
 

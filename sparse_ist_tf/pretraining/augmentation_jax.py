@@ -86,13 +86,6 @@ def augmented(
     return images
 
 
-def scaled(images: jax.Array, size: int) -> jax.Array:
-    """Images of another size, as tf.image.resize makes them bilinearly and antialiased."""
-    if images.shape[1] == size:
-        return images
-    return jax.image.resize(images, (len(images), size, size, 3), "linear")
-
-
 def _resampling(key, count, size, names, least_area, sigma):
     """Matrices [count, size, size] that crop, flip and blur the rows, and the columns."""
     keys = jax.random.split(key, 4)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from sparse_ist_tf.pretraining.augmentation import draw_boxes, draw_positions, draw_shares
+from sparse_ist_tf.pretraining.resolution import Resolution, resampled
 from sparse_ist_tf.streams import Stream
 
 
@@ -35,8 +36,7 @@ class Images:
 def pretraining_batches(
     images: Images,
     config: ConfigDict,
-    sizes: Sequence[int],
-    patch_size: int,
+    resolutions: Sequence[Resolution],
     augment: Callable,
     first_step: int,
     mine: slice,
@@ -49,8 +49,7 @@ def pretraining_batches(
     Args:
         images: the data.
         config: as sparse_ist_tf.pretrain_config makes it.
-        sizes: sides of the images that the encoder sees, in pixels; a batch has one of them.
-        patch_size: side of a patch in pixels.
+        resolutions: of a run, of which a batch has one.
         augment: from make_augmentation.
         first_step: the step of the first batch, from 0.
         mine: the rows of a batch that this worker sees.
@@ -59,30 +58,30 @@ def pretraining_batches(
         Of (images float32[b, size, size, 3] in [0, 255], labels int32[b], positions int32[b, v],
         shares float32[b, n]), b the length of `mine`, n the patches of an image.
     """
-    count, total, side = config.batch_size, len(images.train_labels), images.train.shape[1]
+    count, total, stored = config.batch_size, len(images.train_labels), images.train.shape[1]
+    scaled = any((r.size, r.sensor) != (stored, stored) for r in resolutions)
 
     def generate():
         for step in itertools.count(first_step):
             rows = draw_rows(config, total, step)
-            size = sizes[draw_size(config, step)]
+            resolution = resolutions[draw_resolution(config, step)]
             ratio, rng = draw_ratio(config, step)
-            grid = size // patch_size
+            grid = resolution.scaling.side
             positions = draw_positions(rng, count, grid * grid, config.mask_ratios[ratio])
             boxes = draw_boxes(rng, count, config.augment, config.crop_area)
             shares = draw_shares(rng, count, grid, config.augment, config.mix_probability)
             rows, labels = rows[mine], images.train_labels[rows[mine]]
-            yield size, images.train[rows], boxes[mine], labels, positions[mine], shares[mine]
+            pixels, rest = images.train[rows], (labels, positions[mine], shares[mine])
+            yield resolution.matrix, pixels, boxes[mine], *rest
 
-    def changed(size, images, boxes, *rest):
+    def changed(matrix, images, boxes, *rest):
         images = augment(images, boxes)
-        if tuple(sizes) != (side,):
-            images = tf.image.resize(images, (size, size), antialias=True)
-        return images, *rest
+        return resampled(images, matrix) if scaled else images, *rest
 
     part = len(range(*mine.indices(count)))
     signature = (
-        tf.TensorSpec((), tf.int32),
-        tf.TensorSpec((part, side, side, 3), tf.uint8),
+        tf.TensorSpec((None, stored), tf.float32),
+        tf.TensorSpec((part, stored, stored, 3), tf.uint8),
         tf.TensorSpec((part, 4), tf.float32),
         tf.TensorSpec((part,), tf.int32),
         tf.TensorSpec((part, None), tf.int32),
@@ -109,12 +108,15 @@ def _order(seed, epoch, count):
     return Stream.PRETRAINING_ORDER.rng(seed, epoch).permutation(count)
 
 
-def draw_size(config: ConfigDict, step: int) -> int:
-    """The index in config.image_sizes of the one that a step has; 0 where there are none."""
-    if len(config.image_sizes) < 2:
-        return 0
-    rng = Stream.PRETRAINING_SIZE.rng(config.seed, step)
-    return int(rng.choice(len(config.image_sizes), p=config.size_probabilities))
+def draw_resolution(config: ConfigDict, step: int) -> int:
+    """The index in resolutions() of the one that a step has."""
+    size = _draw(Stream.PRETRAINING_SIZE.rng(config.seed, step), config.size_probabilities)
+    sensor = _draw(Stream.PRETRAINING_SENSOR.rng(config.seed, step), config.sensor_probabilities)
+    return size * max(1, len(config.sensor_sizes)) + sensor
+
+
+def _draw(rng, odds):
+    return int(rng.choice(len(odds), p=odds)) if len(odds) > 1 else 0
 
 
 def draw_ratio(config: ConfigDict, step: int) -> tuple[int, np.random.Generator]:

@@ -23,11 +23,11 @@ from sparse_ist_tf.pretraining.augmentation_jax import (
     augmented,
     draw_positions,
     draw_shares,
-    scaled,
 )
-from sparse_ist_tf.pretraining.data import Images, draw_ratio, draw_rows, draw_size
+from sparse_ist_tf.pretraining.data import Images, draw_ratio, draw_resolution, draw_rows
 from sparse_ist_tf.pretraining.objectives import swap_neighbours
 from sparse_ist_tf.pretraining.optimizers import learning_rate_at
+from sparse_ist_tf.pretraining.resolution import Resolution, resampled
 from sparse_ist_tf.pretraining.run import PretrainingRun
 
 
@@ -92,15 +92,15 @@ class JaxPretraining(PretrainingRun):
         with _valued(variables, [*trainable, *fixed]):
             return model.loss_of(*args)
 
-    def _metric_eager(self, state, images, labels, positions, size):
-        whole = self._whole(scaled(images.astype(jnp.float32) / 255, size))
+    def _metric_eager(self, state, images, labels, positions, resolution):
+        whole = self._whole(resampled(images.astype(jnp.float32) / 255, resolution.matrix))
         seen = jnp.take_along_axis(whole, positions[:, :, None], axis=1)
         return self._loss(*state[:2], seen, positions, labels, whole)[1]
 
-    def _metric_of(self, rows, positions, size):
+    def _metric_of(self, rows: np.ndarray, positions: np.ndarray, resolution: Resolution) -> float:
         images = self.images
         labels = np.asarray(images.test_labels[rows], np.int32)
-        return float(self._metric(self._state, images.test[rows], labels, positions, size))
+        return float(self._metric(self._state, images.test[rows], labels, positions, resolution))
 
     def _run_steps_eager(self, state, data, taught, key, steps):
         """Some steps: (state after them, float32[count, 2] losses and metrics)."""
@@ -116,7 +116,7 @@ class JaxPretraining(PretrainingRun):
         args = fixed, images, labels, taught, keys[1:]
         branches = [
             functools.partial(self._gradients, view)
-            for view in itertools.product(self.sizes, config.mask_ratios)
+            for view in itertools.product(self.resolutions, config.mask_ratios)
         ]
         report, gradients = jax.lax.switch(branch, branches, trainable, *args)
         slots = [rate if i == self._rate_slot else slot for i, slot in enumerate(slots)]
@@ -124,10 +124,10 @@ class JaxPretraining(PretrainingRun):
         return (trainable, fixed, slots), jnp.stack(report)
 
     def _gradients(self, view, trainable, fixed, images, labels, taught, keys):
-        """((loss, metric), gradients) of images seen at a size, with a share of patches hidden."""
-        size, ratio = view
-        config, count, grid = self.config, len(labels), size // self.encoder.patch_size
-        whole = self._whole(scaled(images, size))
+        """((loss, metric), gradients) of images at a resolution, with a share of patches hidden."""
+        resolution, ratio = view
+        config, count, grid = self.config, len(labels), resolution.scaling.side
+        whole = self._whole(resampled(images, resolution.matrix))
         shares = soft = None
         if set(MIXES).intersection(config.augment):
             shares = draw_shares(keys[0], count, grid, config.augment, config.mix_probability)
@@ -146,7 +146,7 @@ class JaxPretraining(PretrainingRun):
         steps = range(self.step, self.step + count)
         rows = [draw_rows(config, len(self.images.train_labels), step) for step in steps]
         ratios = len(config.mask_ratios)
-        branches = [draw_size(config, i) * ratios + draw_ratio(config, i)[0] for i in steps]
+        branches = [draw_resolution(config, i) * ratios + draw_ratio(config, i)[0] for i in steps]
         rates = [learning_rate_at(step, config) for step in steps]
         kinds = (steps, np.int32), (rows, np.int32), (branches, np.int32), (rates, np.float32)
         return tuple(np.array(values, kind) for values, kind in kinds)

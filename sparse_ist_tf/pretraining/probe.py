@@ -10,6 +10,7 @@ from sparse_ist_tf.encoder.features import make_encode
 from sparse_ist_tf.encoder.vit import ViT
 from sparse_ist_tf.masks import fixed_positions
 from sparse_ist_tf.pretraining.data import Images
+from sparse_ist_tf.pretraining.resolution import Resolution, resampled
 
 _BATCH = 256
 
@@ -44,26 +45,35 @@ class LinearProbe:
             functools.partial(fast.features, model),  # its weights change
         )
 
-    def accuracy(self, images: Images, mask_ratio: float = 0.0) -> float:
+    def accuracy(
+        self, images: Images, mask_ratio: float = 0.0, resolution: Resolution | None = None
+    ) -> float:
         """The accuracy, in [0, 1], on test images of a classifier that is trained on the others.
 
-        Masks are fixed ones that hide mask_ratio, in [0, 1), of the patches.
+        Args:
+            images: stored at the side of the encoder's.
+            mask_ratio: share of the patches, in [0, 1), that fixed masks hide.
+            resolution: at which they are seen, of the encoder's size; by default as stored.
         """
         from sklearn.linear_model import LogisticRegression
 
-        features, labels = self._features(images.train, images.train_labels, mask_ratio)
+        features, labels = self._features(images.train, images.train_labels, mask_ratio, resolution)
         mean, std = features.mean(axis=0), features.std(axis=0) + 1e-6
         classifier = LogisticRegression(max_iter=1000, tol=1e-3)
         classifier.fit((features - mean) / std, labels)
-        features, labels = self._features(images.test, images.test_labels, mask_ratio)
+        features, labels = self._features(images.test, images.test_labels, mask_ratio, resolution)
         return float(classifier.score((features - mean) / std, labels))
 
-    def _features(self, images, labels, mask_ratio):
+    def _features(self, images, labels, mask_ratio, resolution):
         count = min(self.most_images, len(labels))
         chosen = np.linspace(0, len(labels) - 1, count).astype(np.int64)
         out = []
         for start in range(0, count, _BATCH):
             rows = chosen[start : start + _BATCH]
             visible = fixed_positions(self.seed, rows, self.num_patches, mask_ratio)
-            out.append(self._encode(images[rows], visible).numpy())
+            pixels = images[rows]
+            if resolution is not None:
+                pixels = resampled(pixels.astype(np.float32), resolution.matrix)
+                pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+            out.append(self._encode(pixels, visible).numpy())
         return np.concatenate(out), labels[chosen]

@@ -5,6 +5,11 @@ from pathlib import Path
 
 from sparse_ist_tf.files import write_file
 
+_CUT = {
+    "sensor": "the sensor's images, each enlarged by itself (`masks.grid=sensor`)",
+    "scaled": "images that are enlarged as a whole (`masks.grid=scaled`)",
+}
+
 
 def pretraining_rows(metrics: Sequence[Mapping]) -> list[tuple[str, ...]]:
     """The records in which something was tested, the titles first.
@@ -40,7 +45,8 @@ def write_pretraining_report(folder: Path, config: Mapping, metrics: Sequence[Ma
         f"# {config['preset']} on {config['dataset']['name']}, {config['objective']}",
         "",
         f"{metrics[-1]['step']:,} steps of {config['batch_size']} images, seed {config['seed']}. "
-        "Losses and accuracies are followed by the hidden share of the patches.",
+        "Losses and accuracies are followed by the hidden share of the patches, which are cut from "
+        f"{_CUT[config['masks']['grid']]}.",
         "",
         f"| {' | '.join(titles)} |",
         "|" + "---:|" * len(titles),

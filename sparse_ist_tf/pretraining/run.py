@@ -20,6 +20,7 @@ from sparse_ist_tf.pretraining.augmentation import draw_positions
 from sparse_ist_tf.pretraining.data import Images
 from sparse_ist_tf.pretraining.objectives import Classifier, MaskedAutoencoder, draw_glorot
 from sparse_ist_tf.pretraining.optimizers import learning_rate_at, make_optimizer
+from sparse_ist_tf.pretraining.resolution import Resolution, resolutions
 from sparse_ist_tf.reports.run_directory import RunDirectory, read_checkpoint, write_checkpoint
 from sparse_ist_tf.streams import Stream
 
@@ -58,8 +59,14 @@ class PretrainingRun(abc.ABC):
         self.teacher = self._read_teacher(Path(config.teacher)) if config.teacher else None
         self.optimizer = make_optimizer(config)
         self.optimizer.build(self.model.trainable_variables)
-        self.sizes = tuple(config.image_sizes) or (self.encoder.image_size,)
+        self.resolutions = self._resolutions(config.image_sizes)
         self.step = 0
+
+    def _resolutions(self, sizes):
+        """These sizes, or the encoder's where there are none, with every sensor."""
+        stored, patch_size = self.encoder.image_size, self.encoder.patch_size
+        config = self.config
+        return resolutions(sizes, config.sensor_sizes, stored, patch_size, config.masks.grid)
 
     def _start_from(self, weights):
         given = load_encoder(weights).model
@@ -98,8 +105,8 @@ class PretrainingRun(abc.ABC):
         return teacher
 
     @abc.abstractmethod
-    def _metric_of(self, rows: np.ndarray, positions: np.ndarray, size: int) -> float:
-        """The mean metric of test images, scaled to a size and seen at positions."""
+    def _metric_of(self, rows: np.ndarray, positions: np.ndarray, resolution: Resolution) -> float:
+        """The mean metric of test images at a resolution, seen at positions."""
 
     def _record(self, reports, started, first):
         loss, metric = np.mean([np.asarray(part) for part in reports], axis=0)
@@ -115,29 +122,28 @@ class PretrainingRun(abc.ABC):
         }
 
     def evaluate(self, limit: int | None = None) -> dict:
-        """The metric on `limit` test images, evenly spaced, at every size and eval_mask_ratio.
+        """The metric on `limit` test images, evenly spaced, at every resolution and ratio.
 
         Returns:
             test_accuracy@RATIO, or test_loss@RATIO for the masked autoencoder; at other sizes
-            than the preset's test_accuracy_SIZEpx@RATIO.
+            than the preset's test_accuracy_SIZEpx@RATIO, from sensors with fewer pixels
+            test_accuracy_sensorSIDEpx@RATIO.
         """
         count = len(self.images.test_labels)
         chosen = np.linspace(0, count - 1, min(limit or count, count)).astype(np.int64)
         out = {}
-        for size, ratio in itertools.product(self.sizes, self.config.eval_mask_ratios):
-            name = f"test_{self.model.metric}"
-            name += f"_{size}px" if size != self.encoder.image_size else ""
-            out[f"{name}@{ratio}"] = round(self._mean_metric(chosen, size, ratio), 4)
+        for seen, ratio in itertools.product(self.resolutions, self.config.eval_mask_ratios):
+            name = f"test_{self.model.metric}{seen.suffix}@{ratio}"
+            out[name] = round(self._mean_metric(chosen, seen, ratio), 4)
         return out
 
-    def _mean_metric(self, chosen, size, ratio):
+    def _mean_metric(self, chosen, resolution, ratio):
         rng, batch = Stream.PRETRAINING_EVALUATION.rng(self.config.seed), self.config.batch_size
-        num_patches = (size // self.encoder.patch_size) ** 2
-        total = 0.0
+        num_patches, total = resolution.scaling.num_patches, 0.0
         for start in range(0, len(chosen), batch):
             rows = chosen[start : start + batch]
             positions = draw_positions(rng, len(rows), num_patches, ratio)
-            total += self._metric_of(rows, positions, size) * len(rows)
+            total += self._metric_of(rows, positions, resolution) * len(rows)
         return total / len(chosen)
 
     def average(self, report: Callable[[dict], None] = print) -> None:

@@ -4,6 +4,7 @@ Two objectives: supervised classification, and the masked autoencoder that fills
 """
 
 import functools
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from sparse_ist_tf.pretraining.data import Images, pretraining_batches
 from sparse_ist_tf.pretraining.objectives import swap_neighbours
 from sparse_ist_tf.pretraining.optimizers import learning_rate_at
 from sparse_ist_tf.pretraining.probe import LinearProbe
+from sparse_ist_tf.pretraining.resolution import Resolution, resampled
 from sparse_ist_tf.pretraining.run import PretrainingRun
 from sparse_ist_tf.tracing import traced
 from sparse_ist_tf.workers.link import Link
@@ -53,13 +55,13 @@ class Pretraining(PretrainingRun):
         self.probe = LinearProbe(self.encoder, *color, config.probe.images, config.seed)
         self._gradients = traced(self._gradients_eager, reduce_retracing=False)
         self._apply = traced(self._apply_eager, reduce_retracing=False)
-        self._eval_steps = {size: self._eval_step_at(size) for size in self.sizes}
+        self._eval_steps = {seen: self._eval_step_at(seen) for seen in self.resolutions}
         self._restore()
 
-    def _eval_step_at(self, size):
+    def _eval_step_at(self, resolution):
         kept = self.images.test.shape[1]
         kinds = ((None, kept, kept, 3), tf.uint8), ((None,), tf.int32), ((None, None), tf.int32)
-        step = functools.partial(self._eval_step_eager, size)
+        step = functools.partial(self._eval_step_eager, resolution)
         return traced(step, input_signature=[tf.TensorSpec(*kind) for kind in kinds])
 
     def _take_variables(self):
@@ -87,9 +89,8 @@ class Pretraining(PretrainingRun):
     def _apply_eager(self, gradients):
         self.optimizer.apply(gradients, self.model.trainable_variables)
 
-    def _eval_step_eager(self, size, images, labels, positions):
-        if images.shape[1] != size:
-            images = tf.image.resize(images, (size, size), antialias=True)
+    def _eval_step_eager(self, resolution, images, labels, positions):
+        images = resampled(tf.cast(images, tf.float32), resolution.matrix)
         patches, whole = self._views(images, positions)
         _, metric = self.model.loss_of(patches, positions, labels, whole)
         return metric
@@ -129,10 +130,10 @@ class Pretraining(PretrainingRun):
 
     def batches(self) -> tf.data.Dataset:
         """What train_step takes: this worker's parts from the current step on, for ever."""
-        patch, part = self.encoder.patch_size, self.config.batch_size // self.link.num_workers
+        part = self.config.batch_size // self.link.num_workers
         mine = slice(self.link.worker * part, (self.link.worker + 1) * part)
         return pretraining_batches(
-            self.images, self.config, self.sizes, patch, self.augment, self.step, mine
+            self.images, self.config, self.resolutions, self.augment, self.step, mine
         )
 
     def train(self, report: Callable[[dict], None] = print) -> dict:
@@ -173,15 +174,16 @@ class Pretraining(PretrainingRun):
             found |= self._probe()
         return found
 
-    def _metric_of(self, rows, positions, size):
-        images, step = self.images, self._eval_steps[size]
+    def _metric_of(self, rows: np.ndarray, positions: np.ndarray, resolution: Resolution) -> float:
+        images, step = self.images, self._eval_steps[resolution]
         return float(step(images.test[rows], images.test_labels[rows], positions))
 
     def _probe(self) -> dict:
-        return {
-            f"linear_accuracy@{ratio}": round(self.probe.accuracy(self.images, ratio), 4)
-            for ratio in self.config.probe.mask_ratios
-        }
+        found = {}
+        for seen, ratio in itertools.product(self._resolutions(()), self.config.probe.mask_ratios):
+            accuracy = self.probe.accuracy(self.images, ratio, seen)
+            found[f"linear_accuracy{seen.suffix}@{ratio}"] = round(accuracy, 4)
+        return found
 
     def _restore(self):
         """Goes on from the chief's checkpoint where it has one; called by all workers."""

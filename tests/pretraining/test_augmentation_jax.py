@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 jax = pytest.importorskip("jax", reason="needs jax: pip install jax")
 
@@ -13,7 +12,6 @@ from sparse_ist_tf.pretraining.augmentation_jax import (  # noqa: E402
     augmented,
     draw_positions,
     draw_shares,
-    scaled,
 )
 
 
@@ -101,10 +99,3 @@ def test_shares_are_distributed_as_numpy_s(names):
 def test_what_jax_does_not_have_is_named():
     with pytest.raises(RequestError, match="'rand_augment' is none of flip, crop, color"):
         augmentation.check_augment(("flip", "rand_augment"), JAX_AUGMENTATIONS)
-
-
-@pytest.mark.parametrize("size", [48, 32, 20])
-def test_scaled_images_are_tensorflow_s(pixels, size):
-    images = pixels[:4].astype(np.float32)
-    expected = tf.image.resize(images, (size, size), antialias=True)
-    np.testing.assert_allclose(scaled(images, size), expected, atol=1e-3)

@@ -6,6 +6,7 @@ import pytest
 from sparse_ist_tf.pretrain_config import get_config
 from sparse_ist_tf.pretraining.augmentation import make_augmentation
 from sparse_ist_tf.pretraining.data import Images, pretraining_batches
+from sparse_ist_tf.pretraining.resolution import resolutions
 
 
 @pytest.fixture(scope="module")
@@ -16,12 +17,14 @@ def images():
     return Images(pixels, numbers.astype(np.int32), pixels, numbers.astype(np.int32), 24)
 
 
-def _batches(images, mine, first_step=0, count=3, augment=("flip", "mixup"), sizes=()):
+def _batches(images, mine, first_step=0, count=3, augment=("flip", "mixup"), sizes=(), sensors=()):
     config = get_config()
     config.batch_size, config.augment, config.mask_ratios = 8, augment, (0.75, 0.5, 0.0)
     config.image_sizes, config.size_probabilities = sizes, (0.5,) * len(sizes)
+    config.sensor_sizes, config.sensor_probabilities = sensors, (0.5,) * len(sensors)
+    seen = resolutions(sizes, sensors, 16, 4, "sensor")
     augmented = make_augmentation(augment, 16)
-    data = pretraining_batches(images, config, sizes or (16,), 4, augmented, first_step, mine)
+    data = pretraining_batches(images, config, seen, augmented, first_step, mine)
     return [[np.asarray(part) for part in batch] for batch in data.take(count)]
 
 
@@ -72,3 +75,16 @@ def test_a_batch_has_one_of_the_sizes_and_as_many_patches(images):
         assert places.max() < shares.shape[1]
         assert places.shape[1] in [round(shares.shape[1] * share) for share in (0.25, 0.5, 1)]
     assert seen == {16, 32}
+
+
+def test_a_batch_is_of_one_of_the_sensors():
+    """Of black and white columns in turn, a sensor of half the side records grey."""
+    pixels = np.zeros((24, 16, 16, 3), np.uint8)
+    pixels[:, :, ::2] = 254
+    numbers = np.arange(24, dtype=np.int32)
+    stripes = Images(pixels, numbers, pixels, numbers, 24)
+    options = {"count": 12, "augment": (), "sensors": (16, 8)}
+    contrasts = [int(np.ptp(b[0])) for b in _batches(stripes, slice(0, 8), **options)]
+    assert {contrast > 200 for contrast in contrasts} == {True, False}
+    rest = _batches(stripes, slice(0, 8), **options | {"first_step": 5, "count": 7})
+    assert [int(np.ptp(batch[0])) for batch in rest] == contrasts[5:]

@@ -55,12 +55,14 @@ def _config(**changes):
 
 
 def _without_chance(teacher=""):
-    """Nothing hidden, nothing augmented: both backends see the same, in two sizes."""
+    """Nothing hidden, nothing augmented: both see the same, in two sizes of two sensors."""
     return _config(
         mask_ratios=(0.0,),
         mask_probabilities=(1.0,),
         image_sizes=(64, 96),
         size_probabilities=(0.5, 0.5),
+        sensor_sizes=(64, 20),
+        sensor_probabilities=(0.5, 0.5),
         augment=(),
         distillation=0.6,
         teacher=str(teacher),

@@ -22,10 +22,12 @@ def test_rows_are_what_was_tested():
 
 def test_the_report_has_a_table_and_a_figure(tmp_path):
     config = {"preset": "vit_pico", "dataset": {"name": "digits"}, "objective": "mae"}
+    config["masks"] = {"grid": "scaled"}
     write_pretraining_report(tmp_path, config | {"batch_size": 32, "seed": 0}, METRICS)
     text = (tmp_path / "report.md").read_text()
     assert "| 1.0 | 0.9000 | 0.8000 | 50.00 % |" in text
     assert "10 steps of 32 images" in text
+    assert "enlarged as a whole (`masks.grid=scaled`)" in text
     assert "(pretraining.svg)" in text
     figure = xml.etree.ElementTree.parse(tmp_path / "pretraining.svg")
     words = " ".join(figure.getroot().itertext())

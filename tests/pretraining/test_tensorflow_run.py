@@ -38,6 +38,9 @@ def _config(**changes):
             "decoder": {"width": 32, "depth": 1, "num_heads": 2},
             "mask_ratios": (0.75, 0.5),
             "mask_probabilities": (0.5, 0.5),
+            "masks": {"grid": "sensor"},
+            "sensor_sizes": (),
+            "sensor_probabilities": (),
             "image_sizes": (),
             "size_probabilities": (),
             "augment": ("flip", "crop"),
@@ -302,6 +305,7 @@ def test_weight_decay_spares_biases_and_norms(images, tmp_path):
 def test_images_of_another_size_are_what_the_resized_encoder_sees(images, tmp_path):
     """Its accuracy is that of the written encoder, loaded for that size."""
     sizes = {"image_sizes": (64, 128), "size_probabilities": (0.5, 0.5)}
+    sizes["masks"] = {"grid": "scaled"}
     run = Pretraining(_config(distillation=0.5, **sizes), images, tmp_path / "run")
     record = run.train(lambda _: None)
     names = [f"test_accuracy{size}@{ratio}" for size in ("", "_128px") for ratio in (0.0, 0.5)]
@@ -318,6 +322,37 @@ def test_images_of_another_size_are_what_the_resized_encoder_sees(images, tmp_pa
     np.testing.assert_allclose(
         run.model.of_whole(whole), run.model.classifier(feature), rtol=0, atol=1e-5
     )
+
+
+def test_no_hidden_pixel_reaches_a_view_or_a_test(images, tmp_path):
+    """Whatever the sensor has in hidden cells: patches, outputs and accuracy are the same."""
+    few = {"sensor_sizes": (32,), "sensor_probabilities": (1.0,), "augment": ()}
+    record = {}
+    for name, value in (("black", 0), ("white", 255)):
+        pixels = images.test.copy()
+        pixels[:, :, 32:] = value  # stored; of the sensor columns from 16 on, cells 4 to 7
+        half = Images(pixels, images.test_labels, pixels, images.test_labels, 2)
+        run = Pretraining(_config(**few), half, tmp_path / name)
+        places = np.stack([row * 8 + np.arange(3) for row in range(8)]).ravel()
+        places = np.tile(places.astype(np.int32), (16, 1))
+        seen, whole = run._views(next(iter(run.batches()))[0], places)
+        (resolution,) = run.resolutions
+        metric = run._metric_of(np.arange(16), places, resolution)
+        record[name] = np.asarray(seen), np.asarray(whole), metric
+    for black, white in zip(record["black"][::2], record["white"][::2], strict=True):
+        np.testing.assert_array_equal(black, white)
+    assert (record["black"][1] != record["white"][1]).any()
+
+
+def test_accuracies_name_the_sensor_that_they_are_of(images, tmp_path):
+    few = {"sensor_sizes": (64, 16), "sensor_probabilities": (0.5, 0.5)}
+    few |= {"image_sizes": (64, 128), "size_probabilities": (0.5, 0.5), "total_steps": 4}
+    few |= {"probe": {"every": 4, "images": 64, "mask_ratios": (0.5,)}, "eval_mask_ratios": (0.5,)}
+    record = Pretraining(_config(**few), images, tmp_path).train(lambda _: None)
+    sides = ("", "_sensor16px", "_128px", "_128px_sensor16px")
+    names = [f"test_accuracy{side}@0.5" for side in sides]
+    names += [f"linear_accuracy{side}@0.5" for side in sides[:2]]
+    assert [name for name in record if "@" in name] == names
 
 
 def test_the_probe_is_in_the_records(images, tmp_path):
