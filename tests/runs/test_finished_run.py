@@ -8,7 +8,7 @@ import pytest
 
 from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.codec.messages import pack_feature, unpack_feature
-from sparse_ist_tf.codec.packing import pack_patches, unpack_patches
+from sparse_ist_tf.codec.packing import join, pack_patches, unpack_patches
 from sparse_ist_tf.config import get_config
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.ist.head import accuracy, logits
@@ -83,11 +83,15 @@ def test_images_are_those_behind_the_runs_link(tmp_path):
     config.transport.features = "int8"
     config.features.cache_dir = str(tmp_path)
     images = Images(config, load_encoder("random:vit_pico"))
-    plain = next(iter(images.splits["test"].dataset(64)))["image"].numpy()
+    sent = next(iter(images.splits["test"].dataset(images.scaling.sent)))["image"].numpy()
     example = next(images.examples("test"))
-    message = pack_patches(plain, example["positions"], 8, quality=20)
-    assert np.array_equal(example["patches"], unpack_patches(message)[0])
-    hidden = np.setdiff1d(np.arange(64), example["positions"])
+    positions = example["positions"]
+    message = pack_patches(sent, positions, (8, 8), quality=20)
+    picture = np.zeros((64, 1, 1, 3), np.uint8)
+    picture[positions] = unpack_patches(message)[0]
+    seen = images.scaling.seen(join(picture, (8, 8)))
+    assert np.array_equal(example["patches"], select_patches(seen[None], positions[None], 8)[0])
+    hidden = np.setdiff1d(np.arange(64), positions)
     assert not select_patches(example["image"][None], hidden[None], 8).any()
     [drawn] = images.drawn(1)
     assert drawn["patches"].shape == example["patches"].shape
