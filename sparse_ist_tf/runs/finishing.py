@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from sparse_ist_tf.checkpoints.loading import load_configured
 from sparse_ist_tf.checkpoints.writing import save_encoder
 from sparse_ist_tf.encoder.bundle import vit_encoder
@@ -89,8 +91,9 @@ def _bytes_per_image(run: "Run") -> dict:
 def _write_masks(run: "Run", path: Path) -> None:
     test, encoder = run.splits["test"], run.encoder
     count = min(_SHOWN, test.size)
+    chosen = np.linspace(0, test.size - 1, count).astype(np.int64)  # so that all classes show
     with image_errors():
-        rows = test.dataset(run.features.scaling, stop=count, batch_size=count)
+        rows = test.pick(run.features.scaling, chosen).batch(count)
         batch = next(rows.as_numpy_iterator())
     positions = run.masks.positions(batch["index"], encoder.num_patches)
     with writing(path):
