@@ -15,7 +15,7 @@ from sparse_ist_tf.errors import RequestError, RunError, warn
 from sparse_ist_tf.files import write_file
 from sparse_ist_tf.studies.figures import Line, draw
 from sparse_ist_tf.studies.grid import Cell
-from sparse_ist_tf.studies.words import label, show
+from sparse_ist_tf.studies.words import show
 
 GRID = "masks.grid"
 _FILE = "leaks.json"
@@ -181,7 +181,10 @@ class LeakSection:
         panels = []
         for panel in self.panels:
             lines = []
-            for grid, name in (("sensor", "on the sensor's pixels"), ("scaled", "scaled first")):
+            for grid, name in (
+                ("sensor", "on the sensor's pixels"),
+                ("scaled", "on the scaled image"),
+            ):
                 x = [ratio for ratio in panel.ratios if (grid, ratio) in panel.values]
                 points = [_mean(panel.values[grid, ratio].values()) for ratio in x]
                 lines.append(Line.of_means(f"masks {name}", x, points))
@@ -190,7 +193,7 @@ class LeakSection:
             "Merged head after the last step by hidden share, with masks on the sensor's pixels "
             "and on the scaled image; bars are one standard deviation over seeds"
         )
-        yield "", draw(panels, label(_RATIO)), caption
+        yield "", draw(panels, "hidden share"), caption
 
 
 def _mean(values: Iterable[float]) -> tuple[float, float]:
