@@ -146,7 +146,7 @@ def compare(
 
 def _table(rows) -> list[tuple[str, ...]]:
     titles = ("data", "px", "scaled to", "hidden", "grid", "exactly", "close", "RMSE")
-    table = [(*titles, "mean: exactly", "close", "RMSE")]
+    table: list[tuple[str, ...]] = [(*titles, "mean: exactly", "close", "RMSE")]
     for row in rows:
         found, leak = [], row["leak"]
         for recovery in (leak.attack, leak.mean):

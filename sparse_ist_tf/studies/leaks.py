@@ -15,13 +15,14 @@ from sparse_ist_tf.errors import RequestError, RunError, warn
 from sparse_ist_tf.files import write_file
 from sparse_ist_tf.studies.figures import Line, draw
 from sparse_ist_tf.studies.grid import Cell
-from sparse_ist_tf.studies.words import label, show
+from sparse_ist_tf.studies.words import show
 
 GRID = "masks.grid"
 _FILE = "leaks.json"
 _IMAGES = 16  # that are attacked for a number
 _RATIO, _SIZE = "masks.ratio", "encoder.image_size"
 _DATA = ("dataset", "encoder", _SIZE)  # what a panel is of
+_GRIDS = {"sensor": "on the sensor's pixels", "scaled": "on the scaled image"}
 _BYTES = "bytes_per_image.patches_jpeg"
 _SHARES = ("leak.close", "leak.mean_close")
 
@@ -86,7 +87,7 @@ def leak_sections(
         if row["status"] == "finished"
     }
     section = LeakSection(list(rows.values()))
-    compared = any({"sensor", "scaled"} <= {g for g, _ in p.values} for p in section.panels)
+    compared = any(set(_GRIDS) <= {g for g, _ in p.values} for p in section.panels)
     return {"leak": section} if compared else {}
 
 
@@ -130,7 +131,7 @@ class _Panel:
 
     def hidden_loss(self, ratio: float) -> dict[int, float]:
         """By seed, how much more hiding costs where nothing leaks."""
-        sensor, scaled = (self.lost(grid, ratio) for grid in ("sensor", "scaled"))
+        sensor, scaled = (self.lost(grid, ratio) for grid in _GRIDS)
         return {seed: sensor[seed] - scaled[seed] for seed in sensor if seed in scaled}
 
 
@@ -161,16 +162,16 @@ class LeakSection:
         for panel in self.panels:
             for ratio in panel.ratios:
                 row = {"data": panel.data, "scaled": panel.size, "hidden": show(ratio)}
-                for grid in ("sensor", "scaled"):
+                for grid in _GRIDS:
                     row[f"{grid}: accuracy"] = _percent(panel.values.get((grid, ratio), {}))
                     row[f"{grid}: lost"] = _percent(panel.lost(grid, ratio)) if ratio else ""
                 row["hidden by the leak"] = _percent(panel.hidden_loss(ratio)) if ratio else ""
-                for grid in ("sensor", "scaled"):
+                for grid in _GRIDS:
                     shares = [panel.mean(key, grid=grid, ratio=ratio) for key in _SHARES]
                     known = None not in shares
                     text = "{:.1%} ({:.1%})".format(*shares).replace("%", " %") if known else ""
                     row[f"{grid}: read by least squares"] = text
-                for grid in ("sensor", "scaled"):
+                for grid in _GRIDS:
                     size = panel.mean(_BYTES, grid=grid, ratio=ratio)
                     row[f"{grid}: bytes"] = "" if size is None else f"{size:,.0f}"
                 rows.append(row)
@@ -181,7 +182,10 @@ class LeakSection:
         panels = []
         for panel in self.panels:
             lines = []
-            for grid, name in (("sensor", "on the sensor's pixels"), ("scaled", "scaled first")):
+            for grid, name in (
+                ("sensor", "on the sensor's pixels"),
+                ("scaled", "on the scaled image"),
+            ):
                 x = [ratio for ratio in panel.ratios if (grid, ratio) in panel.values]
                 points = [_mean(panel.values[grid, ratio].values()) for ratio in x]
                 lines.append(Line.of_means(f"masks {name}", x, points))
@@ -190,7 +194,7 @@ class LeakSection:
             "Merged head after the last step by hidden share, with masks on the sensor's pixels "
             "and on the scaled image; bars are one standard deviation over seeds"
         )
-        yield "", draw(panels, label(_RATIO)), caption
+        yield "", draw(panels, "hidden share"), caption
 
 
 def _mean(values: Iterable[float]) -> tuple[float, float]:
