@@ -201,7 +201,7 @@ class Exporter:
         self._lines.append(f"Arena of {jobs[0].name} by mask ratio, bytes: {falls}")
         for result in self.results:
             missed = [line for line in result.problems if line.startswith("needs ")]
-            if missed and result.kind != "head":
+            if missed and result.kind in (network.kind, "encoder"):
                 fits = advice.what_would_fit(self.networks, network, result.micro, arenas)
                 result.notes.append(f"would fit: {'; '.join(fits) if fits else 'nothing found'}")
 

@@ -129,8 +129,7 @@ def test_a_sensors_file_answers_as_the_one_for_enlarged_images(exported):
     for who in ("subnet0of2", "subnet1of2", "head"):
         stem = f"digits_vit_pico_m50_classifier_{who}"
         whole, sensor = (files[f"{stem}{kind}_int8.tflite"] for kind in ("", "_sensor"))
-        assert abs(whole["accuracy"] - sensor["accuracy"]) <= 2 / 40
-        assert sensor["agreement"] >= 0.9
+        assert sensor["mean_difference"] < 1.3 * whole["mean_difference"]
         assert sensor["size"] < whole["size"]
 
 

@@ -14,7 +14,7 @@ from sparse_ist_tf.export.graphs.convert import Interface, convert
 from sparse_ist_tf.export.graphs.forms import Network
 from sparse_ist_tf.export.pipeline import Exporter
 from sparse_ist_tf.export.plan import Options
-from tests.fixtures.finished_run import make_images
+from tests.fixtures.finished_run import make_images, make_pictures
 
 WHOLE = Interface(whole_integer=True)
 
@@ -55,6 +55,16 @@ class TestInterpreter:
         expected = np.array([reference.run_raw(example) for example in examples]).astype(int)
         assert np.abs(done.outputs.astype(int) - expected).mean() < 4
         assert done.arena > 0
+
+    def test_a_sensors_own_pixels_need_less_memory(self, classifier, classifier_file):
+        content = classifier_file("int8", whole_integer=True, kind="classifier_sensor")
+        examples = [{"image": image} for image in make_pictures(4)]
+        done = micro.run(content, examples)
+        reference = LiteRT(content, reference=True)
+        expected = np.array([reference.run_raw(example) for example in examples]).astype(int)
+        assert np.abs(done.outputs.astype(int) - expected).mean() < 4
+        assert len(content) < len(classifier)
+        assert done.arena < micro.run(classifier, [{"image": make_images(1)[0]}]).arena
 
     def test_the_arena_that_is_needed_is_enough_and_less_is_not(self, classifier):
         example = {"image": make_images(1)[0]}
