@@ -194,14 +194,16 @@ class Exporter:
         jobs = [job for job in self.jobs if job.kind not in ("head", "encoder")]
         if not jobs:
             return
-        network = self.networks.network(jobs[0])
+        # A sensor's pixels need no more memory than whole patches.
+        job = min(jobs, key=lambda job: job.kind == "classifier_sensor")
+        network = self.networks.network(job)
         arenas = advice.arena_by_ratio(self.networks, network, RATIOS)
         self._findings["arena_by_mask_ratio"] = [list(pair) for pair in arenas.items()]
         falls = ", ".join(f"{ratio:g}: {arena:,}" for ratio, arena in arenas.items())
-        self._lines.append(f"Arena of {jobs[0].name} by mask ratio, bytes: {falls}")
+        self._lines.append(f"Arena of {job.name} by mask ratio, bytes: {falls}")
         for result in self.results:
             missed = [line for line in result.problems if line.startswith("needs ")]
-            if missed and result.kind in (network.kind, "encoder"):
+            if missed and result.kind != "head":
                 fits = advice.what_would_fit(self.networks, network, result.micro, arenas)
                 result.notes.append(f"would fit: {'; '.join(fits) if fits else 'nothing found'}")
 
