@@ -67,7 +67,8 @@ class Classifier:
         if kind not in ("classifier", "classifier_sensor", "classifier_patches"):
             raise RequestError(f"{name}: is a {kind}; only classifiers take pictures")
         self._runtime = LiteRT(content, name, threads=threads, delegate=delegate)
-        self._kind, self.image_shape = kind, (size, size)
+        self._kind = kind
+        self.image_shape: tuple[int, ...] = (size, size)
         if kind == "classifier_sensor":
             self.image_shape = self._runtime.inputs[0].shape[1:3]
 
