@@ -116,7 +116,7 @@ def test_files_and_card_say_where_the_mask_falls(exported, finished):
         "along a side of n pixels, at least 8, cell k of 8 has those from floor(k n / 8)",
         "An image of 32 x 32 pixels, as this run's first, has cells of 4 x 4.",
         "`encoder`, `classifier`: every cell becomes 8 x 8 pixels by itself",
-        "`classifier_sensor`: 32 x 32 pixels as a camera of that size has them, 4 x 4 for each cell",
+        "`classifier_sensor`: 32 x 32 pixels as a camera of that size has them, 4 x 4 for each",
         f"counted row by row from 0: {', '.join(map(str, shared))}.",
     ):
         assert text in card
