@@ -4,7 +4,8 @@
         --config.dataset.name=folder:tiny-imagenet --workdir=runs/pretrain_vit_micro_sensor
 
 From the packaged weights, which saw images that were enlarged as a whole. What a sensor records has
-64, 32 or 16 pixels a side here, so that a patch is one of 8, 4 or 2 pixels a side.
+64, 32 or 16 pixels a side here, so that a patch is one of 8, 4 or 2 pixels a side. Two epochs, and
+half of what they change is written. Not run at this length.
 """
 
 from ml_collections import ConfigDict
