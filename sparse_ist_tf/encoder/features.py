@@ -242,7 +242,7 @@ class Features:
         if not len(rows):
             return out
         encode = make_encode(encoder)
-        images = self.transport.seen_images(
+        seen = self.transport.seen_images(
             _in_order(split, self.scaling.sent, rows),
             lambda i: self.masks.positions(rows[i], encoder.num_patches, epochs[i]),
             self.scaling,
@@ -251,7 +251,7 @@ class Features:
         shown = {"desc": f"encoding {split.name}", "unit": " images", "mininterval": 0.5}
         bar = tqdm(total=len(rows), disable=not progress, leave=lasting, **shown)
         with bar, image_errors():
-            for batch in images.as_numpy_iterator():
+            for batch in seen.as_numpy_iterator():
                 images, positions, indices = batch["image"], batch["positions"], batch["index"]
                 count = len(indices)
                 pad = [(0, batch_size - count)]

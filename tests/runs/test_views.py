@@ -158,8 +158,8 @@ SMALL = (
     "--config.head.normalization=batch",
     "--config.total_epochs=0",
     "--config.batch_size=32",
-    "--config.total_steps=60",
-    "--config.ist.local_steps=25",
+    "--config.total_steps=40",
+    "--config.ist.local_steps=15",
     "--config.eval_every_rounds=1",
     "--config.checkpoint_every_rounds=1",
 )
