@@ -22,7 +22,7 @@ def total_steps(config: ConfigDict, num_examples: int) -> int:
         >>> from sparse_ist_tf.config import get_config
         >>> from sparse_ist_tf.runs.schedules import total_steps
         >>> total_steps(get_config(), 1437)
-        899
+        360
     """
     steps = config.total_steps
     if not steps:
