@@ -1,7 +1,8 @@
 """1,797 handwritten digits of 8 x 8 pixels: 16 patches of 2 x 2 pixels each, half of them hidden.
 
-python -m sparse_ist_tf.train --config=configs/digits.py
+    python -m sparse_ist_tf.train --config=configs/digits.py
 
+TRAINED
 """
 
 from ml_collections import ConfigDict

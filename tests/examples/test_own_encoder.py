@@ -11,7 +11,10 @@ SMALL = (
     "--num_workers=1",
     "--config.encoder.weights=brightness:8",
     "--config.head.hidden=(200, 200)",
-    "--config.total_epochs=4",
+    "--config.dataset.name=digits",
+    "--config.total_epochs=10",
+    "--config.masks.ratio=0.0",
+    "--config.masks.test_ratios=(0.5,)",
 )
 
 
@@ -26,7 +29,7 @@ def _run(module, tmp_path, *arguments):
     )
 
 
-def test_it_trains_the_default_and_is_evaluated_again(tmp_path):
+def test_it_trains_the_digits_and_is_evaluated_again(tmp_path):
     assert len(EXAMPLE.read_text().splitlines()) < 60
     plugin, run = f"--plugin={EXAMPLE}", tmp_path / "run"
     done = _run("train", tmp_path, plugin, f"--workdir={run}", *SMALL)
