@@ -236,7 +236,7 @@ def define_flags() -> None:
     text = "where not given, 64; 32 where only encoding is measured."
     flags.DEFINE_integer("batch_size", None, f"Images of an encoding batch; {text}")
     flags.DEFINE_list("num_workers", "2,4", "Workers of the exchange, each 2 to 4.")
-    flags.DEFINE_list("dataset", "digits", "Data sets of leak, by their names in train.")
+    flags.DEFINE_list("dataset", "mnist5k,digits", "Data sets of leak, by their names in train.")
     flags.DEFINE_string("data_dir", None, "Where TFDS looks, as dataset.data_dir of train.")
     flags.DEFINE_list("image_size", "64", "Sides in pixels that leak's images are scaled to.")
     flags.DEFINE_integer("patch_size", 8, "Side of a patch of leak's in pixels.")
