@@ -2,8 +2,8 @@
 
     python -m sparse_ist_tf.train --config=configs/mnist5k.py
 
-is what `python -m sparse_ist_tf.train` runs. With seed 0 the merged head reached 77.20 %, in about a
-minute on 2 cores: hiding half costs 18 points here (docs/first_run.md).
+is what `python -m sparse_ist_tf.train` runs. With seed 0 the merged head reached 77.20 %, in about
+a minute on 2 cores: hiding half costs 18 points here (docs/first_run.md).
 """
 
 from sparse_ist_tf.config import get_config  # noqa: F401
