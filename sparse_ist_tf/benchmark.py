@@ -6,7 +6,7 @@
 
 The second measures ViT-B/16, beside timm's where that is installed. Speed is measured in one run
 and each figure is the best of several repetitions: quote ratios, machines are noisy. The third
-measures no speed but what visible patches tell of hidden pixels.
+measures no speed but what visible patches tell of hidden pixels, and `bytes` what images cost.
 """
 
 import os
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sparse_ist_tf.workers.link import Link
 
 FLAGS = flags.FLAGS
-PARTS = ("encode", "train", "exchange", "export", "quantize", "leak")
+PARTS = ("encode", "train", "exchange", "export", "quantize", "leak", "bytes")
 _BY_DEFAULT = PARTS[:4]  # what is behind needs packages of its own, or is of images
 
 
@@ -163,15 +163,15 @@ def _numbers(flag: str, words: list[str], allowed: Number, whole: bool = False) 
     return numbers
 
 
-def _leak_settings() -> tuple[list, dict]:
-    """Arguments of leak.compare; RequestError where a flag isn't allowed."""
-    positive = Number(1)
-    sizes = _numbers("image_size", FLAGS.image_size, positive, whole=True)
-    ratios = _numbers("ratio", FLAGS.ratio, Number(0, 1, above=True, below=True))
-    for name in ("patch_size", "images"):
-        if getattr(FLAGS, name) not in positive:
-            raise RequestError(f"--{name}={getattr(FLAGS, name)}: must be {positive}")
-    rest = {name: getattr(FLAGS, name) for name in ("patch_size", "images", "data_dir")}
+def _image_settings(part: str) -> tuple[list, dict]:
+    """Arguments of compare in leak and bytes; RequestError where a flag isn't allowed."""
+    sizes = _numbers("image_size", FLAGS.image_size, Number(1), whole=True)
+    ratios = _numbers("ratio", FLAGS.ratio, Number(0, 1, above=part == "leak", below=True))
+    of_part = {"images": Number(1)} if part == "leak" else {"quality": Number(1, 100)}
+    for name, allowed in ({"patch_size": Number(1)} | of_part).items():
+        if getattr(FLAGS, name) not in allowed:
+            raise RequestError(f"--{name}={getattr(FLAGS, name)}: must be {allowed}")
+    rest = {name: getattr(FLAGS, name) for name in ("patch_size", *of_part, "data_dir")}
     return [FLAGS.dataset, sizes, ratios], rest
 
 
@@ -193,7 +193,7 @@ def main(argv: list[str]) -> int:
     batch_size = batch_size if FLAGS.batch_size is None else FLAGS.batch_size
     if batch_size < 1:
         raise RequestError(f"--batch_size={batch_size}: must be at least 1")
-    of_leak, more_of_leak = _leak_settings() if "leak" in parts else ([], {})
+    of_images = {part: _image_settings(part) for part in ("leak", "bytes") if part in parts}
     with quiet():
         import tensorflow  # noqa: F401
     if "encode" in parts:
@@ -212,10 +212,11 @@ def main(argv: list[str]) -> int:
         from sparse_ist_tf.benchmarks import quantize
 
         quantize.compare([FLAGS.preset] if FLAGS.preset else quantize.PRESETS)
-    if "leak" in parts:
+    for part, (positional, named) in of_images.items():
+        from sparse_ist_tf.benchmarks import bytes as of_bytes
         from sparse_ist_tf.benchmarks import leak
 
-        leak.compare(*of_leak, **more_of_leak)
+        {"leak": leak, "bytes": of_bytes}[part].compare(*positional, **named)
     if "exchange" in parts:
         print(
             "Exchange on loopback, 4 subnets of the same head, Adam's moments carried", flush=True
@@ -229,19 +230,20 @@ def main(argv: list[str]) -> int:
 
 def define_flags() -> None:
     """Defines the command's flags."""
-    text = f"What to measure, some of {', '.join(PARTS)}; by default all but quantize and leak."
+    text = f"What to measure, some of {', '.join(PARTS)}; by default the first four."
     flags.DEFINE_list("only", [], text)
     text = "where not given, vit_micro; vit_base where only encoding is measured."
     flags.DEFINE_string("preset", None, f"Encoder, a preset; {text}")
     text = "where not given, 64; 32 where only encoding is measured."
     flags.DEFINE_integer("batch_size", None, f"Images of an encoding batch; {text}")
     flags.DEFINE_list("num_workers", "2,4", "Workers of the exchange, each 2 to 4.")
-    flags.DEFINE_list("dataset", "mnist5k,digits", "Data sets of leak, by their names in train.")
+    flags.DEFINE_list("dataset", "mnist5k,digits", "Data sets of leak and bytes.")
     flags.DEFINE_string("data_dir", None, "Where TFDS looks, as dataset.data_dir of train.")
-    flags.DEFINE_list("image_size", "64", "Sides in pixels that leak's images are scaled to.")
-    flags.DEFINE_integer("patch_size", 8, "Side of a patch of leak's in pixels.")
-    flags.DEFINE_list("ratio", "0.5,0.75", "Hidden shares of leak's patches.")
+    flags.DEFINE_list("image_size", "64", "Sides in pixels that their images are scaled to.")
+    flags.DEFINE_integer("patch_size", 8, "Side of their patches in pixels.")
+    flags.DEFINE_list("ratio", "0.5,0.75", "Hidden shares of their patches.")
     flags.DEFINE_integer("images", 32, "Test images that leak attacks.")
+    flags.DEFINE_integer("quality", 75, "JPEGs of bytes, 1 to 100.")
 
 
 if __name__ == "__main__":
