@@ -170,12 +170,17 @@ class Split:
             if isinstance(scale, int):
                 image = scale_image(image, scale)
             else:
-                image = scale(image, tf.strings.format(f"{self.name}, image {{}}", index))
+                image = scale(image, self._called(element, index))
             return {"image": image, "label": label, "index": index}
 
         return elements.map(
             as_written(read), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
+
+    def _called(self, element, index):
+        if tf.is_tensor(element) and element.dtype == tf.string:  # a path
+            return element
+        return tf.strings.format(f"{self.name}, image {{}}", index)
 
 
 def digest(*parts: object) -> str:

@@ -5,9 +5,10 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from sparse_ist_tf.errors import RunError
-from sparse_ist_tf.inputs.decoding import image_errors
+from sparse_ist_tf.inputs.decoding import decode_file, image_errors
 from sparse_ist_tf.inputs.split import ArraySource, Split
 from sparse_ist_tf.masks import Scaling, patchify
 from sparse_ist_tf.masks.cells import cell_matrix
@@ -110,6 +111,16 @@ def test_an_image_with_fewer_pixels_than_patches_is_named():
         "masks.grid=scaled enlarges it first"
     )
     assert len(list(split.dataset(Scaling(64, 8, "scaled")))) == 1
+
+
+def test_a_file_with_fewer_pixels_than_patches_is_named_by_its_path(tmp_path):
+    path = str(tmp_path / "small {}.png")
+    Image.fromarray(noise(7, 20)).save(path)
+    source = ArraySource(np.array([path]), decode_file)
+    split = Split("small/test", source, np.zeros(1), ("a",), "0")
+    with pytest.raises(RunError) as caught, image_errors():
+        list(split.dataset(Scaling(64, 8)))
+    assert str(caught.value).startswith(f"{path}: 7 pixels along a side can't be cut")
 
 
 @pytest.mark.parametrize(
