@@ -10,6 +10,7 @@ those that the paper has for 4 workers. Random masks are at one of them only and
 compared with, encoded in bfloat16. Patterns of shared masks and the bytes of whole trainings are
 left to study_aid.py. One seed took an hour and a half on 2 cores, in parts and beside other work:
 68.41 % with 4 subnets and half hidden, with earlier weights. All of it is in docs/study.md.
+It was measured with --config.base.masks.grid=scaled.
 """
 
 from ml_collections import ConfigDict
