@@ -22,7 +22,8 @@ class PatchMask(keras.layers.Layer):
     may also hold "indices", the images' places in their split, which fixed masks need, and
     "epoch", a scalar array. Random masks are those of random_positions where both are given, and
     drawn anew at every call where not. Like a sensor that loses patches, it masks in training and
-    in inference.
+    in inference. Where images are enlarged, it stands before that: behind it, hidden pixels have
+    already reached their neighbours.
 
     Args:
         kind: "fixed", "random" or "shared".
