@@ -43,7 +43,7 @@ def compare(
         RequestError: if a data set, a size or a ratio can't be used.
         RunError: if an image can't be read, or has fewer pixels than patches along a side.
     """
-    rows = []
+    rows: list[dict] = []
     for name in names:
         test = datasets.load(name, data_dir=data_dir)["test"]
         for size, ratio, grid in itertools.product(sizes, ratios, GRIDS):

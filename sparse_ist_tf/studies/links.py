@@ -9,6 +9,8 @@ from sparse_ist_tf.studies.words import label, settings, show
 
 _CODEC, _QUALITY, _FEATURES = "transport.codec", "transport.quality", "transport.features"
 _RATIO = "masks.ratio"
+_GRID, _SIZE = "masks.grid", "encoder.image_size"
+_OF_IMAGES = ("dataset", "encoder", _GRID, _SIZE)  # what their bytes depend on besides
 _OF_A_LINK = (_CODEC, _QUALITY, _FEATURES, _RATIO)
 _KIND_OF = {"jpeg": "image_jpeg_message", "patches": "patches_jpeg", "raw": "patches_raw"}
 _KINDS = {
@@ -48,10 +50,11 @@ def link_sections(
     if len(links.points) > 1:
         sections["accuracy_and_bytes_of_an_image"] = links
     rows = {row["cell"]: row for _, some in grids.values() for row in some}
-    data = sorted({(row["dataset"], row["encoder"]) for row in rows.values()})
-    for i, pair in enumerate(data, 1):
-        some = [row for row in rows.values() if (row["dataset"], row["encoder"]) == pair]
-        images = BytesOfImages(some)
+    data: dict[tuple, list[Mapping]] = {}
+    for row in rows.values():
+        data.setdefault(tuple(row.get(key) for key in _OF_IMAGES), []).append(row)
+    for i, key in enumerate(sorted(data, key=str), 1):
+        images = BytesOfImages(data[key])
         if len(images.sizes) > 1:
             number = f"_{i}" if len(data) > 1 else ""
             sections[f"bytes_of_an_image{number}"] = images
@@ -127,7 +130,7 @@ class AccuracyOfLinks:
 
 
 class BytesOfImages:
-    """Bytes of an image in each form that all rows have; they are of one data set and encoder.
+    """Bytes of an image in each form that all rows have; they have one data set, encoder, grid.
 
     Source: paper figures 5 and 6, which count raw float32.
     """
@@ -157,9 +160,11 @@ class BytesOfImages:
     def intro(self) -> str:
         """What is counted."""
         row = self.rows[0]
+        size = f" at {row[_SIZE]} px" if row.get(_SIZE) else ""
+        grid = f", masks.grid={row[_GRID]}" if row.get(_GRID) else ""
         return (
-            f"{row['dataset']} as encoder {row['encoder']} takes it: bytes of an image in each "
-            f"form, {_MEANS}. JPEGs are of quality {self.quality}; messages of patches hold the "
+            f"{row['dataset']} as encoder {row['encoder']} takes it{size}{grid}: "
+            f"bytes of an image in each form, {_MEANS}. JPEGs are of quality {self.quality}; messages of patches hold the "
             f"seed of their mask where it has one, a bitmap where not. {_HEADERS}"
         )
 

@@ -140,3 +140,19 @@ def test_the_study_of_links_is_as_large_as_it_says():
     validate(config)
     cells = {cell.name for some in cells_of(config).values() for cell in some}
     assert f"{len(cells)} trainings" in module.__doc__
+
+
+def test_bytes_of_both_grids_are_not_mixed():
+    rows = [
+        {**_row("none", 50, ratio, 0.7, grid=grid), "masks.grid": grid}
+        for grid in ("sensor", "scaled")
+        for ratio in (0.0, 0.5)
+    ]
+    for row in rows[2:]:
+        row["bytes_per_image.patches_raw"] *= 4
+    sections = link_sections({"a": (["masks.ratio", "masks.grid"], rows)})
+    scaled, sensor = sections.values()
+    assert list(sections) == ["bytes_of_an_image_1", "bytes_of_an_image_2"]
+    assert "masks.grid=scaled" in scaled.intro()
+    assert "masks.grid=sensor" in sensor.intro()
+    assert scaled.sizes[0.5]["patches_raw"] == 4 * sensor.sizes[0.5]["patches_raw"]
