@@ -164,8 +164,9 @@ class BytesOfImages:
         grid = f", masks.grid={row[_GRID]}" if row.get(_GRID) else ""
         return (
             f"{row['dataset']} as encoder {row['encoder']} takes it{size}{grid}: "
-            f"bytes of an image in each form, {_MEANS}. JPEGs are of quality {self.quality}; messages of patches hold the "
-            f"seed of their mask where it has one, a bitmap where not. {_HEADERS}"
+            f"bytes of an image in each form, {_MEANS}. JPEGs are of quality {self.quality}; "
+            "messages of patches hold the seed of their mask where it has one, a bitmap where not. "
+            f"{_HEADERS}"
         )
 
     def table(self) -> list[tuple[str, ...]]:
