@@ -24,6 +24,7 @@ from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.pretrain_config import completed, validate
 from sparse_ist_tf.reports.run_directory import RunDirectory
+from sparse_ist_tf.workers.agreement import agree, command_facts
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster, lost_peers, make_strategy
 from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
 
@@ -103,7 +104,8 @@ def _tensorflow_run(config, workdir, cluster):
         from sparse_ist_tf.pretraining.tensorflow_run import Pretraining
         from sparse_ist_tf.workers.link import Link
 
-    strategy = make_strategy(cluster, config.cluster.peer_timeout_s)
+    facts = command_facts("pretrain", config.to_dict())
+    strategy = make_strategy(cluster, config.cluster.peer_timeout_s, facts)
     link = Link(strategy, cluster.worker, cluster.num_workers, _COLLECTIVE_TIMEOUT_S)
     link.check_order()
     return Pretraining(config, _load_images(config, link), workdir, link)
@@ -177,6 +179,8 @@ def _load_images(config, link=None):
     images = Images(*decoded[0], *decoded[1], parts[0].num_classes)
     if link and link.chief:
         link.wait_for_all()
+    if link:
+        agree(link, datasets.facts(splits))
     return images
 
 

@@ -68,6 +68,8 @@ def table() -> list[Key]:
         Key("mask_probabilities", (0.5, 0.4, 0.1), share, "share of the steps that have each"),
         choice("masks.grid", ("sensor", "scaled"),
                "pixels that patches are cut from: as recorded, or once all are enlarged"),
+        Key("masks.scaled_share", 0.0, SHARE, "share of the steps that scale all at first even so",
+            (When("masks.grid", ("sensor",)),)),
         Key("sensor_sizes", (), sides, "sides in pixels of what a sensor records, one a step; the "
             "preset's where empty"),
         Key("sensor_probabilities", (), share, "share of the steps that have each"),

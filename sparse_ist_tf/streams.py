@@ -29,6 +29,7 @@ class Stream(enum.IntEnum):
     PRETRAINING_RATIO = 603
     PRETRAINING_EVALUATION = 604
     PRETRAINING_SENSOR = 605
+    PRETRAINING_GRID = 606
 
     def rng(self, seed: int, *counters: int) -> np.random.Generator:
         """A new generator, a function of the stream, the seed (at least 0) and the counters alone.

@@ -22,6 +22,8 @@ from sparse_ist_tf.masks import MaskOptions, Scaling, num_visible, select_patche
 from sparse_ist_tf.tracing import as_written, traced
 from sparse_ist_tf.workers.link import Link
 
+# Standard deviations that features of the same images may differ by, made by different processors.
+_APART = {"float32": 0.01, "bfloat16": 0.5}
 _FORMAT = 2  # raise it when encoding changes what it returns by more than round-off
 
 
@@ -134,14 +136,15 @@ class Features:
     def of(self, split: Split, link: Link, epoch: int = 0, progress: bool = True) -> np.ndarray:
         """The features of a whole split on every worker: from the cache, or encoded in shares.
 
-        If any worker lacks them, each encodes its share and the shares are exchanged. Called by
-        all workers.
+        If any worker lacks them, each encodes its share and the shares are exchanged; a batch of
+        each is encoded by another worker too. Called by all workers.
 
         Returns:
             float32[split.size, feature_dim].
 
         Raises:
-            RunError: if an image can't be read, or a feature is not finite or can't cross.
+            RunError: if an image can't be read, a feature is not finite or can't cross, or two
+                workers make different features of the same images.
         """
         keep, key = self.masks.kind != "random", self.key(split)
         path = cache_path(self.options.cache_dir, key)
@@ -153,12 +156,12 @@ class Features:
                 count = f"{split.name}: {split.size:,} features"
                 print(f"{count} from the cache", file=sys.stderr, flush=True)
         else:
-            features = self._shares(
-                split,
-                split.size,
-                link,
-                lambda *part: self.encode(split, *part, epoch=epoch, progress=progress),
-            )
+
+            def encode(start, stop, shown=progress):
+                return self.encode(split, start, stop, epoch=epoch, progress=shown)
+
+            features = self._shares(split, split.size, link, encode)
+            self._check_shares(split, features, link, functools.partial(encode, shown=False))
             if keep:
                 _keep(path, key, features, link)
         return self.transport.sent_features(features)
@@ -192,11 +195,7 @@ class Features:
 
     def _shares(self, split, size, link, encode):
         """What encode(start, stop) makes of this worker's share of size images, and the others."""
-        # Shares are whole batches, so that every image is encoded in the same place of a batch.
-        batches = -(-size // self.options.batch_size)
-        per_worker = -(-batches // link.num_workers) * self.options.batch_size
-        start = min(size, link.worker * per_worker)
-        stop = min(size, start + per_worker)
+        start, stop, per_worker = self._share(link.worker, size, link.num_workers)
         share = encode(start, stop)
         share = np.pad(share, [(0, per_worker - len(share)), (0, 0)])
         shares = link.all_gather(share, purpose="features")
@@ -204,6 +203,33 @@ class Features:
         if not np.isfinite(features).all():
             raise RunError(f"{split.name}: not all features are finite: are the encoder's weights?")
         return features
+
+    def _share(self, worker, size, num_workers):
+        """(start, stop, the longest) of a worker's share of size images."""
+        # Shares are whole batches, so that every image is encoded in the same place of a batch.
+        batches = -(-size // self.options.batch_size)
+        longest = -(-batches // num_workers) * self.options.batch_size
+        start = min(size, worker * longest)
+        return start, min(size, start + longest), longest
+
+    def _check_shares(self, split, features, link, encode):
+        """Encodes a batch of the next worker's share, and compares."""
+        if link.num_workers == 1:
+            return
+        peer = (link.worker + 1) % link.num_workers
+        start, stop, _ = self._share(peer, split.size, link.num_workers)
+        first = start + (stop - start) // (2 * self.options.batch_size) * self.options.batch_size
+        mine = encode(first, min(stop, first + self.options.batch_size))
+        theirs = features[first : first + len(mine)]
+        apart = float(np.max(np.abs(mine - theirs), initial=0.0)) / max(1e-6, float(features.std()))
+        found = link.all_gather(np.array([[apart]], np.float32), purpose="control").ravel()
+        if found.max() > _APART[self.options.dtype]:
+            one = int(found.argmax())
+            other = (one + 1) % link.num_workers
+            raise RunError(
+                f"{split.name}: workers {one} and {other} make different features of the same "
+                f"images, {found.max():.2g} standard deviations apart: nothing is cached"
+            )
 
     def encode(
         self,

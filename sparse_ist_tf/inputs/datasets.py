@@ -1,6 +1,7 @@
 """Data sets by name: mnist5k, digits, cifar10, resisc45, aid and folder:PATH."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -113,3 +114,17 @@ def _without_bad_images(split: Split) -> Split:
         labels=split.labels[rows],
         fingerprint=digest(split.fingerprint, rows),
     )
+
+
+def facts(splits: Mapping[str, Split]) -> dict[str, str]:
+    """What workers must have alike of a data set, the most telling first.
+
+    Returns:
+        Texts by what they are of.
+    """
+    out = {}
+    for split in splits.values():
+        out[f"images of {split.name}"] = str(split.size)
+        out[f"classes of {split.name}"] = ", ".join(split.class_names)[:200]
+        out[f"contents of {split.name}"] = split.fingerprint[:16]
+    return out

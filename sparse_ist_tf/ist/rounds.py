@@ -140,7 +140,7 @@ class IstTrainer(Trainer):
         args = (tensors, self.features, self.labels, rows, rates, tf.constant(self.step), keys)
         if self._traced is None:
             self._traced = self._trace(args)
-        report = self.link.strategy.run(self._traced, args=args).numpy()
+        report = self.link.run(self._traced, args)
         return report[:, 0], report[:, 1]
 
     def _trace(self, args):

@@ -66,7 +66,7 @@ class Replicas(Trainer):
     def _synchronise(self, rows, rates, first_step) -> np.ndarray:
         batches = Batches(self.features, self.labels, rows, rates)
         args = (batches, tf.constant(first_step), self.link.next_key())
-        return self.link.strategy.run(self._traced, args=args).numpy()
+        return self.link.run(self._traced, args)
 
     def _replicas(self, batches, first_step, key):
         columns = tf.ensure_shape(self.state, (self.num_columns, self.spec.num_parameters))

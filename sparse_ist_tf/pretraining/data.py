@@ -112,7 +112,17 @@ def draw_resolution(config: ConfigDict, step: int) -> int:
     """The index in resolutions() of the one that a step has."""
     size = _draw(Stream.PRETRAINING_SIZE.rng(config.seed, step), config.size_probabilities)
     sensor = _draw(Stream.PRETRAINING_SENSOR.rng(config.seed, step), config.sensor_probabilities)
-    return size * max(1, len(config.sensor_sizes)) + sensor
+    odds = tuple(grid_shares(config).values())
+    grid = _draw(Stream.PRETRAINING_GRID.rng(config.seed, step), odds)
+    return (size * max(1, len(config.sensor_sizes)) + sensor) * len(odds) + grid
+
+
+def grid_shares(config: ConfigDict) -> dict[str, float]:
+    """The grids that masks fall on, and the share of the steps that have each."""
+    share = config.masks.scaled_share
+    if config.masks.grid == "scaled" or not share:
+        return {config.masks.grid: 1.0}
+    return {"sensor": 1 - share, "scaled": share}
 
 
 def _draw(rng, odds):

@@ -7,7 +7,7 @@ are one program: nothing waits for the host.
 import functools
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -55,7 +55,8 @@ class JaxPretraining(PretrainingRun):
         slots = self.optimizer.variables
         self._rate_slot = next(i for i, v in enumerate(slots) if "learning_rate" in v.path)
         self._run_steps = jax.jit(self._run_steps_eager, donate_argnums=(0,))
-        self._metric = jax.jit(self._metric_eager, static_argnums=4)
+        self._metric = jax.jit(self._metric_eager)
+        self._groups = group_by_size(self.resolutions)
         self._go_on()
         self._take_variables()
 
@@ -92,15 +93,16 @@ class JaxPretraining(PretrainingRun):
         with _valued(variables, [*trainable, *fixed]):
             return model.loss_of(*args)
 
-    def _metric_eager(self, state, images, labels, positions, resolution):
-        whole = self._whole(resampled(images.astype(jnp.float32) / 255, resolution.matrix))
+    def _metric_eager(self, state, images, labels, positions, matrix):
+        whole = self._whole(resampled(images.astype(jnp.float32) / 255, matrix))
         seen = jnp.take_along_axis(whole, positions[:, :, None], axis=1)
         return self._loss(*state[:2], seen, positions, labels, whole)[1]
 
     def _metric_of(self, rows: np.ndarray, positions: np.ndarray, resolution: Resolution) -> float:
         images = self.images
         labels = np.asarray(images.test_labels[rows], np.int32)
-        return float(self._metric(self._state, images.test[rows], labels, positions, resolution))
+        args = images.test[rows], labels, positions, resolution.matrix
+        return float(self._metric(self._state, *args))
 
     def _run_steps_eager(self, state, data, taught, key, steps):
         """Some steps: (state after them, float32[count, 2] losses and metrics)."""
@@ -108,26 +110,27 @@ class JaxPretraining(PretrainingRun):
         return jax.lax.scan(step, state, steps)
 
     def _step(self, data, taught, key, state, given):
-        config, (index, rows, branch, rate) = self.config, given
+        config, (index, rows, branch, place, rate) = self.config, given
         trainable, fixed, slots = state
         images, labels = data[0][rows], data[1][rows]
         keys = jax.random.split(jax.random.fold_in(key, index), 3)
         images = augmented(keys[0], images, config.augment, config.crop_area)
-        args = fixed, images, labels, taught, keys[1:]
-        branches = [
+        args = fixed, place, images, labels, taught, keys[1:]
+        branches = [  # few: each is compiled
             functools.partial(self._gradients, view)
-            for view in itertools.product(self.resolutions, config.mask_ratios)
+            for view in itertools.product(self._groups, config.mask_ratios)
         ]
         report, gradients = jax.lax.switch(branch, branches, trainable, *args)
         slots = [rate if i == self._rate_slot else slot for i, slot in enumerate(slots)]
         trainable, slots = self.optimizer.stateless_apply(slots, gradients, trainable)
         return (trainable, fixed, slots), jnp.stack(report)
 
-    def _gradients(self, view, trainable, fixed, images, labels, taught, keys):
+    def _gradients(self, view, trainable, fixed, place, images, labels, taught, keys):
         """((loss, metric), gradients) of images at a resolution, with a share of patches hidden."""
-        resolution, ratio = view
-        config, count, grid = self.config, len(labels), resolution.scaling.side
-        whole = self._whole(resampled(images, resolution.matrix))
+        group, ratio = view
+        config, count, grid = self.config, len(labels), group[0].scaling.side
+        matrix = jnp.stack([resolution.matrix for resolution in group])[place]
+        whole = self._whole(resampled(images, matrix))
         shares = soft = None
         if set(MIXES).intersection(config.augment):
             shares = draw_shares(keys[0], count, grid, config.augment, config.mix_probability)
@@ -145,10 +148,15 @@ class JaxPretraining(PretrainingRun):
         config = self.config
         steps = range(self.step, self.step + count)
         rows = [draw_rows(config, len(self.images.train_labels), step) for step in steps]
-        ratios = len(config.mask_ratios)
-        branches = [draw_resolution(config, i) * ratios + draw_ratio(config, i)[0] for i in steps]
+        ratios, each = len(config.mask_ratios), len(self._groups[0])
+        groups, places = np.divmod([draw_resolution(config, i) for i in steps], each)
+        branches = [
+            group * ratios + draw_ratio(config, step)[0]
+            for group, step in zip(groups, steps, strict=True)
+        ]
         rates = [learning_rate_at(step, config) for step in steps]
-        kinds = (steps, np.int32), (rows, np.int32), (branches, np.int32), (rates, np.float32)
+        whole = (steps, np.int32), (rows, np.int32), (branches, np.int32), (places, np.int32)
+        kinds = *whole, (rates, np.float32)
         return tuple(np.array(values, kind) for values, kind in kinds)
 
     def train(self, report: Callable[[dict], None] = print) -> dict:
@@ -174,6 +182,12 @@ class JaxPretraining(PretrainingRun):
             if last or self.step // config.checkpoint_every > first // config.checkpoint_every:
                 self.save()
         return self.directory.metrics()[-1]
+
+
+def group_by_size(given: Sequence[Resolution]) -> list[list[Resolution]]:
+    """Resolutions, those of a size together, by the encoder's size: as many in each group."""
+    groups = itertools.groupby(given, key=lambda resolution: resolution.size)
+    return [list(group) for _, group in groups]
 
 
 def _valued(variables, values):

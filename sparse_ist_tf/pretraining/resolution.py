@@ -66,21 +66,25 @@ class Resolution:
 
 
 def resolutions(
-    sizes: Sequence[int], sensors: Sequence[int], stored: int, patch_size: int, grid: str
+    sizes: Sequence[int],
+    sensors: Sequence[int],
+    stored: int,
+    patch_size: int,
+    grids: Sequence[str],
 ) -> tuple[Resolution, ...]:
-    """Every size with every sensor, those of the first size first.
+    """Every size with every sensor on every grid, those of the first size first.
 
     Args:
         sizes: sides of the encoder's images in pixels; `stored` where empty.
         sensors: sides of the sensors' images in pixels; `stored` where empty.
         stored: side of the stored images in pixels.
         patch_size: side of a patch in pixels.
-        grid: as of Scaling.
+        grids: as of Scaling.
     """
     return tuple(
         Resolution(Scaling(size, patch_size, grid), sensor, stored)
-        for size, sensor in itertools.product(
-            tuple(sizes) or (stored,), tuple(sensors) or (stored,)
+        for size, sensor, grid in itertools.product(
+            tuple(sizes) or (stored,), tuple(sensors) or (stored,), grids
         )
     )
 

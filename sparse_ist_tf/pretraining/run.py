@@ -17,7 +17,7 @@ from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.encoder.presets import create_encoder
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.pretraining.augmentation import draw_positions
-from sparse_ist_tf.pretraining.data import Images
+from sparse_ist_tf.pretraining.data import Images, grid_shares
 from sparse_ist_tf.pretraining.objectives import Classifier, MaskedAutoencoder, draw_glorot
 from sparse_ist_tf.pretraining.optimizers import learning_rate_at, make_optimizer
 from sparse_ist_tf.pretraining.resolution import Resolution, resolutions
@@ -66,7 +66,8 @@ class PretrainingRun(abc.ABC):
         """These sizes, or the encoder's where there are none, with every sensor."""
         stored, patch_size = self.encoder.image_size, self.encoder.patch_size
         config = self.config
-        return resolutions(sizes, config.sensor_sizes, stored, patch_size, config.masks.grid)
+        grids = grid_shares(config)
+        return resolutions(sizes, config.sensor_sizes, stored, patch_size, tuple(grids))
 
     def _start_from(self, weights):
         given = load_encoder(weights).model
@@ -124,6 +125,8 @@ class PretrainingRun(abc.ABC):
     def evaluate(self, limit: int | None = None) -> dict:
         """The metric on `limit` test images, evenly spaced, at every resolution and ratio.
 
+        Masks fall on config.masks.grid.
+
         Returns:
             test_accuracy@RATIO, or test_loss@RATIO for the masked autoencoder; at other sizes
             than the preset's test_accuracy_SIZEpx@RATIO, from sensors with fewer pixels
@@ -131,8 +134,9 @@ class PretrainingRun(abc.ABC):
         """
         count = len(self.images.test_labels)
         chosen = np.linspace(0, count - 1, min(limit or count, count)).astype(np.int64)
-        out = {}
-        for seen, ratio in itertools.product(self.resolutions, self.config.eval_mask_ratios):
+        out, grid = {}, self.config.masks.grid
+        tested = [seen for seen in self.resolutions if seen.scaling.grid == grid]
+        for seen, ratio in itertools.product(tested, self.config.eval_mask_ratios):
             name = f"test_{self.model.metric}{seen.suffix}@{ratio}"
             out[name] = round(self._mean_metric(chosen, seen, ratio), 4)
         return out

@@ -122,7 +122,7 @@ class Pretraining(PretrainingRun):
         parts = [*gradients, report]
         flat = tf.concat([tf.reshape(part, (-1,)) for part in parts], axis=0)
         args = (flat, self.link.next_key())
-        flat = self.link.strategy.run(self._all_reduce, args) / self.link.num_workers
+        flat = self.link.run(self._all_reduce, args) / self.link.num_workers
         sizes = [int(np.prod(part.shape)) for part in parts]
         pieces = zip(tf.split(flat, sizes), parts, strict=True)
         *gradients, report = (tf.reshape(piece, part.shape) for piece, part in pieces)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from sparse_ist_tf.encoder.bundle import vit_encoder
 from sparse_ist_tf.encoder.cache import cache_path
 from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.datasets import IN_PACKAGES
 from sparse_ist_tf.ist.batches import BatchStream
 from sparse_ist_tf.ist.finetuning import Tuning
@@ -40,6 +42,8 @@ from sparse_ist_tf.runs.parts import (
 from sparse_ist_tf.runs.progress import Progress
 from sparse_ist_tf.runs.schedules import rounds_between, steps_of_round, total_steps
 from sparse_ist_tf.runs.views import Views
+from sparse_ist_tf.streams import Stream
+from sparse_ist_tf.workers.agreement import agree, command_facts
 from sparse_ist_tf.workers.cluster import Cluster, lost_peers, make_strategy
 from sparse_ist_tf.workers.ledger import PURPOSES, Ledger, human_bytes
 from sparse_ist_tf.workers.link import Link, Shape
@@ -74,6 +78,7 @@ class Run:
         self.rounds = self._count_rounds()
         self.features = features_of(config, self.encoder)
         self.feature_keys = {part: self.features.key(s) for part, s in self.splits.items()}
+        agree(link, datasets.facts(self.splits) | self._facts())
         found = self._find_checkpoint()
         if link.chief:
             print(self.encoder.describe(), file=sys.stderr, flush=True)
@@ -89,6 +94,15 @@ class Run:
         splits = load_splits(self.config) if self.link.chief else None  # may have to prepare them
         self.link.wait_for_all()
         return splits or load_splits(self.config)
+
+    def _facts(self) -> dict[str, str]:
+        """What workers must have alike before they share any work, besides the images' names."""
+        shown = self.masks.positions(np.arange(64), self.encoder.num_patches)
+        drawn = Stream.PARTITION.rng(self.config.seed, 0).permutation(1000)
+        chance = hashlib.sha256(shown.tobytes() + drawn.tobytes()).hexdigest()
+        features = ", ".join(key[:16] for key in self.feature_keys.values())
+        digest = self.encoder.digest[:16]
+        return {"encoder's weights": digest, "features": features, "what chance draws": chance[:16]}
 
     def _count_rounds(self) -> int:
         step, rounds = 0, 0
@@ -315,7 +329,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, cluster: Cluster
         if finished and cluster.num_workers == 1:
             return finished
         with lost_peers(cluster):
-            strategy = make_strategy(cluster, config.cluster.peer_timeout_s)
+            facts = command_facts("train", config.to_dict())
+            strategy = make_strategy(cluster, config.cluster.peer_timeout_s, facts)
             link = Link(strategy, cluster.worker, cluster.num_workers, _COLLECTIVE_TIMEOUT_S)
             link.check_order()
             known = np.array([finished is not None], np.int32)

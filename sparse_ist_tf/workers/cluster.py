@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.workers.launch import LIFELINE, LOST, PORT_TAKEN
+from sparse_ist_tf.workers.meeting import meet
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -77,6 +78,8 @@ def read_tf_config(environment: Mapping[str, str]) -> Cluster | None:
         addresses = chiefs + workers
         if not all(re.fullmatch(r".+:\d+", address) for address in addresses):
             raise ValueError("host:port for every task")
+        if len(set(addresses)) < len(addresses):
+            raise ValueError("an address of its own for every task")
         index, of_type = int(task["index"]), {"chief": chiefs, "worker": workers}[task["type"]]
         if not 0 <= index < len(of_type):
             raise ValueError(f"a task index below {len(of_type)}, not {index}")
@@ -176,17 +179,21 @@ def _expand_ranges(text: str) -> list[str]:
     return numbers
 
 
-def make_strategy(cluster: Cluster, peer_timeout_s: float) -> "tf.distribute.Strategy":
-    """A MultiWorkerMirroredStrategy; gives up if a peer can't be reached in time.
+def make_strategy(
+    cluster: Cluster, peer_timeout_s: float, facts: Mapping[str, str] | None = None
+) -> "tf.distribute.Strategy":
+    """A MultiWorkerMirroredStrategy; gives up if a peer can't be reached, or is silent for long.
 
     Of several GPUs this worker takes one: the subnets are its unit of parallel work.
 
     Args:
         cluster: this process's place; TensorFlow reads its TF_CONFIG again.
-        peer_timeout_s: seconds.
+        peer_timeout_s: seconds until a silent peer is lost, from here on.
+        facts: what all workers must be about to do, as agreement.command_facts has it.
 
     Raises:
         RunError: if a peer stays unreachable, or this worker's own port is taken.
+        RequestError: if the workers are about to do different things.
     """
     import tensorflow as tf
 
@@ -197,23 +204,51 @@ def make_strategy(cluster: Cluster, peer_timeout_s: float) -> "tf.distribute.Str
             tf.config.set_visible_devices(gpus, "GPU")
             tf.config.experimental.set_memory_growth(gpus, True)
     if cluster.num_workers > 1:
-        meet_peers(cluster, peer_timeout_s)
+        meet_peers(cluster, peer_timeout_s, facts or {})
+        _bypass_proxies(cluster)
+        _configure_service(cluster, peer_timeout_s)
     with lost_peers(cluster):
         return tf.distribute.MultiWorkerMirroredStrategy()
 
 
-def meet_peers(cluster: Cluster, peer_timeout_s: float) -> None:
-    """Waits until every peer listens at its port, as this worker does meanwhile.
+def _configure_service(cluster: Cluster, peer_timeout_s: float) -> None:
+    """Has TensorFlow's coordination service be as patient as we are; by default it is for 10 s."""
+    from tensorflow.python.distribute.collective_all_reduce_strategy import coordination_config_pb2
+    from tensorflow.python.eager import context
 
-    TensorFlow itself would wait for a missing peer for an hour, deaf to signals and to Python's
-    threads, and not say which it is.
+    jobs = {"worker": cluster.num_workers - cluster.has_chief, "chief": int(cluster.has_chief)}
+    patience = max(1000, round(1000 * peer_timeout_s))
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader=f"/job:{'chief' if cluster.has_chief else 'worker'}/replica:0/task:0",
+        cluster_register_timeout_in_ms=patience,
+        heartbeat_timeout_in_ms=patience,
+        coordinated_jobs=[
+            coordination_config_pb2.CoordinatedJob(name=name, num_tasks=count)
+            for name, count in jobs.items()
+            if count
+        ],
+    )
+
+
+def _bypass_proxies(cluster: Cluster) -> None:
+    """Keeps gRPC from asking a proxy for the way to peers, unless one is named for gRPC itself."""
+    if not {"grpc_proxy", "no_grpc_proxy"}.intersection(os.environ):
+        hosts = {address.rsplit(":", 1)[0].strip("[]") for address in cluster.addresses}
+        os.environ.update(no_grpc_proxy=",".join(sorted(hosts)))
+
+
+def meet_peers(cluster: Cluster, peer_timeout_s: float, facts: Mapping[str, str]) -> None:
+    """Waits until every worker has met every other one, and makes sure that they agree.
 
     Args:
         cluster: this process's place.
         peer_timeout_s: seconds.
+        facts: what all workers must be about to do.
 
     Raises:
-        RunError: naming the peers that can't be reached, or this worker's port if it is taken.
+        RunError: naming the peers that can't be met, or this worker's port if it is taken.
+        RequestError: if the workers are about to do different things.
     """
     address = cluster.addresses[cluster.worker]
     try:
@@ -224,13 +259,8 @@ def meet_peers(cluster: Cluster, peer_timeout_s: float) -> None:
         raise RunError(
             f"worker {cluster.worker} can't listen at {address}: {error.strerror or error}"
         ) from None
-    with listener:
-        missing = unreachable(cluster.peers(), time.monotonic() + peer_timeout_s)
-    if missing:
-        raise RunError(
-            f"worker {cluster.worker} can't reach {_names(missing)} within "
-            f"cluster.peer_timeout_s={peer_timeout_s:g} s"
-        )
+    facts = {"number of workers": str(cluster.num_workers), **facts}
+    meet(cluster.worker, cluster.peers(), facts, peer_timeout_s, listener)
 
 
 def _listen(port: int) -> socket.socket:

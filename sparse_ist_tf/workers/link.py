@@ -1,12 +1,13 @@
 """Collectives between workers, each counted in the link's ledger by what it is for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.tracing import traced
 from sparse_ist_tf.workers.ledger import PURPOSES, Ledger, Purpose
+from sparse_ist_tf.workers.watch import Watch
 
 _ALL, _PAIR = 7_001, 7_100  # group keys, apart from those of tf.distribute
 # What bytes are for; of several, by their shares in what is sent.
@@ -33,7 +34,7 @@ class Link:
         strategy: a MultiWorkerMirroredStrategy.
         worker: this worker's index.
         num_workers: P; with 1 nothing is ever sent.
-        timeout_s: seconds after which a collective fails.
+        timeout_s: seconds after which a collective fails that not all have joined.
 
     Example:
         >>> from sparse_ist_tf.workers.link import Link
@@ -50,8 +51,8 @@ class Link:
         timeout_s: float = 120.0,
     ):
         self.strategy, self.worker, self.num_workers = strategy, worker, num_workers
-        self.timeout_s = timeout_s
         self.chief = worker == 0
+        self._watch = Watch(timeout_s if num_workers > 1 else 0.0)
         self._key, self._pair_keys = 0, {}
         self._sent = Ledger()
         with tf.init_scope():  # what collectives inside strategy.run send
@@ -73,6 +74,19 @@ class Link:
     def go_on_from(self, ledger: Ledger) -> None:
         """Counts what an earlier process sent, too."""
         self._sent += ledger
+
+    def run(self, function: Callable[..., tf.Tensor], args: tuple) -> np.ndarray:
+        """What a graph with collectives makes of its arguments; called by all workers.
+
+        Args:
+            function: run by strategy.run.
+            args: of function.
+
+        Returns:
+            Its result.
+        """
+        with self._watch.waiting():
+            return self.strategy.run(function, args).numpy()
 
     def next_key(self) -> tf.Tensor:
         """A new instance key; all workers count alike."""
@@ -130,7 +144,7 @@ class Link:
             "group_key": _ALL,
             "ordering_token": [],
             "communication_hint": "ring",
-            "timeout_seconds": self.timeout_s,
+            "timeout_seconds": 0,  # each with one leaves threads that sleep it out
         }
 
     def _count_in_graph(self, count: tf.Tensor | int, purpose: Shares) -> None:
@@ -154,7 +168,7 @@ class Link:
             return rows[None]
         self._sent.add(purpose, rows.nbytes * (self.num_workers - 1))
         args = (tf.constant(rows), self.next_key())
-        flat = self.strategy.run(self._gather, args).numpy()
+        flat = self.run(self._gather, args)
         return flat.reshape(self.num_workers, *rows.shape)
 
     def _collect_rows(self, mine, key):
@@ -183,11 +197,11 @@ class Link:
         if self.worker == source:
             value = np.asarray(array)
             self._sent.add(purpose, value.nbytes)
-            self.strategy.run(self._send, (tf.constant(value), *keys))
+            self.run(self._send, (tf.constant(value), *keys))
             return value
         shape = tf.constant(array.shape, tf.int32)
         like = tf.zeros((0,), tf.as_dtype(array.dtype))
-        return self.strategy.run(self._receive, (shape, like, *keys)).numpy()
+        return self.run(self._receive, (shape, like, *keys))
 
     def _send_array(self, value, group, instance):
         return tf.raw_ops.CollectiveBcastSendV2(
@@ -200,8 +214,7 @@ class Link:
         )
 
     def _pair(self) -> dict:
-        hint = {"communication_hint": "ring", "timeout_seconds": self.timeout_s}
-        return {"group_size": 2, **hint}
+        return {"group_size": 2, "communication_hint": "ring", "timeout_seconds": 0}
 
     def broadcast(self, array: "Parcel", *, purpose: Purpose) -> np.ndarray:
         """Sends an array of the chief to all workers; called by all of them.
@@ -229,7 +242,7 @@ class Link:
             return
         mine = tf.fill((self.num_workers, 1), self.worker)
         run = traced(lambda chunks, key: self.all_to_all(chunks, key, "control"))
-        order = self.strategy.run(run, (mine, self.next_key())).numpy().ravel().tolist()
+        order = self.run(run, (mine, self.next_key())).ravel().tolist()
         if order != list(range(self.num_workers)):
             raise RuntimeError(f"the workers' collective has the order {order}")
 

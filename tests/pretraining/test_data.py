@@ -22,7 +22,7 @@ def _batches(images, mine, first_step=0, count=3, augment=("flip", "mixup"), siz
     config.batch_size, config.augment, config.mask_ratios = 8, augment, (0.75, 0.5, 0.0)
     config.image_sizes, config.size_probabilities = sizes, (0.5,) * len(sizes)
     config.sensor_sizes, config.sensor_probabilities = sensors, (0.5,) * len(sensors)
-    seen = resolutions(sizes, sensors, 16, 4, "sensor")
+    seen = resolutions(sizes, sensors, 16, 4, ("sensor",))
     augmented = make_augmentation(augment, 16)
     data = pretraining_batches(images, config, seen, augmented, first_step, mine)
     return [[np.asarray(part) for part in batch] for batch in data.take(count)]

@@ -51,10 +51,10 @@ def test_a_patch_depends_on_its_own_cell_alone():
 
 
 def test_every_size_has_every_sensor():
-    found = resolutions((64, 128), (64, 32), 64, 8, "sensor")
+    found = resolutions((64, 128), (64, 32), 64, 8, ("sensor",))
     assert [(r.size, r.sensor) for r in found] == [(64, 64), (64, 32), (128, 64), (128, 32)]
     assert [r.suffix for r in found] == ["", "_sensor32px", "_128px", "_128px_sensor32px"]
-    assert [(r.size, r.sensor) for r in resolutions((), (), 64, 8, "scaled")] == [(64, 64)]
+    assert [(r.size, r.sensor) for r in resolutions((), (), 64, 8, ("scaled",))] == [(64, 64)]
 
 
 def test_more_patches_than_pixels_are_refused():
