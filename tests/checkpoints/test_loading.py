@@ -43,15 +43,17 @@ def micro():
     return load_encoder("packaged:vit_micro")
 
 
-def test_packaged_weights_are_those_of_their_card(micro):
-    card = (PACKAGED / "vit_micro.md").read_text()
+@pytest.mark.parametrize("name", ["vit_micro", "vit_micro_sensor"])
+def test_packaged_weights_are_those_of_their_card(name):
+    micro = load_encoder(f"packaged:{name}")
+    card = (PACKAGED / f"{name}.md").read_text()
     count = int(re.search(r"([\d,]+) parameters", card)[1].replace(",", ""))
     assert micro.model.count_params() == count
-    size = os.path.getsize(PACKAGED / "vit_micro.safetensors")
+    size = os.path.getsize(PACKAGED / f"{name}.safetensors")
     assert f"({size / 1e6:.1f} MB)" in card
     depth, heads = re.search(r"(\d+) blocks, (\d+) heads", card).groups()
     assert (micro.model.spec.depth, micro.model.spec.num_heads) == (int(depth), int(heads))
-    assert f"width {micro.feature_dim}" in card
+    assert f"width {micro.feature_dim}" in card.lower()
     assert (
         f"{micro.image_size} x {micro.image_size} pixels in patches of {micro.patch_size}" in card
     )

@@ -1,10 +1,15 @@
 """From stored images to the encoder's: by sensors of fewer pixels, cell by cell or as a whole."""
 
+import itertools
+from collections import Counter
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from sparse_ist_tf.masks.cells import Scaling
+from sparse_ist_tf.pretrain_config import get_config
+from sparse_ist_tf.pretraining.data import draw_resolution, grid_shares
 from sparse_ist_tf.pretraining.resolution import Resolution, resampled, resolutions
 
 
@@ -55,6 +60,24 @@ def test_every_size_has_every_sensor():
     assert [(r.size, r.sensor) for r in found] == [(64, 64), (64, 32), (128, 64), (128, 32)]
     assert [r.suffix for r in found] == ["", "_sensor32px", "_128px", "_128px_sensor32px"]
     assert [(r.size, r.sensor) for r in resolutions((), (), 64, 8, ("scaled",))] == [(64, 64)]
+
+
+def test_steps_on_both_grids_are_drawn_by_their_share():
+    found = resolutions((64, 128), (64, 32), 64, 8, ("sensor", "scaled"))
+    config = get_config()
+    config.image_sizes, config.size_probabilities = (64, 128), (0.5, 0.5)
+    config.sensor_sizes, config.sensor_probabilities = (64, 32), (0.5, 0.5)
+    config.masks.scaled_share = 0.25
+    assert grid_shares(config) == {"sensor": 0.75, "scaled": 0.25}
+    drawn = [found[draw_resolution(config, step)] for step in range(2000)]
+    counts = Counter((r.size, r.sensor, r.scaling.grid) for r in drawn)
+    for size, sensor in itertools.product((64, 128), (64, 32)):
+        assert counts[size, sensor, "scaled"] == pytest.approx(125, abs=45)
+        assert counts[size, sensor, "sensor"] == pytest.approx(375, abs=75)
+    config.masks.scaled_share = 0.0  # draws sizes and sensors as without the key
+    plain = resolutions((64, 128), (64, 32), 64, 8, tuple(grid_shares(config)))
+    again = [plain[draw_resolution(config, step)] for step in range(2000)]
+    assert [(r.size, r.sensor) for r in again] == [(r.size, r.sensor) for r in drawn]
 
 
 def test_more_patches_than_pixels_are_refused():
