@@ -1,7 +1,7 @@
 """How blocks travel between home shards and subnets: one all-to-all each way in a round."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -204,14 +204,16 @@ class Exchange:
             wholes.append(variable.whole_of([mine, *parts]))
         return wholes if self.link.chief else None
 
-    def set_homes(self, wholes: Sequence[np.ndarray]) -> None:
+    def set_homes(self, wholes: Iterable[np.ndarray]) -> None:
         """Cuts this worker's home shards out of whole parameters; sends nothing.
 
         Args:
-            wholes: float32[entries, columns] each.
+            wholes: float32[entries, columns] each; columns that it lacks are zero.
         """
         for variable, whole in zip(self.variables, wholes, strict=True):
-            variable.home.assign(variable.home_of(whole, self.link.worker))
+            shard = np.zeros((variable.skew.home_size, self.num_columns), np.float32)
+            shard[:, : whole.shape[1]] = variable.home_of(whole, self.link.worker)
+            variable.home.assign(shard)
 
     def scatter(self, wholes: Sequence[np.ndarray] | None) -> None:
         """Sends each worker its home shards of what the chief holds; called by all workers.

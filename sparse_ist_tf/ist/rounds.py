@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.ist.exchange import Exchange, Plan
-from sparse_ist_tf.ist.head import HeadSpec, init_parameters
+from sparse_ist_tf.ist.head import HeadSpec, init_parameter
 from sparse_ist_tf.ist.local import Batches, SlotOptimizer, SubnetState, make_local_steps
 from sparse_ist_tf.ist.partition import Partition, make_partition, subnet_sizes
 from sparse_ist_tf.ist.slots import SlotStore
@@ -109,15 +109,13 @@ class IstTrainer(Trainer):
         return self.partition_of(self.options, self.spec.hidden, round_index)
 
     def _set_initial_weights(self):
-        wholes = []
         options = self.options
-        initial = init_parameters(self.spec, options.seed, options.initializer, options.num_subnets)
-        for variable in self.variables:
-            value = initial[variable.spec.name]
-            whole = np.zeros((value.size, self.num_columns), np.float32)
-            whole[:, 0] = value.ravel()
-            wholes.append(whole)
-        self.exchange.set_homes(wholes)
+        drawn = options.seed, options.initializer, options.num_subnets
+        self.exchange.set_homes(  # one parameter is whole at a time
+            init_parameter(part, drawn[0], i, *drawn[1:]).reshape(-1, 1)
+            for i, part in enumerate(self.spec.parameters()[:-1])
+            if self.travels[i]
+        )
 
     def _plan(self, round_index: int) -> Plan:
         """The plan of a round; that of the next one is worked out meanwhile."""

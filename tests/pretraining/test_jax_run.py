@@ -69,7 +69,7 @@ def _without_chance(teacher=""):
         teacher=str(teacher),
         weights="random:vit_pico",
         start_share=0.4,
-        log_every=3,
+        log_every=6,
         total_steps=6,
     )
 
