@@ -171,10 +171,11 @@ class IstTrainer(Trainer):
             variable.blocks.assign(tf.concat(columns, axis=0))
         everyone = self.exchange.collect(plan, tf.stack(copies), keys[1])
         if self.travels[-1]:
-            mean = tf.zeros_like(self.shared)
-            for subnet, share in enumerate(self.shares):  # in this order for every P
-                mean += share * everyone[subnet, :-2]
-            self.shared.assign(mean)
+            # One after the other: a sum that TensorFlow sees whole it may add up in an order that
+            # depends on P.
+            parts = self.shares[:, None, None] * everyone[:, :-2]
+            zero = tf.zeros_like(self.shared)
+            self.shared.assign(tf.foldl(tf.add, parts, zero, parallel_iterations=1))
         return everyone[:, -2:, 0]
 
     def _train_subnet(self, subnet, state, batches, first_step):
