@@ -1,5 +1,6 @@
 """The pretrain command on real digits."""
 
+import dataclasses
 import importlib
 import importlib.util
 import os
@@ -96,6 +97,17 @@ def test_two_workers_go_on_from_one_and_end_as_one(tmp_path):
     assert a.keys() == b.keys()
     for key in a.keys() - {"images_per_s"}:
         assert b[key] == pytest.approx(a[key], abs=3e-2 if "linear" in key else 1e-3)
+
+
+def test_other_images_are_refused(tmp_path):
+    config = _config(tmp_path)
+    config.total_steps = 4
+    run = Pretraining(config, _load_images(config), tmp_path / "run")
+    run.save()
+    other = dataclasses.replace(run.images, fingerprint="ab")
+    with pytest.raises(RequestError, match="made of other images; give --workdir another"):
+        Pretraining(config, other, tmp_path / "run")
+    assert Pretraining(config, run.images, tmp_path / "run").step == 0
 
 
 def test_images_are_decoded_once(tmp_path):

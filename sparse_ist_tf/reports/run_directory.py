@@ -59,6 +59,8 @@ class RunDirectory:
         if stored is None:
             return
         plain = [json.loads(json.dumps(complete(c).to_dict())) for c in (stored, config)]
+        if complete is completed and self.results() is None:
+            plain = [_without_place(some) for some in plain]  # training compares the images
         if key := _first_difference(*plain):
             raise RequestError(
                 f"--workdir={self.path}: holds a run with another {key}; give another folder, or "
@@ -262,6 +264,13 @@ def _digest(state: Mapping[str, np.ndarray]) -> str:
         total.update(repr((name, array.dtype.str, array.shape)).encode())
         total.update(array.data)
     return total.hexdigest()
+
+
+def _without_place(config: dict) -> dict:
+    """A configuration whose folder of images, if it has one, may lie anywhere."""
+    name = config["dataset"]["name"]
+    name = "folder:" if name.startswith("folder:") else name
+    return config | {"dataset": config["dataset"] | {"name": name}}
 
 
 def _first_difference(old: object, new: object, prefix: str = "") -> str | None:
