@@ -66,7 +66,7 @@ def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = 
         if chief:
             if config.start_share:
                 run.average(_show)
-                record = directory.metrics()[-1]
+                record = directory.last_metrics()
             path = directory.path / "encoder.safetensors"
             save_encoder(path, run.encoder, tuple(config.mean), tuple(config.std))
             write_pretraining_report(directory.path, config.to_dict(), directory.metrics())

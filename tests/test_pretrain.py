@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -119,6 +120,20 @@ def test_images_are_decoded_once(tmp_path):
     assert file.stat().st_mtime_ns == stamp
     assert np.array_equal(first, second)
     assert first.shape == (360, 64, 64, 3)
+
+
+def test_decoded_images_that_are_damaged_are_made_again(tmp_path, capsys):
+    split = datasets.load("digits")["test"]
+    first = np.array(decoded_images(split, 8, tmp_path))
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    other = io.BytesIO()
+    np.save(other, first[:-1])
+    for damage in (b"", whole[:-1], whole[:90], b"\x00" * 200, other.getvalue()):
+        file.write_bytes(damage)
+        assert np.array_equal(decoded_images(split, 8, tmp_path), first)
+        assert f"warning: {file} is damaged and not used\n" in capsys.readouterr().err
+        assert file.read_bytes() == whole
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ class PretrainingRun(abc.ABC):
             variable.assign((1 - share) * np.asarray(variable) + share * start)
         self._take_variables()
         record = self._progress() | {"start_share": share} | self.evaluate()
-        if "start_share" in self.directory.metrics()[-1]:
+        if "start_share" in self.directory.last_metrics():
             report(record)  # of a run that was finished already
         else:
             self._log(record, report)

@@ -1,5 +1,6 @@
 """A run goes on with the images that it was begun with, and with no others."""
 
+import json
 import os
 import shutil
 
@@ -25,7 +26,7 @@ def _config(folder, root):
     config.ist.num_subnets, config.ist.local_steps = 2, 4
     config.head.hidden, config.batch_size = (8,), 8
     config.total_epochs, config.total_steps = 0.0, 8
-    config.checkpoint_every_rounds = 1
+    config.checkpoint_every_rounds = config.eval_every_rounds = 1
     return config
 
 
@@ -42,7 +43,7 @@ def begun(tmp_path_factory):
     config = _config(root / "photos", root)
     train_and_evaluate(config, root / "whole", Cluster(0, ()))
     (root / "half" / "checkpoints").mkdir(parents=True)
-    for name in (HALF, "config.json"):
+    for name in (HALF, "config.json", "metrics.jsonl"):
         shutil.copyfile(root / "whole" / name, root / "half" / name)
     return root / "photos", root / "half", RunDirectory(root / "whole").checkpoint()[0]
 
@@ -65,6 +66,17 @@ def test_a_copy_of_the_images_elsewhere_goes_on(begun, half, tmp_path):
         np.testing.assert_array_equal(state[name], value, err_msg=name)
     with pytest.raises(RequestError, match=r"holds a run with another dataset\.name"):
         _go_on(photos, half)  # which is finished, so that nothing would compare the images
+
+
+def test_a_power_cut_costs_evaluations_that_are_made_again(begun, half):
+    path = half / "metrics.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20] + b"\x00" * 512 + b"\xff")
+    state = _go_on(begun[0], half)
+    for name, value in begun[2].items():
+        np.testing.assert_array_equal(state[name], value, err_msg=name)
+    steps = [record["step"] for record in RunDirectory(half).metrics()]
+    assert steps == [json.loads(line)["step"] for line in whole.splitlines()] == [4, 8]
 
 
 def test_a_changed_image_is_refused(begun, half, tmp_path):
