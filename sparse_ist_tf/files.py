@@ -2,10 +2,19 @@
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 from sparse_ist_tf.errors import RunError
+
+
+def cache_home() -> Path:
+    """Where what can be made again is kept: $XDG_CACHE_HOME/sparse_ist_tf, or ~/.cache's.
+
+    Source: XDG Base Directory Specification, version 0.8.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparse_ist_tf"
 
 
 @contextlib.contextmanager
@@ -23,7 +32,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    # In containers that share a disk, processes have the same ids.
+    name = f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{path.suffix}"
+    temporary = path.with_name(name)
     try:
         yield temporary
         with open(temporary, "r+b") as file:  # Windows syncs only what may be written

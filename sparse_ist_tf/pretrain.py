@@ -67,7 +67,7 @@ def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = 
         if chief:
             if config.start_share:
                 run.average(_show)
-                record = directory.metrics()[-1]
+                record = directory.last_metrics()
             path = directory.path / "encoder.safetensors"
             save_encoder(path, run.encoder, tuple(config.mean), tuple(config.std))
             write_pretraining_report(directory.path, config.to_dict(), directory.metrics())
@@ -162,6 +162,7 @@ def _load_images(config, link=None):
     from sparse_ist_tf.encoder.presets import PRESETS
     from sparse_ist_tf.inputs import datasets
     from sparse_ist_tf.inputs.decoded import decoded_images
+    from sparse_ist_tf.inputs.split import digest
     from sparse_ist_tf.pretraining.data import Images
 
     if link and not link.chief:
@@ -176,7 +177,8 @@ def _load_images(config, link=None):
     size = PRESETS[config.preset].image_size
     parts = [splits[name] for name in ("train", "test")]
     decoded = [(decoded_images(part, size, cache_dir), part.labels) for part in parts]
-    images = Images(*decoded[0], *decoded[1], parts[0].num_classes)
+    fingerprint = digest(*(part.fingerprint for part in parts))
+    images = Images(*decoded[0], *decoded[1], parts[0].num_classes, fingerprint)
     if link and link.chief:
         link.wait_for_all()
     if link:

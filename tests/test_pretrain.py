@@ -1,7 +1,9 @@
 """The pretrain command on real digits."""
 
+import dataclasses
 import importlib
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -98,6 +100,17 @@ def test_two_workers_go_on_from_one_and_end_as_one(tmp_path):
         assert b[key] == pytest.approx(a[key], abs=3e-2 if "linear" in key else 1e-3)
 
 
+def test_other_images_are_refused(tmp_path):
+    config = _config(tmp_path)
+    config.total_steps = 4
+    run = Pretraining(config, _load_images(config), tmp_path / "run")
+    run.save()
+    other = dataclasses.replace(run.images, fingerprint="ab")
+    with pytest.raises(RequestError, match="made of other images; give --workdir another"):
+        Pretraining(config, other, tmp_path / "run")
+    assert Pretraining(config, run.images, tmp_path / "run").step == 0
+
+
 def test_images_are_decoded_once(tmp_path):
     split = datasets.load("digits")["test"]
     first = decoded_images(split, 64, tmp_path)
@@ -107,6 +120,20 @@ def test_images_are_decoded_once(tmp_path):
     assert file.stat().st_mtime_ns == stamp
     assert np.array_equal(first, second)
     assert first.shape == (360, 64, 64, 3)
+
+
+def test_decoded_images_that_are_damaged_are_made_again(tmp_path, capsys):
+    split = datasets.load("digits")["test"]
+    first = np.array(decoded_images(split, 8, tmp_path))
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    other = io.BytesIO()
+    np.save(other, first[:-1])
+    for damage in (b"", whole[:-1], whole[:90], b"\x00" * 200, other.getvalue()):
+        file.write_bytes(damage)
+        assert np.array_equal(decoded_images(split, 8, tmp_path), first)
+        assert f"warning: {file} is damaged and not used\n" in capsys.readouterr().err
+        assert file.read_bytes() == whole
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import dataclasses
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 
 import flatbuffers
@@ -118,6 +119,10 @@ def attach(content: bytes, metadata: Metadata) -> bytes:
     return _append_zip(flatbuffer.pack(model), files)
 
 
+# What zipfile raises of a damaged archive, and what its contents may.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, KeyError, ValueError)
+
+
 def read(content: bytes, name: str = "model") -> tuple[tuple[str, ...], dict]:
     """The labels, empty where there are none, and the run that a file of this library carries.
 
@@ -128,7 +133,7 @@ def read(content: bytes, name: str = "model") -> tuple[tuple[str, ...], dict]:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             run = json.loads(archive.read(RUN))
             labels = archive.read(LABELS).decode() if LABELS in archive.namelist() else ""
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+    except _DAMAGED as error:
         reason = " ".join(str(error).split())
         raise RequestError(f"{name}: carries no metadata of this library ({reason})") from None
     return tuple(labels.splitlines()), run

@@ -18,6 +18,9 @@ from sparse_ist_tf.errors import RunError
 
 MAX_SIDE = 65_500  # of libjpeg, in pixels
 
+_MCU, _MCU_BYTES = 16, 4  # side in pixels of what is coded at a time, and its least size: six
+# blocks with a code of 2 bits for DC and 4 (luma) or 2 (chroma) for the end of the block
+
 _LUMA = (  # annex K.1, row by row
     "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 "
     "62 18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 "
@@ -120,8 +123,14 @@ def restore_jpeg(scan: bytes, quality: int, height: int, width: int) -> bytes:
     """Makes a whole JPEG, which every decoder reads, of the scan that strip_jpeg left.
 
     Raises:
+        RunError: if no picture of that size can be in the scan, so that nobody makes memory for it.
         ValueError: if quality is out of range.
     """
+    least = -(-height // _MCU) * -(-width // _MCU) * _MCU_BYTES
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE and least <= len(scan)):
+        raise RunError(
+            f"a message is damaged: a picture of {height} x {width} pixels in {len(scan)} bytes"
+        )
     parts = [b"\xff\xd8"]
     for (marker, table), body in _segments(quality, height, width).items():
         if marker in (0xDB, 0xC4):

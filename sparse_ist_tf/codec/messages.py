@@ -218,9 +218,13 @@ def pack_image(file: bytes, quality: int) -> bytes:
         quality: that it was made with, 1 to 100.
 
     Raises:
-        RunError: if it is no such JPEG.
+        RunError: if it is no such JPEG, or too large for a message.
     """
     height, width = jpeg_size(file)
+    if height * width > _MAX_PIXELS:
+        raise RunError(
+            f"an image of {height} x {width} pixels: a message has at most {_MAX_PIXELS:,} of them"
+        )
     scan = strip_jpeg(file, quality, height, width)
     return _seal(WHOLE, *map(_varint, (quality, height, width)), scan)
 

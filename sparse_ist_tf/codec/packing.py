@@ -27,6 +27,7 @@ from sparse_ist_tf.codec.messages import (
 from sparse_ist_tf.errors import RunError
 
 CONTENTS = ("jpeg", "raw")
+MAX_MOSAIC = 2**24  # pixels; to decode so many takes 1.2 GB
 
 
 def pack_patches(
@@ -83,6 +84,7 @@ def pack_patches(
     def write(data, shape, positions, index, epoch):
         patch = (int(shape[1]), int(shape[2]))
         if content == "jpeg":
+            _check_mosaic(len(positions), patch, ValueError)
             data = strip_jpeg(data, quality, *_mosaic_shape(len(positions), patch))
         else:
             data = data.tobytes()
@@ -132,6 +134,7 @@ def unpack_patches(
         if header.content == RAW:
             pixels = np.frombuffer(content, np.uint8)
             return b"", pixels.reshape(len(positions), *patch, 3), positions, patch
+        _check_mosaic(len(positions), header.patch, RunError)
         whole = restore_jpeg(content, header.quality, *_mosaic_shape(len(positions), header.patch))
         return whole, np.zeros((0, 0, 0, 3), np.uint8), positions, patch
 
@@ -286,14 +289,26 @@ def _layout(count, patch):
     group = down * across
     tiles = (count + group - 1) // group
     longest = MAX_SIDE // (across * width)
-    tensors = tf.is_tensor(tiles) or tf.is_tensor(longest)
-    row = tf.minimum(tiles, longest) if tensors else min(tiles, longest)
+    if tf.is_tensor(tiles) or tf.is_tensor(longest):
+        row = tf.minimum(tiles, longest)
+    else:
+        row = max(1, min(tiles, longest))  # of a forged message, whose mosaic is refused
     return (height, width), (down, across), ((tiles + row - 1) // row, row)
 
 
 def _mosaic_shape(count: int, patch: tuple[int, int]) -> tuple[int, int]:
     cell, group, tiles = _layout(count, patch)
     return tiles[0] * group[0] * cell[0], tiles[1] * group[1] * cell[1]
+
+
+def _check_mosaic(count: int, patch: tuple[int, int], error: type[Exception]) -> None:
+    """Refuses a mosaic that would take too much memory."""
+    height, width = _mosaic_shape(count, patch)
+    if height * width > MAX_MOSAIC:
+        raise error(
+            f"{count} patches of {patch[0]} x {patch[1]} pixels in a message: their mosaic has "
+            f"{height * width:,} pixels, at most {MAX_MOSAIC:,} are allowed"
+        )
 
 
 def _lay(patches: tf.Tensor) -> tf.Tensor:

@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 
 from sparse_ist_tf.errors import warn
-from sparse_ist_tf.files import replacing
+from sparse_ist_tf.files import cache_home, replacing
 
 
 def cache_path(cache_dir: str | Path, key: str) -> Path:
@@ -18,8 +17,7 @@ def cache_path(cache_dir: str | Path, key: str) -> Path:
         cache_dir: the cache; $XDG_CACHE_HOME/sparse_ist_tf/features where empty.
         key: from Features.key.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(cache_dir).expanduser() if cache_dir else Path(home) / "sparse_ist_tf/features"
+    folder = Path(cache_dir).expanduser() if cache_dir else cache_home() / "features"
     return folder / f"{key}.features"
 
 
@@ -50,7 +48,7 @@ def load_features(path: Path, key: str) -> np.ndarray | None:
             return features
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         pass
     warn(f"{path} is damaged and not used")
     return None

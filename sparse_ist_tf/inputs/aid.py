@@ -100,4 +100,4 @@ def open_archive(folder: Path) -> tuple[list[str], Callable[[str], bytes]]:
         raise RequestError(f"{where}: holds no JPEG images")
     if unknown := sorted({p.parent.name for p in names} - set(_CLASSES.split())):
         raise RequestError(f"{where}: {unknown[0]!r} is none of the 30 classes of AID")
-    return [str(p) for p in sorted(names, key=lambda p: p.name)], read
+    return [str(p) for p in sorted(names, key=lambda p: (p.name, p.parts[-2:]))], read

@@ -113,6 +113,7 @@ def _without_bad_images(split: Split) -> Split:
         source=split.source.take(rows),
         labels=split.labels[rows],
         fingerprint=digest(split.fingerprint, rows),
+        earlier_fingerprint=digest(split.as_before().fingerprint, rows),
     )
 
 

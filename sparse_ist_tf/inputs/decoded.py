@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from sparse_ist_tf.errors import warn
 from sparse_ist_tf.files import replacing
 from sparse_ist_tf.inputs.decoding import image_errors
 from sparse_ist_tf.inputs.split import Split
@@ -26,8 +27,9 @@ def decoded_images(split: Split, scale: int | Scaling, cache_dir: str | Path) ->
     if not isinstance(scale, int) and scale.grid == "scaled":
         scale, grid = side, ""
     path = Path(cache_dir) / f"{split.fingerprint[:32]}-{side}{grid}.npy"
-    if not path.exists():
-        shape = (split.size, side, side, 3)
+    shape = (split.size, side, side, 3)
+    images = _mapped(path, shape)
+    if images is None:
         with replacing(path) as temporary:
             images = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
             bar = tqdm(total=split.size, desc=f"decoding {split.name}", unit="img")
@@ -36,4 +38,19 @@ def decoded_images(split: Split, scale: int | Scaling, cache_dir: str | Path) ->
                     images[batch["index"]] = batch["image"]
                     bar.update(len(batch["index"]))
             images.flush()
-    return np.load(path, mmap_mode="r")
+        images = np.load(path, mmap_mode="r")
+    return images
+
+
+def _mapped(path, shape):
+    """What lies there, if it is whole."""
+    try:
+        images = np.load(path, mmap_mode="r")
+        if images.shape == shape and images.dtype == np.uint8:
+            return images
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError):
+        pass
+    warn(f"{path} is damaged and not used")
+    return None

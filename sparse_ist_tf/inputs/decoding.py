@@ -3,6 +3,8 @@
 import contextlib
 import io
 import re
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -11,6 +13,7 @@ import tensorflow as tf
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.tracing import as_written
 
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"  # what files begin with
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -18,8 +21,12 @@ def decode_image(data: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
     """Decodes an image to RGB; runs in a graph, inside a tf.data pipeline or not.
 
     Greyscale, palette and CMYK images are converted, transparency is dropped, and of an animation
-    the first frame counts. TensorFlow decodes most formats; Pillow has the rest (BMP, TIFF) and
-    the last word on what is damaged.
+    the first frame counts. TensorFlow decodes JPEG and PNG; Pillow has the rest and the last word
+    on what is damaged. An image of more pixels than PIL.Image.MAX_IMAGE_PIXELS is refused by what
+    its header says, before there is memory for them.
+
+    Source: Pillow, whose limit is 89,478,485 pixels, a quarter of a GiB in RGB, unless a program
+    sets another.
 
     Args:
         data: string scalar, a file's bytes.
@@ -45,8 +52,14 @@ def _decode(data, name, is_file: bool) -> tf.Tensor:
 
     def by_tensorflow(data, _):
         data = tf.io.read_file(data) if is_file else data
-        bmp = tf.equal(tf.strings.substr(data, 0, 2), "BM")  # TensorFlow ignores its palette
-        data = tf.where(bmp, "", data)
+        # Of others TensorFlow ignores the palette (BMP) or makes memory for all frames (GIF).
+        cases = [
+            (tf.equal(tf.strings.substr(data, 0, len(magic)), magic), lambda read=read: read(data))
+            for magic, read in ((_PNG, _png_size), (_JPEG, tf.image.extract_jpeg_shape))
+        ]
+        size = tf.case(cases, lambda: tf.constant([0, 0]))
+        pixels = tf.reduce_prod(tf.cast(size[:2], tf.int64))
+        data = tf.where((pixels > 0) & (pixels <= most_pixels()), data, "")
         image = tf.io.decode_image(data, channels=3, expand_animations=False)
         return tf.ensure_shape(image, (None, None, 3))
 
@@ -62,13 +75,50 @@ def _decode(data, name, is_file: bool) -> tf.Tensor:
     return fast.concatenate(slow).take(1).get_single_element()
 
 
+def _png_size(data):
+    """Height and width as the header of a PNG has them; runs in a graph."""
+    return tf.io.decode_raw(tf.strings.substr(data, 16, 8), tf.int32, little_endian=False)[::-1]
+
+
+def most_pixels() -> int:
+    """How many pixels an image may have: PIL.Image.MAX_IMAGE_PIXELS, which may be set."""
+    from PIL import Image
+
+    return Image.MAX_IMAGE_PIXELS or np.iinfo(np.int64).max
+
+
+_warning_filters = threading.Lock()  # which all threads share
+
+
+def _opened(file):
+    """A file as Pillow's image, of which only the header is read."""
+    from PIL import Image
+
+    try:
+        with _warning_filters, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an error follows
+            image = Image.open(file)
+        pixels = image.width * image.height
+    except Image.DecompressionBombError as error:  # of more than twice as many as may be
+        pixels = int(re.search(r"\d+", str(error))[0])
+    if pixels > most_pixels():
+        raise ValueError(
+            f"it has {pixels:,} pixels, at most {most_pixels():,} are allowed, the value of "
+            "PIL.Image.MAX_IMAGE_PIXELS"
+        )
+    return image
+
+
 def _pillow(file, name: bytes) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(file) as image:
+        with _opened(file) as image:
             if image.mode.startswith("I;16"):  # Pillow would clip, not scale
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            if image.format == "GIF":  # what is transparent is black
+                pixels = np.asarray(image.convert("RGBA"))
+                return pixels[..., :3] * (pixels[..., 3:] > 0)
             return np.asarray(image.convert("RGB"))
     except UnidentifiedImageError:
         reason = "it is empty or of no known format"

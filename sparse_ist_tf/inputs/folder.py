@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.inputs.contents import Stamp, content_digests, stamp_of
 from sparse_ist_tf.inputs.decoding import EXTENSIONS, decode_file
 from sparse_ist_tf.inputs.split import ArraySource, Split, digest
 
@@ -20,7 +22,9 @@ def load_folder(path: str, split_seed: int = 0) -> dict[str, Split]:
     the parts; otherwise the folders in it are the classes, and a fifth of each class's images,
     drawn at random, is the test part. Folders inside a class's folder belong to the class; hidden
     files and files that are no images by their extension are passed over. The fingerprint is made
-    of every image's path below the folder, size and time of modification, not of its contents.
+    of class names and of every image's path below the folder and contents, which are read when the
+    folder is first seen and then only where files change, as contents.content_digests says. Where
+    the folder lies, and when its files were written, doesn't matter.
 
     Returns:
         {"train": ..., "test": ...}, images in the order of their paths.
@@ -40,7 +44,8 @@ def load_folder(path: str, split_seed: int = 0) -> dict[str, Split]:
         if unknown := sorted(set(test_classes) - set(classes)):
             raise RequestError(f"{root / test / unknown[0]}: a class that {root / 'train'} lacks")
         parts = {"train": train_files, "test": test_files}
-        return {part: _split(name, root, part, classes, some) for part, some in parts.items()}
+        known = _known(root, *parts.values())
+        return {part: _split(name, part, classes, some, known) for part, some in parts.items()}
     if inside == ["train"]:
         root = root / "train"
     classes, files = _scan(name, root)
@@ -48,7 +53,8 @@ def load_folder(path: str, split_seed: int = 0) -> dict[str, Split]:
         if len(files[label]) < 2:
             raise RequestError(f"{root / label}: one image; a split needs at least two")
     parts = stratified_split(_labels(classes, files), split_seed)
-    return {part: _split(name, root, part, classes, files, rows) for part, rows in parts.items()}
+    known = _known(root, files)
+    return {part: _split(name, part, classes, files, known, r) for part, r in parts.items()}
 
 
 def stratified_split(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -105,19 +111,44 @@ def _labels(classes: list[str], files: dict[str, list[os.DirEntry]]) -> np.ndarr
     return np.repeat(np.arange(len(classes), dtype=np.int32), counts)
 
 
-def _split(name, root, part, classes, files, rows=None) -> Split:
+class _Known(NamedTuple):
+    """What a fingerprint says of a file."""
+
+    name: str  # its path below the folder
+    stamp: Stamp
+    digest: str
+
+
+def _known(root: Path, *parts: dict[str, list[os.DirEntry]]) -> dict[str, _Known]:
+    """What is known of files, by their paths."""
+    files = [file for part in parts for of_a_class in part.values() for file in of_a_class]
+    names = {file.path: os.path.relpath(file.path, root) for file in files}
+    stamps = {names[file.path]: stamp_of(file) for file in files}
+    digests = content_digests(root, stamps)
+    return {path: _Known(name, stamps[name], digests[name]) for path, name in names.items()}
+
+
+def _split(
+    name: str,
+    part: str,
+    classes: list[str],
+    files: dict[str, list[os.DirEntry]],
+    known: dict[str, _Known],
+    rows: np.ndarray | None = None,
+) -> Split:
     labels = _labels(classes, files)
     chosen = [file for label in classes for file in files.get(label, ())]
     if rows is not None:
         labels, chosen = labels[rows], [chosen[i] for i in rows]
-    stats = [
-        (os.path.relpath(f.path, root), f.stat().st_size, f.stat().st_mtime_ns) for f in chosen
-    ]
+    found = [known[file.path] for file in chosen]
+    contents = [(file.name.replace(os.sep, "/"), file.digest) for file in found]
+    stats = [(file.name, file.stamp.size, file.stamp.modified_ns) for file in found]
     paths = np.array([os.fsencode(f.path) for f in chosen])
     return Split(
         name=f"{name}/{part}",
         source=ArraySource(paths, decode_file),
         labels=labels,
         class_names=tuple(classes),
-        fingerprint=digest("folder", part, tuple(classes), stats, labels),
+        fingerprint=digest("folder's contents", part, tuple(classes), contents, labels),
+        earlier_fingerprint=digest("folder", part, tuple(classes), stats, labels),
     )

@@ -71,6 +71,8 @@ class Split:
         class_names: one per class, in the order of the labels.
         fingerprint: hexadecimal digest that changes if the data set, its version, the split or
             the order of its images do; goes into the keys of caches.
+        earlier_fingerprint: what versions up to 0.2.0 knew the same images by, where they had
+            another; empty elsewhere.
 
     Raises:
         ValueError: if there are no images.
@@ -81,10 +83,15 @@ class Split:
     labels: np.ndarray
     class_names: tuple[str, ...]
     fingerprint: str
+    earlier_fingerprint: str = ""
 
     def __post_init__(self) -> None:
         if not len(self.labels):
             raise ValueError(f"{self.name}: has no images")
+
+    def as_before(self) -> "Split":
+        """The same with the fingerprint that versions up to 0.2.0 gave it."""
+        return dataclasses.replace(self, fingerprint=self.earlier_fingerprint or self.fingerprint)
 
     @property
     def size(self) -> int:

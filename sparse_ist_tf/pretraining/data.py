@@ -24,6 +24,7 @@ class Images:
         test: uint8[m, size, size, 3].
         test_labels: int32[m].
         num_classes: labels lie in [0, num_classes).
+        fingerprint: of both parts, as Split has it; empty where not known.
     """
 
     train: np.ndarray
@@ -31,6 +32,7 @@ class Images:
     test: np.ndarray
     test_labels: np.ndarray
     num_classes: int
+    fingerprint: str = ""
 
 
 def pretraining_batches(

@@ -181,7 +181,7 @@ class JaxPretraining(PretrainingRun):
             self._log(record, report)
             if last or self.step // config.checkpoint_every > first // config.checkpoint_every:
                 self.save()
-        return self.directory.metrics()[-1]
+        return self.directory.last_metrics()
 
 
 def group_by_size(given: Sequence[Resolution]) -> list[list[Resolution]]:

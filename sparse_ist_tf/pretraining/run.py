@@ -163,7 +163,7 @@ class PretrainingRun(abc.ABC):
             variable.assign((1 - share) * np.asarray(variable) + share * start)
         self._take_variables()
         record = self._progress() | {"start_share": share} | self.evaluate()
-        if "start_share" in self.directory.metrics()[-1]:
+        if "start_share" in self.directory.last_metrics():
             report(record)  # of a run that was finished already
         else:
             self._log(record, report)
@@ -189,6 +189,7 @@ class PretrainingRun(abc.ABC):
         named = named_variables(self.model, self.optimizer)
         state = {name: np.asarray(variable) for name, variable in named.items()}
         progress = {"step": self.step, "preset": self.config.preset}
+        progress["images"] = self.images.fingerprint
         write_checkpoint(self.checkpoint_path, state, progress)
 
     def _go_on(self) -> None:
@@ -201,8 +202,13 @@ class PretrainingRun(abc.ABC):
                     f"{self.checkpoint_path}: made by another configuration "
                     f"({progress['preset']}); give --workdir another folder"
                 )
+            images = self.images.fingerprint
+            if progress.get("images", images) != images:  # versions up to 0.2.0 don't say
+                raise RequestError(
+                    f"{self.checkpoint_path}: made of other images; give --workdir another folder"
+                )
             self.step = progress["step"]
-        if self.directory.metrics():
+        if (self.directory.path / "metrics.jsonl").exists():
             self.directory.rewind_metrics(self.step or -1)
 
     @staticmethod

@@ -163,7 +163,7 @@ class Pretraining(PretrainingRun):
                 reports, started, first = [], time.perf_counter(), self.step
             if self.link.chief and (last or self.step % config.checkpoint_every == 0):
                 self.save()
-        return self.directory.metrics()[-1] if self.link.chief else {}
+        return self.directory.last_metrics() if self.link.chief else {}
 
     def _measure(self, last: bool) -> dict:
         """What is due at this step; all of the test images at the last."""

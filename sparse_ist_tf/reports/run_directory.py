@@ -59,6 +59,8 @@ class RunDirectory:
         if stored is None:
             return
         plain = [json.loads(json.dumps(complete(c).to_dict())) for c in (stored, config)]
+        if complete is completed and self.results() is None:
+            plain = [_without_place(some) for some in plain]  # training compares the images
         if key := _first_difference(*plain):
             raise RequestError(
                 f"--workdir={self.path}: holds a run with another {key}; give another folder, or "
@@ -158,7 +160,7 @@ class RunDirectory:
         return None
 
     def append_metrics(self, record: Mapping) -> None:
-        """Adds a line to metrics.jsonl.
+        """Adds a line to metrics.jsonl, and sees to it that it is on the disk.
 
         Raises:
             RunError: if it can't be written.
@@ -166,16 +168,35 @@ class RunDirectory:
         path = self.path / "metrics.jsonl"
         with writing(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # so that a checkpoint has no evaluation that is lost
 
     def metrics(self) -> list[dict]:
-        """The records of metrics.jsonl, a torn last line left out."""
+        """The records of metrics.jsonl up to the first that is damaged.
+
+        Which is the last line where a process was killed, and may be more after a power cut.
+        """
         path = self.path / "metrics.jsonl"
         records: list[dict] = []
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        with contextlib.suppress(ValueError):
-            for line in lines:
-                records.append(json.loads(line))
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        for line in lines:
+            if (record := _record(line)) is None:
+                break
+            records.append(record)
+        if (lost := len([line for line in lines[len(records) :] if line])) > 1:
+            first = len(records) + 1
+            warn(f"{path} is damaged from line {first} on; {lost} lines are not used")
         return records
+
+    def last_metrics(self) -> dict:
+        """The last record of metrics.jsonl.
+
+        Raises:
+            RunError: if none is whole.
+        """
+        if records := self.metrics():
+            return records[-1]
+        raise RunError(f"{self.path / 'metrics.jsonl'}: is missing or damaged")
 
     def rewind_metrics(self, step: int) -> list[dict]:
         """Drops the records behind a step, which a resumed run will write again."""
@@ -218,12 +239,15 @@ def write_checkpoint(path: Path, state: Mapping[str, np.ndarray], progress: Mapp
     Raises:
         RunError: if it can't be written; what stood there stays.
     """
-    metadata = {"progress": json.dumps(dict(progress)), "sha256": _digest(state)}
+    text = json.dumps(dict(progress))
+    metadata = {"progress": text, "digest": _digest(state, text)}
     write_file(path, save(dict(state), metadata=metadata))
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Reads what write_checkpoint wrote, or pretraining of 0.1.0.
+    """Reads what write_checkpoint wrote, now or in earlier versions.
+
+    Those up to 0.2.0 have a digest of the arrays alone, those of pretraining of 0.1.0 none.
 
     Raises:
         RunError: if it is damaged.
@@ -234,7 +258,11 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if "progress" not in metadata:
             return state, {"step": int(metadata["step"]), "preset": metadata["preset"]}
-        if metadata["sha256"] == _digest(state):
+        if "digest" in metadata:
+            whole = metadata["digest"] == _digest(state, metadata["progress"])
+        else:
+            whole = metadata["sha256"] == _digest(state)
+        if whole:
             return state, json.loads(metadata["progress"])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         pass
@@ -255,13 +283,30 @@ def _locked(file: IO) -> bool:
     return True
 
 
-def _digest(state: Mapping[str, np.ndarray]) -> str:
-    total = hashlib.sha256()
+def _record(line: bytes) -> dict | None:
+    """A line of metrics.jsonl; None where it is damaged."""
+    try:
+        record = json.loads(line.decode())
+    except ValueError:
+        return None
+    whole = isinstance(record, dict) and isinstance(record.get("step"), int | float)
+    return record if whole else None
+
+
+def _digest(state: Mapping[str, np.ndarray], progress: str = "") -> str:
+    total = hashlib.sha256(progress.encode())
     for name in sorted(state):
         array = np.ascontiguousarray(state[name])
         total.update(repr((name, array.dtype.str, array.shape)).encode())
         total.update(array.data)
     return total.hexdigest()
+
+
+def _without_place(config: dict) -> dict:
+    """A configuration whose folder of images, if it has one, may lie anywhere."""
+    name = config["dataset"]["name"]
+    name = "folder:" if name.startswith("folder:") else name
+    return config | {"dataset": config["dataset"] | {"name": name}}
 
 
 def _first_difference(old: object, new: object, prefix: str = "") -> str | None:

@@ -40,6 +40,7 @@ def finish(run: "Run") -> dict:
     state, progress = HeadState.of_arrays(arrays), Progress.of_dict(progress)
     evaluation, features = _as_written(run) if run.tokens else (run.evaluation, run.test_features)
     table, metrics = evaluation.accuracies(state, trainer.round, features), directory.metrics()
+    directory.last_metrics()  # raises where there is none
     central, mean = table.pop("centralized"), Ledger.mean(progress.ledgers)
     best = None if central is None else max(line["centralized_accuracy"] for line in metrics)
     results = {

@@ -1,8 +1,9 @@
 """How far a run has come: what a checkpoint tells beside the state."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from sparse_ist_tf.inputs.split import Split
 from sparse_ist_tf.workers.ledger import Ledger
 
 
@@ -23,6 +24,17 @@ class Progress:
     ledgers: Sequence[Ledger]
     synchronous_bytes: Mapping[str, int]
     features: Mapping[str, str]
+
+    def is_of(self, key: Callable[[Split], str], splits: Mapping[str, Split]) -> bool:
+        """Whether it was made with the features of some splits.
+
+        Args:
+            key: the cache key of a split's features.
+            splits: by name, with fingerprints of today; those of earlier versions count too.
+        """
+        keys = {part: key(split) for part, split in splits.items()}
+        earlier = {part: key(split.as_before()) for part, split in splits.items()}
+        return self.features in (keys, earlier)
 
     def as_dict(self) -> dict:
         """Plain values, as a checkpoint's file has them."""

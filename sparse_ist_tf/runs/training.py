@@ -176,7 +176,7 @@ class Run:
         start = np.zeros(3, np.int64)
         if found:
             progress = found[1]
-            if progress.features != self.feature_keys:
+            if not progress.is_of(self.features.key, self.splits):
                 raise RequestError(
                     f"--workdir={self.directory.path}: its checkpoint was made of other features: "
                     "the images or the encoder's weights have changed; give another folder"

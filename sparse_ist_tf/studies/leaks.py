@@ -224,6 +224,8 @@ def _stored(folder: Path) -> dict[str, dict]:
         try:
             found = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         except ValueError:
-            raise RunError(f"{folder / _FILE} is damaged") from None
+            found = None
+        if not isinstance(found, dict):
+            raise RunError(f"{folder / _FILE} is damaged")
         return found
     return {}

@@ -45,4 +45,22 @@ def test_a_wrong_quality_or_size_is_noticed():
         with pytest.raises(RunError, match="tables"):
             strip_jpeg(data, quality, height, width)
     with pytest.raises(ValueError, match="quality=0"):
-        restore_jpeg(b"", 0, 8, 8)
+        restore_jpeg(bytes(4), 0, 8, 8)
+
+
+@pytest.mark.parametrize("side", [(16, 16), (17, 31), (8, 500), (64, 64)])
+def test_a_scan_too_short_for_its_picture_is_refused(side):
+    """The shortest scan is that of a flat picture."""
+    height, width = side
+    flat = tf.io.encode_jpeg(np.full((*side, 3), 128, np.uint8), quality=50).numpy()
+    scan = strip_jpeg(flat, 50, *side)
+    assert len(scan) == -(-height // 16) * -(-width // 16) * 4
+    assert restore_jpeg(scan, 50, *side) == flat[:2] + flat[20:]
+    with pytest.raises(RunError, match=f"a picture of {height} x {width} pixels in"):
+        restore_jpeg(scan[:-1], 50, *side)
+
+
+@pytest.mark.parametrize("size", [(0, 8), (8, 0), (65_501, 1), (1, 2**26)])
+def test_sizes_that_no_jpeg_has_are_refused(size):
+    with pytest.raises(RunError, match="a message is damaged"):
+        restore_jpeg(bytes(2**20), 50, *size)

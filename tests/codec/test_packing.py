@@ -231,12 +231,34 @@ def sealed(*numbers, kind=0, content=b""):
         sealed(content=b"\xff" * 20),
         sealed(75, 8, 8, 2, 2, content=b"\x01"),  # no picture
         messages._seal(0),
+        sealed(75, 1, 2**26, 1, 1, content=b"\x01xx"),
+        sealed(75, 2**26, 1, 1, 1, content=b"\x01xx"),
+        sealed(75, 70_000, 4, 1, 1, content=b"\x01xx"),
+        sealed(75, 4, 65_500, 1, 2, content=b"\x03xx"),
+        sealed(75, 512, 512, 2, 2, content=b"\x0f" + bytes(1000)),  # of 4,096 bytes or more
+        sealed(75, 1, 2**26, 1, 1, 0, 7, 1, kind=16, content=bytes(8)),
     ],
 )
 def test_forged_messages_are_refused(message):
     with pytest.raises(RunError) as caught:
         unpack_patches(message)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [(1, 2**26), (2**26, 1), (2**13, 2**13), (2**30, 2**30), (0, 5)])
+def test_forged_whole_images_are_refused(size):
+    with pytest.raises(RunError, match="a message is damaged"):
+        messages.unpack_image(sealed(75, *size, kind=5, content=bytes(2**10)))
+
+
+def test_what_no_message_can_hold_is_not_packed():
+    image = np.zeros((4096, 4112, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"mosaic has 16,842,752 pixels, at most 16,777,216"):
+        pack_patches(image, [0], (1, 1))
+    scan = bytes(4096 * 4112 // 64)
+    message = sealed(75, 4096, 4112, 1, 1, content=b"\x01" + scan)
+    with pytest.raises(RunError, match=r"mosaic has 16,842,752 pixels, at most 16,777,216"):
+        unpack_patches(message)
 
 
 def test_other_versions_are_refused():

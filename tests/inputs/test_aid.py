@@ -66,6 +66,17 @@ def test_an_archive_is_prepared_once_packed_or_not(manual):
     assert rows(packed["test"]) == test
 
 
+def test_the_order_of_the_archive_does_not_matter(tmp_path):
+    """Also where two classes have a file of the same name."""
+    found = []
+    for order in (1, -1):
+        with zipfile.ZipFile(tmp_path / "AID.zip", "w") as archive:
+            for name in ("Beach/1.jpg", "Port/1.jpg", "Port/2.jpg")[::order]:
+                archive.writestr(f"AID/{name}", b"")
+        found.append(open_archive(tmp_path)[0])
+    assert found[0] == found[1]
+
+
 def test_archives_that_can_not_be_used(manual):
     (manual / "AID" / "Zoo").mkdir()
     (manual / "AID" / "Zoo" / "zoo_1.jpg").write_bytes(jpeg(0))

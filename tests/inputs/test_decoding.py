@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.inputs import decoding
 from sparse_ist_tf.inputs.decoding import decode_file, decode_image, image_errors, readable
 
 ROWS, COLUMNS = np.mgrid[:40, :50]
@@ -59,6 +62,95 @@ def test_sixteen_bits_keep_their_high_byte(kind):
     deep = Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257)
     image = decode_image(encoded(deep, kind), "deep").numpy()
     np.testing.assert_array_equal(image, np.repeat(PIXELS[..., :1], 3, axis=-1))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_what_tensorflow_has_decoded_pillow_need_not(kind, monkeypatch):
+    def fail(*_):
+        raise AssertionError("slow")
+
+    monkeypatch.setattr(decoding, "_pillow", fail)
+    assert decode_image(encoded(COLOUR, kind), "photo").shape == (40, 50, 3)
+
+
+def test_formats_are_told_apart_without_a_word(capfd):
+    for case in ("rgb bmp", "animated gif", "webp", "rgb tiff"):
+        decode_image(CASES[case][0], case)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_is_transparent_in_a_gif_is_black():
+    numbers = COLOUR.quantize(16)
+    image = decode_image(encoded(numbers, "GIF", transparency=3), "gif").numpy()
+    hidden = np.asarray(numbers) == 3
+    assert hidden.any()
+    assert not image[hidden].any()
+    np.testing.assert_array_equal(image[~hidden], np.asarray(numbers.convert("RGB"))[~hidden])
+
+
+_SIZES = """
+import resource, sys
+import numpy as np
+import tensorflow as tf
+from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.inputs.decoding import decode_file, image_errors, readable
+
+decode_file(tf.constant(sys.argv[1]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for path in sys.argv[2:]:
+    try:
+        with image_errors():
+            decode_file(tf.constant(path))
+    except RunError as error:
+        print(error)
+print(readable(tf.data.Dataset.from_tensor_slices(sys.argv[1:]), decode_file).tolist())
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Files of few bytes and many pixels."""
+    folder = tmp_path_factory.mktemp("large")
+    paths = [folder / "good.png"]
+    paths[0].write_bytes(CASES["rgb png"][0])
+    for kind, side in (("JPEG", 16_000), ("PNG", 16_000), ("GIF", 9_500), ("WEBP", 9_500)):
+        paths.append(folder / f"large.{kind.lower()}")
+        Image.new("L", (side, side)).save(
+            paths[-1], format=kind, quality=0, method=0, compress_level=1
+        )
+    for kind in ("BMP", "TIFF"):
+        paths.append(folder / f"large.{kind.lower()}")
+        Image.new("1", (20_000, 5_000)).save(paths[-1], format=kind)
+    return paths
+
+
+def test_large_images_are_refused_before_there_is_memory_for_them(large):
+    done = subprocess.run(
+        [sys.executable, "-c", _SIZES, *map(str, large)], capture_output=True, text=True
+    )
+    assert "Warning" not in done.stderr
+    *lines, readable, megabytes = done.stdout.splitlines()
+    for path, line in zip(large[1:], lines, strict=True):
+        assert line.startswith(f"{path}: can't be read as an image (it has "), line
+        assert " pixels, at most 89,478,485 are allowed" in line
+    assert "it has 256,000,000 pixels" in lines[0]
+    assert "it has 90,250,000 pixels" in lines[2]
+    assert readable == str([True, *[False] * 6])
+    assert int(megabytes) < 100
+
+
+def test_the_limit_is_pillow_s(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1999)
+    for case in ("rgb jpeg", "rgb png", "webp"):
+        with (
+            pytest.raises(RunError, match=r"2,000 pixels, at most 1,999 are allowed"),
+            image_errors(),
+        ):
+            decode_image(CASES[case][0], case)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    for case in ("rgb jpeg", "rgb png", "webp"):
+        decode_image(CASES[case][0], case)
 
 
 BROKEN = {

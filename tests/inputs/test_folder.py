@@ -1,12 +1,14 @@
 import os
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.inputs import datasets
+from sparse_ist_tf.inputs import contents, datasets
 from sparse_ist_tf.inputs.folder import load_folder
+from sparse_ist_tf.inputs.split import digest
 
 
 def fill(root, files):
@@ -79,15 +81,82 @@ def test_names_may_be_in_any_script(tmp_path):
     assert sorted(colours(splits["train"]) + colours(splits["test"])) == [0, 1, 2, 3]
 
 
-def test_the_fingerprint_knows_files_and_not_their_place(tmp_path):
-    fill(tmp_path / "x", [f"{label}/{i}.png" for label in "ab" for i in range(5)])
-    before = load_folder(str(tmp_path / "x"))["train"]
+def fingerprints(folder):
+    return [split.fingerprint for split in load_folder(str(folder)).values()]
+
+
+LETTERS = [f"{label}/{i}.png" for label in "ab" for i in range(5)]
+
+
+def test_the_fingerprint_is_of_contents_and_not_of_places_or_times(tmp_path):
+    fill(tmp_path / "x", LETTERS)
+    before = fingerprints(tmp_path / "x")
     (tmp_path / "x").rename(tmp_path / "y")
-    assert load_folder(str(tmp_path / "y"))["train"].fingerprint == before.fingerprint
-    changed = before.source.images[0].decode().replace("/x/", "/y/")
-    os.utime(changed, (1, 1))
-    after = load_folder(str(tmp_path / "y"))["train"]
-    assert after.fingerprint != before.fingerprint
+    assert fingerprints(tmp_path / "y") == before
+    os.utime(tmp_path / "y" / "a" / "0.png", (1, 1))
+    assert fingerprints(tmp_path / "y") == before
+    for name in reversed(LETTERS):  # files of another order in their folders
+        (tmp_path / "z" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(tmp_path / "y" / name, tmp_path / "z" / name)
+    assert fingerprints(tmp_path / "z") == before
+
+
+def change(folder, what):
+    file, other = folder / "a" / "0.png", folder / "b" / "0.png"
+    kept = file.stat()
+    if what == "a byte":
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+        os.utime(file, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    if what == "missing":
+        file.unlink()
+    if what == "renamed":
+        file.rename(file.with_name("00.png"))
+    if what == "exchanged":
+        a, b = file.read_bytes(), other.read_bytes()
+        file.write_bytes(b)
+        other.write_bytes(a)
+    if what == "class renamed":
+        (folder / "a").rename(folder / "c")
+    if what == "classes exchanged":
+        (folder / "a").rename(folder / "c")
+        (folder / "b").rename(folder / "a")
+        (folder / "c").rename(folder / "b")
+
+
+CHANGES = ["a byte", "missing", "renamed", "exchanged", "class renamed", "classes exchanged"]
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_the_fingerprint_knows_what_has_changed(tmp_path, what):
+    fill(tmp_path, LETTERS)
+    before = fingerprints(tmp_path)
+    change(tmp_path, what)
+    assert fingerprints(tmp_path) != before
+
+
+def test_an_untouched_folder_has_the_fingerprint_of_earlier_versions_too(tmp_path):
+    """Which was of paths, sizes and times of modification."""
+    fill(tmp_path, LETTERS)
+    for name in LETTERS:
+        os.utime(tmp_path / name, ns=(0, 10**18))
+    split = load_folder(str(tmp_path))["test"]
+    files = [os.path.relpath(os.fsdecode(path), tmp_path) for path in split.source.images]
+    stats = [(name, (tmp_path / name).stat().st_size, 10**18) for name in files]
+    earlier = digest("folder", "test", ("a", "b"), stats, split.labels)
+    assert split.as_before().fingerprint == earlier != split.fingerprint
+
+
+def test_a_file_that_can_not_be_read_is_named_when_its_image_is_wanted(tmp_path, monkeypatch):
+    fill(tmp_path, LETTERS)
+    before = fingerprints(tmp_path)
+
+    def gone(*_, **__):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(contents, "open", gone, raising=False)
+    assert fingerprints(tmp_path) != before
 
 
 def make(root, case):

@@ -1,12 +1,14 @@
 """The run directory survives what happens to it."""
 
 import contextlib
+import hashlib
 import json
 import multiprocessing
 import types
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from sparse_ist_tf import files, pretrain_config, study_config
 from sparse_ist_tf.config import completed, get_config
@@ -44,6 +46,50 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys, damage):
     _, progress = directory.checkpoint()
     assert progress["round"] == 1
     assert f"{newest} is damaged and not used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("674", "274"), ("features", "featvres"), ("kern", "kerm")]
+)
+def test_a_checkpoint_s_words_are_covered_too(tmp_path, capsys, old, new):
+    directory = RunDirectory(tmp_path)
+    for number in (1, 2):
+        directory.save_checkpoint(_state(1), {"round": number, "step": 674, "features": {}})
+    newest = sorted(tmp_path.glob("checkpoints/*"))[-1]
+    newest.write_bytes(newest.read_bytes().replace(old.encode(), new.encode(), 1))
+    _, progress = directory.checkpoint()
+    assert progress == {"round": 1, "step": 674, "features": {}}
+    assert f"{newest} is damaged and not used" in capsys.readouterr().err
+
+
+def test_no_flipped_bit_of_a_checkpoint_gets_through(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    expected = ["b/kernel", "a"], {"step": 674}
+    run_directory.write_checkpoint(path, {"b/kernel": np.eye(2), "a": np.arange(3)}, {"step": 674})
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        with contextlib.suppress(RunError):
+            state, progress = run_directory.read_checkpoint(path)
+            assert ([*state], progress) == expected, place
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_checkpoints_of_earlier_versions_are_read(tmp_path, damaged):
+    """Whose digest is of the arrays alone."""
+    total, array = hashlib.sha256(), np.eye(2)
+    total.update(repr(("kernel", array.dtype.str, array.shape)).encode() + array.tobytes())
+    metadata = {"progress": '{"round": 3}', "sha256": total.hexdigest()}
+    state = {"kernel": array + damaged}
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(save(state, metadata=metadata))
+    if damaged:
+        with pytest.raises(RunError, match="is damaged"):
+            run_directory.read_checkpoint(path)
+        return
+    found, progress = run_directory.read_checkpoint(path)
+    assert progress == {"round": 3}
+    np.testing.assert_array_equal(found["kernel"], array)
 
 
 def test_another_configuration_is_refused_and_named(tmp_path):
@@ -141,6 +187,54 @@ def test_metrics_are_rewound_to_the_checkpoint(tmp_path):
     assert [record["step"] for record in directory.metrics()] == [20, 40, 60]
     assert directory.rewind_metrics(40) == [{"step": 20}, {"step": 40}]
     assert [record["step"] for record in directory.metrics()] == [20, 40]
+
+
+def _lines(tmp_path, *steps):
+    for step in steps:
+        RunDirectory(tmp_path).append_metrics({"step": step})
+    return tmp_path / "metrics.jsonl"
+
+
+@pytest.mark.parametrize(
+    "tail", [b"\x00" * 4096, b'{"step": \xff\xfe}\n', b"\x80", b'{"st', b"12\n", b"{}\n"]
+)
+def test_a_damaged_tail_is_cut_off(tmp_path, capsys, tail):
+    """Power cuts leave blocks of zeros, and worse."""
+    path = _lines(tmp_path, 20, 40)
+    with open(path, "ab") as file:
+        file.write(tail)
+    directory = RunDirectory(tmp_path)
+    assert directory.metrics() == directory.rewind_metrics(60) == [{"step": 20}, {"step": 40}]
+    assert capsys.readouterr().err == ""
+    directory.append_metrics({"step": 60})
+    assert [record["step"] for record in directory.metrics()] == [20, 40, 60]
+    assert directory.last_metrics() == {"step": 60}
+
+
+def test_damage_that_costs_more_than_the_last_line_is_said(tmp_path, capsys):
+    path = _lines(tmp_path, 20, 40, 60, 80)
+    path.write_bytes(path.read_bytes().replace(b"40", b"\xff\xff"))
+    assert RunDirectory(tmp_path).metrics() == [{"step": 20}]
+    warning = f"warning: {path} is damaged from line 2 on; 3 lines are not used\n"
+    assert capsys.readouterr().err == warning
+
+
+@pytest.mark.parametrize("data", [None, b"", b"\x00" * 512, b"\xff\n"])
+def test_no_metrics_at_all_are_one_line(tmp_path, data):
+    if data is not None:
+        (tmp_path / "metrics.jsonl").write_bytes(data)
+    with pytest.raises(RunError, match=r"metrics\.jsonl: is missing or damaged"):
+        RunDirectory(tmp_path).last_metrics()
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00" * 512, b'{"a": "\xff"}', b"3", b'{"a": 1}\x00'])
+def test_files_of_json_that_lost_bytes_are_named(tmp_path, data):
+    directory = RunDirectory(tmp_path)
+    for name in ("config.json", "results.json"):
+        (tmp_path / name).write_bytes(data)
+    for call in (directory.config, directory.results, lambda: directory.check(CONFIG)):
+        with pytest.raises(RunError, match=r"(config|results)\.json is damaged"):
+            call()
 
 
 def test_damaged_files_are_named(tmp_path):

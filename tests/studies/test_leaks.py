@@ -112,8 +112,8 @@ def test_what_cannot_be_attacked_is_left_out(tmp_path, capsys):
     assert leak_of(cells[-1], tmp_path) == {}
 
 
-@pytest.mark.parametrize("text", ["{", "[" * 3])
-def test_a_damaged_file_is_named(tmp_path, text):
-    (tmp_path / "leaks.json").write_text(text)
+@pytest.mark.parametrize("data", [b"{", b"[[[", b"[]", b"\xff", b"\x00" * 99])
+def test_a_damaged_file_is_named(tmp_path, data):
+    (tmp_path / "leaks.json").write_bytes(data)
     with pytest.raises(leaks.RunError, match=r"leaks.json is damaged"):
         leak_of(_cells()[0], tmp_path)

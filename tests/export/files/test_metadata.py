@@ -1,5 +1,6 @@
 """What a file says of itself: complete, readable by others, and harmless to its numbers."""
 
+import contextlib
 import io
 import zipfile
 
@@ -56,6 +57,15 @@ def test_attaching_again_replaces(classifier):
     again = metadata.attach(metadata.strip(classifier), other)
     assert metadata.read(again) == (("a", "b", "c"), {"digest": "cd"})
     assert again == metadata.attach(metadata.strip(classifier), other)
+
+
+def test_no_flipped_bit_changes_the_run_or_ends_in_a_traceback():
+    content = metadata._append_zip(b"x" * 64, {metadata.RUN: '{"a": 1}', metadata.LABELS: "k\n"})
+    for bit in range(8 * 64, 8 * len(content)):
+        broken = bytearray(content)
+        broken[bit // 8] ^= 1 << bit % 8
+        with contextlib.suppress(RequestError):
+            assert metadata.read(bytes(broken))[1] == {"a": 1}
 
 
 def test_a_file_without_metadata_is_refused(head_file):
