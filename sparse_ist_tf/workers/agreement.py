@@ -37,7 +37,10 @@ def command_facts(command: str, config: Mapping) -> dict[str, str]:
     versions = {name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
     ours = metadata.version("sparse-ist-tf")
     facts = {"sparse_ist_tf": ours, "protocol": str(PROTOCOL), **versions, "command": command}
-    return facts | {name: _text(value) for name, value in _leaves(config) if name not in OF_A_HOST}
+    values = {name: value for name, value in _leaves(config) if name not in OF_A_HOST}
+    if str(values.get("dataset.name", "")).startswith("folder:"):
+        values["dataset.name"] = "folder:"  # it may lie elsewhere: its images are compared
+    return facts | {name: _text(value) for name, value in values.items()}
 
 
 def _leaves(values, prefix=""):

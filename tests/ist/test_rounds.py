@@ -20,7 +20,7 @@ from sparse_ist_tf.workers.launch import run_local_workers
 from sparse_ist_tf.workers.link import Link
 
 SCRIPT = Path(__file__).parent / "worker_script.py"
-KINDS = "carry,reset,states,gradients,published,dressed"
+KINDS = "carry,reset,states,gradients,published,dressed,many"
 _spec = importlib.util.spec_from_file_location("worker_script", SCRIPT)
 script = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(script)
@@ -63,6 +63,13 @@ def test_two_workers_end_with_the_same_head_as_one(runs, kind):
     for name in one:
         tolerance = _tolerance(kind)
         np.testing.assert_allclose(two[name], one[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["carry", "many"])
+def test_more_workers_change_no_bit(runs, kind):
+    one, two = _state(runs[1], kind), _state(runs[2], kind)
+    for name in one:
+        np.testing.assert_array_equal(two[name], one[name], err_msg=name)
 
 
 def test_four_workers_end_with_the_same_head_as_one(runs):

@@ -52,11 +52,13 @@ def make(kind, link):
             "keep_last_step": False,
             "capacities": (4.0, 2.0, 1.0, 1.0),  # one worker of two hosts three of them
         },
+        "many": {"num_subnets": 16},
         "dressed": {"standardize": True, "normalization": "batch", "dropout": 0.2},
     }
     kind = kind.removesuffix("-resumed")
-    options = TrainerOptions(num_subnets=SUBNETS, local_steps=LOCAL_STEPS, **changes.get(kind, {}))
-    data_ = TrainingData(features, labels, [np.arange(400)] * SUBNETS)
+    changed = {"num_subnets": SUBNETS, **changes.get(kind, {})}
+    options = TrainerOptions(local_steps=LOCAL_STEPS, **changed)
+    data_ = TrainingData(features, labels, [np.arange(400)] * options.num_subnets)
     algorithm = {"gradients": DataParallel, "states": LocalSgd}.get(kind, IstTrainer)
     return algorithm(SPEC, options, link, data_)
 
