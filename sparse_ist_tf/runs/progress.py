@@ -16,6 +16,7 @@ class Progress:
         ledgers: what each worker has sent.
         synchronous_bytes: what the synchronous algorithms would have sent per worker.
         features: cache keys of the features, by split.
+        is_last: whether nothing is left to train; what 0.2.0 wrote doesn't say so.
     """
 
     round: int
@@ -23,6 +24,7 @@ class Progress:
     ledgers: Sequence[Ledger]
     synchronous_bytes: Mapping[str, int]
     features: Mapping[str, str]
+    is_last: bool = False
 
     def as_dict(self) -> dict:
         """Plain values, as a checkpoint's file has them."""
