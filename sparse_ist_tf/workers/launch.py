@@ -16,7 +16,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from sparse_ist_tf.errors import warn
-from sparse_ist_tf.workers.stopping import GRACE_S, SAME_S, SIGNALS, SOON_S, waiting_line
+from sparse_ist_tf.workers.stopping import (
+    GRACE_S,
+    SAME_S,
+    SIGNALS,
+    SOON_S,
+    STOPPED,
+    stopped_line,
+    waiting_line,
+)
 
 PORT_TAKEN = 75  # a worker's exit status: another process took its port, new ones may be free
 LIFELINE = "SPARSE_IST_LIFELINE"  # set for workers whose standard input ends with their launcher
@@ -306,9 +314,9 @@ class _Group:
         try:
             failed = self._ended_within(SOON_S)
             patience = started + self.grace_s + _MARGIN_S - time.monotonic()
-            if any(p.poll() is None for p in self.processes):
+            if not self._has_said_why() and any(p.poll() is None for p in self.processes):
                 print(waiting_line(number, patience), file=sys.stderr, flush=True)
-                failed += self._ended_within(patience)
+            failed += self._ended_within(patience)
             ended = all(p.poll() is not None for p in self.processes)
         except KeyboardInterrupt:
             ended, failed = False, []
@@ -320,7 +328,12 @@ class _Group:
         if not ended:
             name = signal.Signals(number).name
             lines = [f"{name}: ended at once; the same command goes on from the last checkpoint"]
+        elif not lines and not self._has_said_why():
+            lines = [stopped_line(number)]
         return Failure(self.processes[own[0]].returncode if own else 128 + number, lines)
+
+    def _has_said_why(self) -> bool:
+        return any(line.startswith(STOPPED.encode()) for line in self.said_once)
 
     def _has_lost_a_peer(self, worker: int) -> bool:
         return any(LOST in line for line in self.errors[worker])
@@ -373,7 +386,7 @@ class _Group:
         if line.startswith(b"error: "):
             self.errors[worker].append(line.decode(errors="replace"))
         elif not _NOISE.match(line) and not self.is_silent:
-            if line.startswith((b"warning: ", b"stopped by ")):
+            if line.startswith((b"warning: ", STOPPED.encode())):
                 if line in self.said_once:
                     return
                 self.said_once.add(line)

@@ -1,5 +1,6 @@
 """Signals that ask this process to end, and the end of the round that they wait for."""
 
+import atexit
 import contextlib
 import os
 import select
@@ -18,6 +19,7 @@ SIGNALS = tuple(
 GRACE_S = 20.0  # Kubernetes and Slurm send SIGKILL 30 s behind SIGTERM
 SAME_S = 1.0  # srun passes on a signal that Slurm sends to its task as well
 SOON_S = 2.0  # until then an end needs no announcement
+STOPPED = "stopped by "
 _PROMPT_S = 5.0
 
 
@@ -81,7 +83,7 @@ class Stop:
                     self._patience = self.prompt_s
 
     def end(self, number: int, when: str = "") -> NoReturn:
-        """Ends this process, and says so.
+        """Ends this process, and says so as the last that it does.
 
         Args:
             number: of the signal, this process's or another worker's.
@@ -91,8 +93,9 @@ class Stop:
             SystemExit: always.
         """
         self._is_raised = True
-        line = f"stopped by {_name(number)}{when}; the same command goes on"
-        print(line, file=sys.stderr, flush=True)
+        # Before what TensorFlow registered to run at exit, which waits for others; and said where
+        # nothing keeps stderr any more.
+        atexit.register(_leave, stopped_line(number, when), 128 + number)
         raise SystemExit(128 + number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -141,6 +144,16 @@ class Stop:
         os._exit(128 + self.number)
 
 
+def stopped_line(number: int, when: str = "") -> str:
+    """What is said of a process that ended as it was asked to.
+
+    Args:
+        number: of the signal.
+        when: as Stop.end.
+    """
+    return f"{STOPPED}{_name(number)}{when}; the same command goes on"
+
+
 def waiting_line(number: int, left_s: float) -> str:
     """What is said of a process that doesn't end soon.
 
@@ -152,6 +165,14 @@ def waiting_line(number: int, left_s: float) -> str:
         f"{_name(number)}: ends with a checkpoint after this round, or without one in "
         f"{left_s:.0f} s; a second signal ends it at once"
     )
+
+
+def _leave(line: str, status: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    _write(line)
+    os._exit(status)
 
 
 def _name(number: int) -> str:
