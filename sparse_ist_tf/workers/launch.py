@@ -238,7 +238,7 @@ class _Group:
         self.errors: list[list[str]] = []  # lines that begin with "error: ", by worker
         self.said_once: set[bytes] = set()  # what all workers say
         self.ended: queue.Queue[int] = queue.Queue()
-        self.is_silent = False
+        self.is_silent = self.is_in_bar = False  # such a line isn't at its end
 
     def __enter__(self):
         return self
@@ -390,9 +390,10 @@ class _Group:
                 if line in self.said_once:
                     return
                 self.said_once.add(line)
-                prefix = b""
+                prefix = b"\n" if self.is_in_bar else b""
             try:
                 sink.buffer.write(prefix + line + end)
+                self.is_in_bar = not end
                 sink.flush()
             except OSError:  # nobody listens any more; the work goes on
                 self.is_silent = True
