@@ -91,11 +91,12 @@ def _pair(caches, workdir, **chief):
 
 
 def _wait_for_rounds(process):
-    """Reads what a chief prints until it is past the first rounds."""
-    text = ""
-    while not re.search(r"rounds: +\d+%\S* +\S*[2-9]/", text):
+    """Reads what a chief prints until it is past the first rounds of this start."""
+    text, seen = "", [0]
+    while seen[-1] < seen[0] + 2:
         assert process.poll() is None, text
         text += os.read(process.stderr.fileno(), 65536).decode()
+        seen = [int(count) for count in re.findall(rf"(\d+)/{ROUNDS} ", text)] or [0]
 
 
 def _round(workdir):

@@ -197,7 +197,7 @@ DIES = """
     time.sleep(3 if worker == 1 else 100 * (starts < {deaths}))
 """
 KILL = "os.kill(os.getpid(), 9)"
-LOSE = "sys.exit(print('error: worker 1 lost worker 0; the same', file=sys.stderr) or 1)"
+LOSE = "sys.exit(print('error: worker 1 lost worker 0', file=sys.stderr) or 1)"
 
 
 @pytest.mark.parametrize("death", [KILL, LOSE])
