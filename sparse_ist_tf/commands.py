@@ -12,7 +12,6 @@ from ml_collections.config_flags import config_flags
 
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.keys import as_help, no_such_key
-from sparse_ist_tf.workers.stopping import GRACE_S
 
 flags.disclaim_key_flags()  # --help shows a command's flags as its own
 
@@ -79,23 +78,6 @@ def run(
             raise SystemExit(130) from None
 
     app.run(guarded, flags_parser=parse)
-
-
-def define_restart_flags() -> None:
-    """Defines the flags of what happens when workers die or are asked to end."""
-    flags.DEFINE_integer(
-        "max_restarts",
-        3,
-        "How often local workers start again, from the last checkpoint, when one of them dies.",
-        lower_bound=0,
-    )
-    flags.DEFINE_float(
-        "grace_s",
-        GRACE_S,
-        "Seconds that a round and its checkpoint may take when SIGTERM, SIGHUP or Ctrl-C ends a "
-        "training; less than what Kubernetes or Slurm wait before SIGKILL.",
-        lower_bound=0.0,
-    )
 
 
 def _flag_error(error: Exception, argv: list[str], names: Sequence[str]) -> RequestError:

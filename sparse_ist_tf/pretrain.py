@@ -21,12 +21,13 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from sparse_ist_tf import pretrain_config
-from sparse_ist_tf.commands import define_restart_flags, quiet, run
+from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.pretrain_config import completed, validate
 from sparse_ist_tf.reports.run_directory import RunDirectory, read_checkpoint
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster, lost_peers, make_strategy
-from sparse_ist_tf.workers.launch import Restarts, follow_launcher, run_local_workers
+from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
+from sparse_ist_tf.workers.restarts import Restarts, define_restart_flags
 from sparse_ist_tf.workers.stopping import Stop
 
 FLAGS = flags.FLAGS

@@ -21,13 +21,14 @@ from ml_collections import ConfigDict
 
 from sparse_ist_tf import config as default_config
 from sparse_ist_tf import plugins
-from sparse_ist_tf.commands import define_restart_flags, quiet, run
+from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.config import identity, validate
 from sparse_ist_tf.registry import find_algorithm
 from sparse_ist_tf.reports.report import summary
 from sparse_ist_tf.reports.run_directory import FREE_KEYS, RunDirectory
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster
-from sparse_ist_tf.workers.launch import Restarts, follow_launcher, run_local_workers
+from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
+from sparse_ist_tf.workers.restarts import Restarts, define_restart_flags
 from sparse_ist_tf.workers.stopping import Stop
 
 FLAGS = flags.FLAGS

@@ -13,9 +13,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from sparse_ist_tf.errors import warn
+from sparse_ist_tf.workers.restarts import Restarts
 from sparse_ist_tf.workers.stopping import (
     GRACE_S,
     SAME_S,
@@ -32,38 +33,10 @@ LOST = "lost worker"  # in the line of a worker that failed because another one 
 
 _ATTEMPTS = 3
 _PATIENCE_S = 3.0
-_VAIN = 2  # restarts in a row that bring the run no further, behind which no more follow
 _MARGIN_S = 4.0  # the workers' grace begins later than their launcher's
 _NOISE = re.compile(
     rb"^([IWEF]\d{4} .*|WARNING: All log messages before absl.*|20\d\d-\d\d-\d\d .*: [IWE] .*)$"
 )
-
-
-class Restarts:
-    """How often workers that died may start again.
-
-    Source: the restarts of https://pytorch.org/docs/stable/elastic/run.html, where the whole group
-    meets again, too.
-
-    Args:
-        left: restarts that are left.
-        progress: tells how far the run is, by something that changes when it comes further.
-    """
-
-    def __init__(self, left: int, progress: Callable[[], object]):
-        self.left, self._progress = left, progress
-        self._seen: object = None
-        self._vain = -1  # the first failure is behind no restart
-
-    def take(self) -> bool:
-        """Takes one, unless none is left or the last ones were in vain."""
-        now = self._progress()
-        self._vain = self._vain + 1 if self._vain < 0 or now == self._seen else 0
-        self._seen = now
-        if not self.left or self._vain >= _VAIN:
-            return False
-        self.left -= 1
-        return True
 
 
 @dataclasses.dataclass(frozen=True)

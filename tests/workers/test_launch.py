@@ -11,7 +11,6 @@ import pytest
 
 from sparse_ist_tf.workers.launch import (
     PORT_TAKEN,
-    Restarts,
     free_ports,
     run_local_workers,
     threads_per_worker,
@@ -19,7 +18,8 @@ from sparse_ist_tf.workers.launch import (
 
 LAUNCHER = """
 import os, sys
-from sparse_ist_tf.workers.launch import Restarts, run_local_workers
+from sparse_ist_tf.workers.launch import run_local_workers
+from sparse_ist_tf.workers.restarts import Restarts
 command = [sys.executable, "-c", sys.argv[1]]
 restarts = Restarts(int(sys.argv[3]), lambda: os.listdir(sys.argv[5]) if sys.argv[5] else None)
 sys.exit(run_local_workers(command, int(sys.argv[2]), restarts, float(sys.argv[4])))
@@ -235,14 +235,6 @@ def test_what_another_start_would_not_mend_is_not_tried_again(status):
     process = _launch(script, restarts=3)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (status, "error: the disk is full\n")
-
-
-def test_a_run_that_gets_no_further_is_given_up():
-    stuck = Restarts(9, lambda: "checkpoint")
-    assert [stuck.take() for _ in range(3)] == [True, True, False]
-    steps = iter(range(9))
-    moving = Restarts(5, lambda: next(steps))
-    assert [moving.take() for _ in range(6)] == [True] * 5 + [False]
 
 
 def test_a_taken_port_is_tried_again(tmp_path):
