@@ -3,9 +3,10 @@
     python -m sparse_ist_tf.pretrain --config=configs/pretrain_vit_micro.py --workdir=runs/pretrain
 
 With TF_CONFIG set the process joins that cluster as one worker; without it, num_workers processes
-are started here. Workers share each batch and average their gradients. The same command goes on
-from the last checkpoint. The encoder is written to encoder.safetensors in the run directory, which
-train takes as --config.encoder.weights=PATH.
+are started here, and started again where one dies. Workers share each batch and average their
+gradients. The same command goes on from the last checkpoint. SIGTERM, SIGHUP and Ctrl-C end it
+behind a step, with a checkpoint. The encoder is written to encoder.safetensors in the run
+directory, which train takes as --config.encoder.weights=PATH.
 
 With KERAS_BACKEND=jax set, one process trains on the accelerator that JAX has, and keeps all images
 in its memory.
@@ -21,24 +22,32 @@ from ml_collections import ConfigDict
 
 from sparse_ist_tf import pretrain_config
 from sparse_ist_tf.commands import quiet, run
-from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.pretrain_config import completed, validate
-from sparse_ist_tf.reports.run_directory import RunDirectory
+from sparse_ist_tf.reports.run_directory import RunDirectory, read_checkpoint
 from sparse_ist_tf.workers.agreement import agree, command_facts
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster, lost_peers, make_strategy
 from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
+from sparse_ist_tf.workers.restarts import Restarts, define_restart_flags
+from sparse_ist_tf.workers.stopping import Stop
 
 FLAGS = flags.FLAGS
 _COLLECTIVE_TIMEOUT_S = 1800.0  # others wait while the chief evaluates; a dead peer shows sooner
 
 
-def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = None) -> dict:
+def pretrain(
+    config: ConfigDict,
+    workdir: str | Path,
+    cluster: Cluster | None = None,
+    stop: Stop | None = None,
+) -> dict:
     """Pre-trains, or goes on, and writes the encoder: one worker's part.
 
     Args:
         config: as sparse_ist_tf.pretrain_config makes it.
         workdir: the run directory, written by the chief alone.
         cluster: this process's place; None for a single worker.
+        stop: ends the process behind a step; None where nothing does.
 
     Returns:
         The last evaluation's record; on the chief alone, {} elsewhere.
@@ -47,7 +56,7 @@ def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = 
         RequestError: if the configuration or the data can't be used.
         RunError: if a peer is lost, the loss is not finite, or a file can't be written.
     """
-    cluster = cluster or Cluster(0, ())
+    cluster, stop = cluster or Cluster(0, ()), stop or Stop()
     validate(config, cluster.num_workers)
     backend = _backend(config, cluster.num_workers)
     with quiet():
@@ -58,12 +67,18 @@ def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = 
     directory, chief = RunDirectory(workdir), cluster.worker == 0
     make = {"jax": _jax_run, "tensorflow": _tensorflow_run}[backend]
     with directory.opened(config.to_dict(), completed) if chief else contextlib.nullcontext():
+        if cluster.num_workers > 1 and _is_trained(directory, config):
+            if not chief:
+                print(f"{workdir} is trained: nothing is left for worker {cluster.worker}.")
+                return {}
+            cluster = Cluster(0, ())  # what is left it does alone, without meeting anyone
         with lost_peers(cluster):
             run = make(config, workdir, cluster)
+            stop.take_back()
             if chief:
                 where = f"{workdir}: {config.preset} on {config.dataset.name}"
                 print(f"{where}, from step {run.step}", flush=True)
-            record = run.train(_show)
+            record = run.train(_show, stop)
         if chief:
             if config.start_share:
                 run.average(_show)
@@ -73,6 +88,16 @@ def pretrain(config: ConfigDict, workdir: str | Path, cluster: Cluster | None = 
             write_pretraining_report(directory.path, config.to_dict(), directory.metrics())
             print(f"{path}: the encoder; train with --config.encoder.weights={path}")
     return record
+
+
+def _is_trained(directory: RunDirectory, config: ConfigDict) -> bool:
+    """Whether its checkpoint has the last step; as the chief sees it, or who shares its disk."""
+    try:
+        directory.check(config.to_dict(), completed)
+        progress = read_checkpoint(directory.path / "checkpoint.safetensors")[1]
+    except (RequestError, RunError):
+        return False
+    return progress["step"] >= config.total_steps
 
 
 def _backend(config, num_workers):
@@ -200,8 +225,11 @@ def main(_: list[str]) -> int:
     if cluster is None and num_workers > 1:
         RunDirectory(FLAGS.workdir).check(config.to_dict(), completed)
         command = [sys.executable, "-m", "sparse_ist_tf.pretrain", *sys.argv[1:]]
-        return run_local_workers(command, num_workers)
-    pretrain(config, FLAGS.workdir, cluster)
+        restarts = Restarts(FLAGS.max_restarts, RunDirectory(FLAGS.workdir).newest_checkpoint)
+        return run_local_workers(command, num_workers, restarts, FLAGS.grace_s)
+    stop = Stop(FLAGS.grace_s)
+    stop.listen()
+    pretrain(config, FLAGS.workdir, cluster, stop)
     return 0
 
 
@@ -209,6 +237,7 @@ def define_flags() -> None:
     """Defines the command's flags."""
     flags.DEFINE_string("workdir", "runs/pretrain", "Run directory.")
     flags.DEFINE_integer("num_workers", None, "Local worker processes; 1 where not given.")
+    define_restart_flags()
 
 
 if __name__ == "__main__":

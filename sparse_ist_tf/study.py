@@ -2,7 +2,8 @@
 
     python -m sparse_ist_tf.study --config=configs/study_aid.py --workdir=runs/study_aid
 
-Stopped or killed, the same command goes on. A training that fails is reported and doesn't stop the
+Stopped or killed, the same command goes on: SIGTERM, SIGHUP and Ctrl-C are passed on to the
+trainings, which keep a checkpoint. A training that fails is reported and doesn't stop the
 others; the same command tries it again. Grids and seeds may grow, what all trainings share may not.
 """
 
@@ -18,8 +19,9 @@ from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.studies.grid import cells_of
 from sparse_ist_tf.studies.leaks import GRID, leak_of, measure_leaks
 from sparse_ist_tf.studies.pages import write_pages
-from sparse_ist_tf.studies.pool import run_cells
+from sparse_ist_tf.studies.pool import PATIENCE_S, run_cells
 from sparse_ist_tf.studies.results import row_of
+from sparse_ist_tf.workers.stopping import Stop
 
 FLAGS = flags.FLAGS
 
@@ -58,6 +60,7 @@ def study(config: ConfigDict, folder: str | Path) -> list[dict]:
 
 def main(_: list[str]) -> int:
     """Runs the study and says how it went: 1 if a training failed, else 0."""
+    Stop(prompt_s=PATIENCE_S + 2.0).listen()
     folder = Path(FLAGS.workdir)
     rows = study(FLAGS.config, folder)
     bad = [row for row in rows if row["status"] != "finished"]

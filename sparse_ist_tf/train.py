@@ -4,7 +4,9 @@
     python -m sparse_ist_tf.train --config=configs/aid.py --config.masks.ratio=0.75 --num_workers=4
 
 With TF_CONFIG set the process joins that cluster as one worker; without it, num_workers processes
-are started here. The same command goes on from the last checkpoint of its run directory.
+are started here, and started again where one dies. SIGTERM, SIGHUP and Ctrl-C end a training
+behind a round, with a checkpoint. The same command goes on from the last checkpoint of its run
+directory.
 """
 
 import hashlib
@@ -26,6 +28,8 @@ from sparse_ist_tf.reports.report import summary
 from sparse_ist_tf.reports.run_directory import FREE_KEYS, RunDirectory
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster
 from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
+from sparse_ist_tf.workers.restarts import Restarts, define_restart_flags
+from sparse_ist_tf.workers.stopping import Stop
 
 FLAGS = flags.FLAGS
 
@@ -75,12 +79,15 @@ def main(_: list[str]) -> int:
             return _show(directory, results)
         if num_workers > 1:
             command = [sys.executable, "-m", "sparse_ist_tf.train", *sys.argv[1:]]
-            status = run_local_workers(command, num_workers)
+            restarts = Restarts(FLAGS.max_restarts, directory.newest_checkpoint)
+            status = run_local_workers(command, num_workers, restarts, FLAGS.grace_s)
             return status or _show(directory, directory.results())
+    stop = Stop(FLAGS.grace_s)
+    stop.listen()
     with quiet():
         from sparse_ist_tf.runs.training import train_and_evaluate
     cluster = cluster or Cluster(0, ())
-    results = train_and_evaluate(config, directory.path, cluster)
+    results = train_and_evaluate(config, directory.path, cluster, stop)
     launched = cluster.num_workers > 1 and os.environ.get("SPARSE_IST_LIFELINE")
     return 0 if launched or results is None else _show(directory, results)
 
@@ -97,6 +104,7 @@ def define_flags() -> None:
     plugins.define_flag()
     flags.DEFINE_string("workdir", None, "Run directory; runs/NAME-DIGEST where not given.")
     flags.DEFINE_integer("num_workers", None, "Local worker processes; 2 where not given.")
+    define_restart_flags()
 
 
 if __name__ == "__main__":

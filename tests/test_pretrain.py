@@ -5,6 +5,8 @@ import importlib
 import importlib.util
 import io
 import os
+import re
+import signal
 import subprocess
 import sys
 
@@ -19,7 +21,7 @@ from sparse_ist_tf.inputs.decoded import decoded_images
 from sparse_ist_tf.pretrain import _check_preset, _load_images, pretrain
 from sparse_ist_tf.pretrain_config import completed, get_config, validate
 from sparse_ist_tf.pretraining.tensorflow_run import Pretraining
-from sparse_ist_tf.reports.run_directory import RunDirectory
+from sparse_ist_tf.reports.run_directory import RunDirectory, read_checkpoint
 
 
 def _config(tmp_path):
@@ -109,6 +111,35 @@ def test_other_images_are_refused(tmp_path):
     with pytest.raises(RequestError, match="made of other images; give --workdir another"):
         Pretraining(config, other, tmp_path / "run")
     assert Pretraining(config, run.images, tmp_path / "run").step == 0
+
+
+def test_stopped_by_a_signal_it_goes_on_to_the_same_weights(tmp_path):
+    steps = {"total_steps": 30, "log_every": 1, "eval_every": 1, "checkpoint_every": 30}
+    settings = MAE | steps | {"dataset.cache_dir": str(tmp_path / "images"), "probe.every": 30}
+    config, one, two = _mae_config(settings), tmp_path / "one", tmp_path / "two"
+    pretrain(config, one)
+    command = [sys.executable, "-m", "sparse_ist_tf.pretrain", "--config=configs/pretrain_mae.py"]
+    command += [f"--config.{key}={value}" for key, value in settings.items()]
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
+    process = subprocess.Popen(
+        [*command, f"--workdir={two}", "--num_workers=2"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not process.stdout.readline().startswith("step 2 "):
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 143, err
+    stopped = int(re.search(r"^stopped by SIGTERM after step (\d+);", err, re.MULTILINE)[1])
+    assert read_checkpoint(two / "checkpoint.safetensors")[1]["step"] == stopped < 30
+    pretrain(config, two)
+    states = [load_file(folder / "checkpoint.safetensors") for folder in (one, two)]
+    for name, value in states[0].items():
+        np.testing.assert_allclose(states[1][name], value, rtol=0, atol=1e-3, err_msg=name)
+    assert [line["step"] for line in RunDirectory(two).metrics()] == list(range(31))
 
 
 def test_images_are_decoded_once(tmp_path):

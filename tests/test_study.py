@@ -4,8 +4,10 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -127,3 +129,34 @@ def test_finished_trainings_are_kept_and_another_base_is_refused(study):
     assert done.returncode == 2
     assert "another base.learning_rate (0.001, not 0.1)" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_stopped_by_a_signal_its_trainings_keep_a_checkpoint(tmp_path):
+    text = CONFIG.replace("total_steps = 0.0, 20", "total_steps = 0.0, 100_000")
+    text = text.replace('"folder:nowhere", "digits"', '"digits",').replace(
+        '"10_bytes": (("ist.algorithm", ("ist", "local_sgd")), ("num_workers", (2,))),', ""
+    )
+    (tmp_path / "config.py").write_text(text)
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "sparse_ist_tf.study", f"--workdir={tmp_path / 'study'}"),
+            f"--config={tmp_path / 'config.py'}",
+        ],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    cells = tmp_path / "study" / "cells"
+    while not list(cells.glob("*/metrics.jsonl")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert err.endswith("stopped by SIGTERM; the same command goes on\n")
+    [log] = cells.glob("*.log")
+    stopped = int(re.search(r"stopped by SIGTERM after round (\d+);", log.read_text())[1])
+    [checkpoint] = [path for path in cells.glob("*/checkpoints/*") if f"{stopped:08d}" in path.name]
+    assert checkpoint.exists()
+    assert (tmp_path / "study" / "results.jsonl").exists()

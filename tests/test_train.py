@@ -187,7 +187,7 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(
     undisturbed, _ = finished
     workdir = tmp_path / "run"
     process = subprocess.Popen(
-        _command(f"--workdir={workdir}", *SMALL),
+        _command(f"--workdir={workdir}", "--max_restarts=0", *SMALL),
         env=_environment(caches),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -88,9 +88,11 @@ class IstTrainer(Trainer):
                 biases=options.biases == "slot",
                 moments=options.moments == "slot",
             )
-        # Behind the output bias, if it travels, two rows: the mean loss and the right answers.
-        shared_size = spec.num_classes * self.travels[-1] + 2
+        # Behind the output bias, if it travels, three rows: the mean loss, the right answers, and
+        # the signal that asks to stop.
+        shared_size = spec.num_classes * self.travels[-1] + 3
         self.exchange = Exchange(link, self.variables, self.hosted, shared_size, self.num_columns)
+        self._stopped_by = 0
         self._planner = ThreadPoolExecutor(1)
         self._plans: dict = {}
         self._traced = None
@@ -139,7 +141,12 @@ class IstTrainer(Trainer):
         if self._traced is None:
             self._traced = self._trace(args)
         report = self.link.run(self._traced, args)
+        self._stopped_by = int(report[:, 2].max())
         return report[:, 0], report[:, 1]
+
+    def asked_to_stop(self) -> int:
+        """As Trainer.asked_to_stop."""
+        return self._stopped_by
 
     def _trace(self, args):
         def open_shape(tensor):
@@ -163,7 +170,9 @@ class IstTrainer(Trainer):
             made = self._train_subnet(subnet, state, batches, first_step)
             columns, stays[subnet], losses, right = made
             trained.append([columns[i] for i in range(len(columns) - 1) if self.travels[i]])
-            record = tf.stack([tf.reduce_mean(losses), tf.cast(right, tf.float32)])
+            with tf.control_dependencies([losses]):
+                signal = self.stop_signal.read_value()
+            record = tf.stack([tf.reduce_mean(losses), tf.cast(right, tf.float32), signal])
             record = tf.pad(record[:, None], [[0, 0], [0, self.num_columns - 1]])
             copies.append(tf.concat([*columns[-1:][: self.travels[-1]], record], axis=0))
         self.slots.write(stays)
@@ -173,10 +182,10 @@ class IstTrainer(Trainer):
         if self.travels[-1]:
             # One after the other: a sum that TensorFlow sees whole it may add up in an order that
             # depends on P.
-            parts = self.shares[:, None, None] * everyone[:, :-2]
+            parts = self.shares[:, None, None] * everyone[:, :-3]
             zero = tf.zeros_like(self.shared)
             self.shared.assign(tf.foldl(tf.add, parts, zero, parallel_iterations=1))
-        return everyone[:, -2:, 0]
+        return everyone[:, -3:, 0]
 
     def _train_subnet(self, subnet, state, batches, first_step):
         """A subnet's local steps: what travels and what stays, the losses and right answers."""

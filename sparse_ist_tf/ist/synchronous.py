@@ -38,6 +38,7 @@ class Replicas(Trainer):
         whole = np.zeros((self.num_columns, spec.num_parameters), np.float32)
         whole[0] = np.concatenate([initial[part.name].ravel() for part in spec.parameters()])
         self.state.assign(whole)
+        self._stopped_by = 0
         self._traced = traced(self._replicas, reduce_retracing=True)
 
     @classmethod
@@ -72,19 +73,25 @@ class Replicas(Trainer):
         columns = tf.ensure_shape(self.state, (self.num_columns, self.spec.num_parameters))
         state = self._split(columns)
         count, entries = self.options.num_subnets, self.spec.num_parameters
-        losses, right = [tf.zeros(())] * count, [tf.zeros(())] * count
+        losses, right, signals = ([tf.zeros(())] * count for _ in range(3))
         total = 0.0
         for k, replica in enumerate(self.mine):
             mine = batches._replace(rows=batches.rows[k])
             made, losses[replica], hits = self.replica(k, state, mine, first_step)
             total += made
             right[replica] = tf.cast(hits, tf.float32)
-        report = tf.reshape(tf.stack([losses, right]), (-1,))
+            with tf.control_dependencies([hits]):
+                signals[replica] = self.stop_signal.read_value()
+        report = tf.reshape(tf.stack([losses, right, signals]), (-1,))
         flat = tf.concat([tf.reshape(total, (-1,)) / count, report], axis=0)
-        flat = self.link.all_reduce(flat, key, self._purpose(entries + 2 * count))
-        mean = tf.reshape(flat[: -2 * count], (-1, entries))
+        flat = self.link.all_reduce(flat, key, self._purpose(entries + 3 * count))
+        mean = tf.reshape(flat[: -3 * count], (-1, entries))
         self.state.assign(self.updated(mean, state, batches.rates[0], first_step))
-        return tf.reshape(flat[-2 * count :], (2, count))
+        return tf.reshape(flat[-3 * count :], (3, count))
+
+    def asked_to_stop(self) -> int:
+        """As Trainer.asked_to_stop."""
+        return self._stopped_by
 
     @abc.abstractmethod
     def _purpose(self, entries: int) -> dict[Purpose, int]:
@@ -142,6 +149,7 @@ class DataParallel(Replicas):
             self._synchronise(rows[:, i : i + 1], rates[i : i + 1], self.step + i)
             for i in range(steps)
         ]
+        self._stopped_by = int(np.max(reports, axis=0)[2].max())
         return np.mean(reports, axis=0)[0], np.sum(reports, axis=0)[1]
 
     def replica(
@@ -179,7 +187,8 @@ class LocalSgd(Replicas):
 
     def train_round(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """As Trainer.train_round."""
-        losses, right = self._synchronise(*self._batches(steps), self.step)
+        losses, right, signals = self._synchronise(*self._batches(steps), self.step)
+        self._stopped_by = int(signals.max())
         return losses, right
 
     def replica(

@@ -130,6 +130,7 @@ class Trainer(abc.ABC):
         self.set_data(data)
         self.round, self.step = 0, 0
         self.num_slots = 0  # moments of a weight
+        self.stop_signal = tf.Variable(0.0, trainable=False)  # read as late in a round as can be
 
     @abc.abstractmethod
     def train_round(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -163,6 +164,25 @@ class Trainer(abc.ABC):
             round_index: from 0.
         """
         return None
+
+    def ask_to_stop(self, number: int) -> None:
+        """Lets all workers know, with the round, that this one has to stop; in any thread.
+
+        Args:
+            number: of the signal, at least 1.
+        """
+        self.stop_signal.assign(number)
+
+    def asked_to_stop(self) -> int:
+        """The signal that asked a worker to stop, the same on all; called by all, after a round.
+
+        A trainer whose rounds carry the number says what the last one brought; this one asks.
+
+        Returns:
+            The signal's number, the greatest of several; 0 where none did.
+        """
+        mine = np.array([self.stop_signal.numpy()], np.int32)
+        return int(self.link.all_gather(mine, purpose="control").max())
 
     def set_data(self, data: TrainingData) -> None:
         """Replaces features and labels, as random masks do; the shards stay those of before.

@@ -29,6 +29,7 @@ from sparse_ist_tf.pretraining.objectives import swap_neighbours
 from sparse_ist_tf.pretraining.optimizers import learning_rate_at
 from sparse_ist_tf.pretraining.resolution import Resolution, resampled
 from sparse_ist_tf.pretraining.run import PretrainingRun
+from sparse_ist_tf.workers.stopping import Stop
 
 
 class JaxPretraining(PretrainingRun):
@@ -159,29 +160,42 @@ class JaxPretraining(PretrainingRun):
         kinds = *whole, (rates, np.float32)
         return tuple(np.array(values, kind) for values, kind in kinds)
 
-    def train(self, report: Callable[[dict], None] = print) -> dict:
+    def train(self, report: Callable[[dict], None] = print, stop: Stop | None = None) -> dict:
         """Runs to config.total_steps, with evaluations and checkpoints on the way.
+
+        Args:
+            report: called with each record.
+            stop: ends the process behind config.log_every steps, with a checkpoint.
 
         Raises:
             RunError: if the loss is not finite, or a file can't be written.
         """
-        config = self.config
+        stop = stop or Stop()
+        with stop.at_round_ends(lambda number: None):
+            self._train(report, stop)
+        if stop.number:
+            stop.end(stop.number, f" after step {self.step}")
+        return self.directory.last_metrics()
+
+    def _train(self, report, stop):
+        config, number = self.config, 0
         taught = [] if self.teacher is None else [v.value for v in self.teacher.variables]
         key = jax.random.key(config.seed)
-        while self.step < config.total_steps:
+        while self.step < config.total_steps and not number:
             started, first = time.perf_counter(), self.step
             count = min(config.log_every - first % config.log_every, config.total_steps - first)
             steps = self._next_steps(count)
             self._state, reports = self._run_steps(self._state, self._data, taught, key, steps)
             self.step += count
+            number = stop.number
             last = self.step == config.total_steps
             record = self._record(np.asarray(reports), started, first)
             if last or self.step % config.eval_every == 0:
                 record |= self.evaluate(None if last else config.eval_images)
             self._log(record, report)
-            if last or self.step // config.checkpoint_every > first // config.checkpoint_every:
+            due = self.step // config.checkpoint_every > first // config.checkpoint_every
+            if last or number or due:
                 self.save()
-        return self.directory.last_metrics()
 
 
 def group_by_size(given: Sequence[Resolution]) -> list[list[Resolution]]:

@@ -5,6 +5,7 @@ Two objectives: supervised classification, and the masked autoencoder that fills
 
 import functools
 import itertools
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from sparse_ist_tf.pretraining.resolution import Resolution, resampled
 from sparse_ist_tf.pretraining.run import PretrainingRun
 from sparse_ist_tf.tracing import traced
 from sparse_ist_tf.workers.link import Link
+from sparse_ist_tf.workers.stopping import Stop
 
 
 class Pretraining(PretrainingRun):
@@ -56,6 +58,8 @@ class Pretraining(PretrainingRun):
         self._gradients = traced(self._gradients_eager, reduce_retracing=False)
         self._apply = traced(self._apply_eager, reduce_retracing=False)
         self._eval_steps = {seen: self._eval_step_at(seen) for seen in self.resolutions}
+        self.stop_signal = tf.Variable(0.0, trainable=False)
+        self._share_asked = tf.constant(0.0)  # of the workers, in the last step
         self._restore()
 
     def _eval_step_at(self, resolution):
@@ -110,10 +114,12 @@ class Pretraining(PretrainingRun):
             float32[2], loss and metric over the batches of all workers.
         """
         self.optimizer.learning_rate.assign(learning_rate_at(self.step, self.config))
-        gradients, report = self._mean(*self._gradients(images, labels, positions, shares))
+        gradients, report = self._gradients(images, labels, positions, shares)
+        report = tf.concat([report, self.stop_signal[None]], axis=0)
+        gradients, (*report, self._share_asked) = self._mean(gradients, report)
         self._apply(gradients)
         self.step += 1
-        return report
+        return tf.stack(report)
 
     def _mean(self, gradients, report):
         """Means over all workers, which have equal parts of a batch: one all-reduce."""
@@ -136,10 +142,14 @@ class Pretraining(PretrainingRun):
             self.images, self.config, self.resolutions, self.augment, self.step, mine
         )
 
-    def train(self, report: Callable[[dict], None] = print) -> dict:
+    def train(self, report: Callable[[dict], None] = print, stop: Stop | None = None) -> dict:
         """Runs to config.total_steps, with evaluations and checkpoints on the way.
 
         Called by all workers; the chief alone evaluates, probes, reports and writes.
+
+        Args:
+            report: called with each record.
+            stop: ends the processes of all workers behind a step, with a checkpoint of it.
 
         Returns:
             The last record; on the chief alone, {} elsewhere.
@@ -147,23 +157,42 @@ class Pretraining(PretrainingRun):
         Raises:
             RunError: if the loss is not finite, or a file can't be written.
         """
-        config = self.config
+        stop = stop or Stop()
+        with stop.at_round_ends(self._ask_to_stop):
+            number = self._train(report, stop)
+        if number and (self.step < self.config.total_steps or self.link.chief):
+            stop.end(number, f" after step {self.step}")
+        return self.directory.last_metrics() if self.link.chief else {}
+
+    def _ask_to_stop(self, number: int) -> None:
+        self.stop_signal.assign(1.0)
+
+    def _asked_to_stop(self, stop: Stop) -> int:
+        """The signal that ends all workers behind this step; 0 where none does."""
+        if self.link.num_workers == 1:  # whose device isn't waited for
+            return stop.number
+        return (stop.number or signal.SIGTERM) if float(self._share_asked) else 0
+
+    def _train(self, report, stop) -> int:
+        """The steps that are left; returns the number of the signal that ended it, else 0."""
+        config, number = self.config, 0
         reports, started, first = [], time.perf_counter(), self.step
         if self.link.chief and self.step == 0 and config.probe.every:
             self._log({"step": 0, "epoch": 0.0} | self.evaluate() | self._probe(), report)
         for batch in self.batches():
-            if self.step >= config.total_steps:
+            if self.step >= config.total_steps or number:
                 break
             reports.append(self.train_step(*batch))
+            number = self._asked_to_stop(stop)
             last = self.step == config.total_steps
             if last or self.step % config.log_every == 0:
                 record = self._record(reports, started, first)
                 if self.link.chief:
                     self._log(record | self._measure(last), report)
                 reports, started, first = [], time.perf_counter(), self.step
-            if self.link.chief and (last or self.step % config.checkpoint_every == 0):
+            if self.link.chief and (last or number or self.step % config.checkpoint_every == 0):
                 self.save()
-        return self.directory.last_metrics() if self.link.chief else {}
+        return number
 
     def _measure(self, last: bool) -> dict:
         """What is due at this step; all of the test images at the last."""

@@ -150,6 +150,15 @@ class RunDirectory:
     def _checkpoints(self, phase: str) -> list[Path]:
         return sorted(self.path.glob(f"checkpoints/{phase}_*.safetensors"))
 
+    def newest_checkpoint(self) -> tuple[int, str] | None:
+        """What tells one state of the checkpoints from the next; None where there is none."""
+        paths = self.path.glob("**/[!.]*.safetensors")
+        found = []
+        for path in paths:
+            with contextlib.suppress(OSError):  # the chief is at work
+                found.append((path.stat().st_mtime_ns, path.name))
+        return max(found, default=None)
+
     def checkpoint(self, phase: str = "round") -> tuple[dict[str, np.ndarray], dict] | None:
         """State and progress of the newest checkpoint that is whole."""
         for path in reversed(self._checkpoints(phase)):

@@ -46,7 +46,7 @@ def finish(run: "Run") -> dict:
     results = {
         "algorithm": run.config.ist.algorithm,
         "num_subnets": trainer.options.num_subnets,
-        "num_workers": run.link.num_workers,
+        "num_workers": len(progress.ledgers),
         "rounds": trainer.round,
         "steps": trainer.step,
         "test_size": test.size,

@@ -17,6 +17,7 @@ class Progress:
         ledgers: what each worker has sent.
         synchronous_bytes: what the synchronous algorithms would have sent per worker.
         features: cache keys of the features, by split.
+        is_last: whether nothing is left to train; what 0.2.0 wrote doesn't say so.
     """
 
     round: int
@@ -24,6 +25,7 @@ class Progress:
     ledgers: Sequence[Ledger]
     synchronous_bytes: Mapping[str, int]
     features: Mapping[str, str]
+    is_last: bool = False
 
     def is_of(self, key: Callable[[Split], str], splits: Mapping[str, Split]) -> bool:
         """Whether it was made with the features of some splits.

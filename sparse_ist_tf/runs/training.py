@@ -15,7 +15,7 @@ from sparse_ist_tf.checkpoints.loading import load_configured
 from sparse_ist_tf.encoder.bundle import vit_encoder
 from sparse_ist_tf.encoder.cache import cache_path
 from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
-from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.datasets import IN_PACKAGES
 from sparse_ist_tf.ist.batches import BatchStream
@@ -47,6 +47,7 @@ from sparse_ist_tf.workers.agreement import agree, command_facts
 from sparse_ist_tf.workers.cluster import Cluster, lost_peers, make_strategy
 from sparse_ist_tf.workers.ledger import PURPOSES, Ledger, human_bytes
 from sparse_ist_tf.workers.link import Link, Shape
+from sparse_ist_tf.workers.stopping import Stop
 
 _COLLECTIVE_TIMEOUT_S = 1800.0  # others wait while the chief evaluates; a dead peer shows sooner
 
@@ -208,11 +209,16 @@ class Run:
         if self.baseline:
             self.baseline.restore(state.baseline, self.start_round, self.start_step)
 
-    def train(self) -> None:
-        """All rounds that are left, with evaluations and checkpoints; the last is always both."""
+    def train(self, stop: Stop) -> None:
+        """All rounds that are left, with evaluations and checkpoints; the last is always both.
+
+        Args:
+            stop: ends this process behind a round, once a checkpoint of it is written; the workers
+                end together.
+        """
         config, trainer, size = self.config, self.trainer, self.splits["train"].size
         every = {what: rounds_between(config, what, size) for what in ("eval", "checkpoint")}
-        tested = ""
+        tested, asked = "", 0
         bar = tqdm(
             total=self.rounds,
             initial=trainer.round,
@@ -221,16 +227,16 @@ class Run:
             disable=not self.link.chief,
             mininterval=0.5,
         )
-        with bar:
-            while trainer.step < self.steps:
+        with stop.at_round_ends(trainer.ask_to_stop), bar:
+            while trainer.step < self.steps and not asked:
                 steps = steps_of_round(config, trainer.step, self.steps)
                 self._draw_masks(steps)
                 record = trainer.run_round(steps)
                 if self.baseline:
                     self.baseline.run_round(steps)
-                last = trainer.step >= self.steps
+                asked, last = trainer.asked_to_stop(), trainer.step >= self.steps
                 evaluates = last or trainer.round % every["eval"] == 0
-                saves = last or trainer.round % every["checkpoint"] == 0
+                saves = last or asked or trainer.round % every["checkpoint"] == 0
                 if evaluates or saves:
                     state, ledgers = self._gather()
                     if evaluates and self.link.chief:
@@ -243,6 +249,9 @@ class Run:
                     refresh=False,
                 )
                 bar.update(1)
+        asked = asked or stop.number
+        if asked and (trainer.step < self.steps or self.link.chief):
+            stop.end(asked, f" after round {trainer.round}")
 
     def _draw_masks(self, steps: int) -> None:
         """Where they are random: the views of the next steps."""
@@ -282,6 +291,7 @@ class Run:
             ledgers=ledgers,
             synchronous_bytes=self._synchronous_bytes(),
             features=self.feature_keys,
+            is_last=trainer.step >= self.steps,
         )
         self.directory.save_checkpoint(state.arrays(), progress.as_dict())
 
@@ -306,13 +316,35 @@ def _check_masks(masks: MaskOptions, num_patches: int) -> None:
         raise RequestError(f"masks.ratio: {error}") from None
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | Path, cluster: Cluster) -> dict | None:
+def is_trained(directory: RunDirectory, config: ConfigDict) -> bool:
+    """Whether nothing is left of a run but to finish it, if that, as its directory shows.
+
+    Args:
+        directory: of the run, as the chief has it and whoever shares its disk.
+        config: as train_and_evaluate.
+    """
+    try:
+        directory.check(config.to_dict())
+        if directory.results():
+            return True
+    except (RequestError, RunError):  # an old one of this worker's; the chief's own is checked
+        return False
+    stored = directory.checkpoint()
+    return bool(stored and Progress.of_dict(stored[1]).is_last)
+
+
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | Path, cluster: Cluster, stop: Stop | None = None
+) -> dict | None:
     """Trains one worker's part, or goes on from the last checkpoint.
+
+    What is left when all is trained the chief does alone, without meeting anyone.
 
     Args:
         config: valid.
         workdir: the run directory, written by the chief alone.
         cluster: this process's place.
+        stop: ends the process behind a round; None where nothing does.
 
     Returns:
         On the chief the results, as results.json has them; None elsewhere.
@@ -322,20 +354,21 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, cluster: Cluster
         RunError: if a peer is lost, a loss is not finite, or a file can't be written.
     """
     directory, chief = RunDirectory(workdir), cluster.worker == 0
+    stop = stop or Stop()
     with contextlib.ExitStack() as stack:
         if chief:
             stack.enter_context(directory.opened(config.to_dict()))
-        finished = directory.results() if chief else None
-        if finished and cluster.num_workers == 1:
-            return finished
+        if is_trained(directory, config):
+            if not chief:
+                print(f"{directory.path} is trained: nothing is left for worker {cluster.worker}.")
+                return None
+            return directory.results() or finish(Run(config, directory, Link.alone()))
         with lost_peers(cluster):
             facts = command_facts("train", config.to_dict())
             strategy = make_strategy(cluster, config.cluster.peer_timeout_s, facts)
+            stop.take_back()
             link = Link(strategy, cluster.worker, cluster.num_workers, _COLLECTIVE_TIMEOUT_S)
             link.check_order()
-            known = np.array([finished is not None], np.int32)
-            if link.broadcast(known, purpose="control")[0]:
-                return finished
             run = Run(config, directory, link)
-            run.train()
+            run.train(stop)
         return finish(run) if chief else None

@@ -18,6 +18,8 @@ from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.studies.grid import Cell
 from sparse_ist_tf.workers.launch import LIFELINE, threads_per_worker
 
+PATIENCE_S = 26.0  # until a training that is stopped has kept its checkpoint
+
 _FILE = '''"""A training of a study.
 
     {command}
@@ -139,9 +141,10 @@ def _start(cell: Cell, folder: Path, jobs: int) -> subprocess.Popen:
 def _stop(running) -> None:
     for _, process in running.values():
         process.terminate()
+    deadline = time.monotonic() + PATIENCE_S
     for _, process in running.values():
         try:
-            process.wait(timeout=10)
+            process.wait(timeout=max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -55,7 +55,7 @@ def _config(**changes):
 
 
 def _without_chance(teacher=""):
-    """Nothing hidden, nothing augmented: both see the same, in two sizes, by small sensors, on both grids."""
+    """Nothing hidden, nothing augmented: both see the same, by small sensors, on both grids."""
     return _config(
         mask_ratios=(0.0,),
         mask_probabilities=(1.0,),

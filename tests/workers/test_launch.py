@@ -17,9 +17,12 @@ from sparse_ist_tf.workers.launch import (
 )
 
 LAUNCHER = """
-import sys
+import os, sys
 from sparse_ist_tf.workers.launch import run_local_workers
-sys.exit(run_local_workers([sys.executable, "-c", sys.argv[1]], int(sys.argv[2])))
+from sparse_ist_tf.workers.restarts import Restarts
+command = [sys.executable, "-c", sys.argv[1]]
+restarts = Restarts(int(sys.argv[3]), lambda: os.listdir(sys.argv[5]) if sys.argv[5] else None)
+sys.exit(run_local_workers(command, int(sys.argv[2]), restarts, float(sys.argv[4])))
 """
 WORKER = """
 import json, os, sys, time
@@ -35,9 +38,10 @@ def _worker(script):
     return WORKER + textwrap.dedent(script)
 
 
-def _launch(script, num_workers=2):
+def _launch(script, num_workers=2, restarts=0, grace_s=2.0, folder=""):
+    options = map(str, (num_workers, restarts, grace_s, folder))
     return subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, _worker(script), str(num_workers)],
+        [sys.executable, "-c", LAUNCHER, _worker(script), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -132,13 +136,105 @@ def test_no_worker_outlives_its_launcher(number, status):
     assert all(_gone(pid) for pid in pids)
 
 
-def test_workers_that_ignore_sigterm_are_killed():
-    process = _launch("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SLEEP)
+def test_workers_that_ignore_a_signal_are_killed():
+    process = _launch("import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + SLEEP)
     pids = _pids(process, 2)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "SIGINT: ended at once; the same command goes on from the last checkpoint" in err
     assert all(_gone(pid) for pid in pids)
+
+
+ROUNDS = """
+from sparse_ist_tf.workers.stopping import Stop
+stop, asked = Stop(), []
+stop.listen()
+with stop.at_round_ends(asked.append):
+    print("ready", flush=True)
+    while not asked:
+        time.sleep(0.5)
+print("kept", flush=True)
+stop.end(asked[0], " after round 3")
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_workers_end_behind_their_round_and_say_it_once(name):
+    process, number = _launch(ROUNDS), getattr(signal, name)
+    lines = [process.stdout.readline() for _ in range(4)]
+    assert sum("ready" in line for line in lines) == 2
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert sorted(out.splitlines()) == ["[worker 1] kept", "kept"]
+    assert err == f"stopped by {name} after round 3; the same command goes on\n"
+
+
+def test_a_signal_to_one_worker_ends_all_without_a_restart(tmp_path):
+    """Here by a file, in a training by what a round exchanges."""
+    told = tmp_path / "told"
+    script = ROUNDS.replace(
+        "not asked:", f"not (asked if worker else os.path.exists({str(told)!r})):"
+    )
+    script = script.replace("asked[0]", f"open({str(told)!r}, 'w').close() or 15")
+    process = _launch(script, restarts=3)
+    lines = [process.stdout.readline() for _ in range(4)]
+    [pid] = [int(line.split()[-1]) for line in lines if "worker 1 is" in line]
+    os.kill(pid, signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert err == "stopped by SIGTERM after round 3; the same command goes on\n"
+
+
+DIES = """
+    folder = {folder!r}
+    starts = len([name for name in os.listdir(folder) if name.startswith(str(worker))])
+    open(f"{{folder}}/{{worker}}_{{starts}}", "w").close()
+    if worker == 1 and starts < {deaths}:
+        {death}
+    time.sleep(3 if worker == 1 else 100 * (starts < {deaths}))
+"""
+KILL = "os.kill(os.getpid(), 9)"
+LOSE = "sys.exit(print('error: worker 1 lost worker 0', file=sys.stderr) or 1)"
+
+
+@pytest.mark.parametrize("death", [KILL, LOSE])
+def test_a_worker_that_died_starts_again_with_the_others(tmp_path, death):
+    script = DIES.format(folder=str(tmp_path), deaths=2, death=death)
+    process = _launch(script, restarts=3, folder=tmp_path)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert out.count("worker 1 is") == 3
+    cause = "was ended by SIGKILL" if death == KILL else "lost worker 0"
+    assert err.splitlines() == [
+        f"warning: worker 1 {cause}; all workers start again from the last checkpoint "
+        f"({left} restarts left)"
+        for left in (2, 1)
+    ]
+
+
+def test_restarts_come_to_an_end(tmp_path):
+    script = DIES.format(folder=str(tmp_path), deaths=9, death=KILL)
+    process = _launch(script, restarts=1, folder=tmp_path)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("error: worker 1 was ended by SIGKILL")
+    assert len(err.splitlines()) == 2
+
+
+@pytest.mark.parametrize("status", [1, 2])
+def test_what_another_start_would_not_mend_is_not_tried_again(status):
+    script = f"""
+        if worker == 1:
+            print("error: the disk is full", file=sys.stderr, flush=True)
+            sys.exit({status})
+        time.sleep(100)
+    """
+    process = _launch(script, restarts=3)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (status, "error: the disk is full\n")
 
 
 def test_a_taken_port_is_tried_again(tmp_path):
