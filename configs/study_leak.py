@@ -6,17 +6,17 @@
 On CIFAR-10, whose images have 32 px, enlarged 2 and 4 times (cells of 4 and of 2 pixels), on the
 Aerial Image Dataset, reduced from 150 px, and on the default set. Fixed masks at 0, 0.25, 0.5 and
 0.75, 4 subnets, 30 epochs, packaged:vit_micro; then packaged:vit_micro_sensor, which has seen such
-patches, at 0 and 0.5. 120 trainings with three seeds. Every mask is encoded anew, so CIFAR-10 is a part of it, 4,000 and 2,000 images in a folder
-`cifar10_part`, which the snippet in docs/study.md writes; "cifar10" in its place is the whole of
-it, in ten times the time.
+patches, at 0 and 0.5. 120 trainings with three seeds. Every mask is encoded anew, so CIFAR-10 is a
+part of it, 4,000 and 2,000 images in a folder `cifar10_part`, which the snippet in docs/study.md
+writes; "cifar10" in its place is the whole of it, in ten times the time.
 
     python -m sparse_ist_tf.study --config=configs/study_leak.py --workdir=runs/study_leak_large \
         --config.only='("8_large",)' --config.seeds='(0,)'
 
 enlarges 750 and 500 images, `cifar10_small`, 7 times, to 224 px in cells of 2 pixels, for a DINOv2
 ViT-S/14 whose weights lie in `weights/dinov2_small.safetensors`: 6 trainings with one seed.
-docs/study.md says which of these were run, and what they came to: hiding half costs 7.85 ± 0.89 points on CIFAR-10 enlarged
-twice, and would seem to cost 6.93 ± 0.40 with the leak.
+docs/study.md says which of these were run, and what they came to: hiding half costs 7.85 ± 0.89
+points on CIFAR-10 enlarged twice, and would seem to cost 6.93 ± 0.40 with the leak.
 """
 
 from ml_collections import ConfigDict
