@@ -28,6 +28,7 @@ from sparse_ist_tf.reports.run_directory import RunDirectory, read_checkpoint
 from sparse_ist_tf.workers.agreement import agree, command_facts
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster, lost_peers, make_strategy
 from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
+from sparse_ist_tf.workers.preparing import from_hub, is_preparing, prepare_outside
 from sparse_ist_tf.workers.restarts import Restarts, define_restart_flags
 from sparse_ist_tf.workers.stopping import Stop
 
@@ -226,9 +227,18 @@ def main(_: list[str]) -> int:
         RunDirectory(FLAGS.workdir).check(config.to_dict(), completed)
         command = [sys.executable, "-m", "sparse_ist_tf.pretrain", *sys.argv[1:]]
         restarts = Restarts(FLAGS.max_restarts, RunDirectory(FLAGS.workdir).newest_checkpoint)
-        return run_local_workers(command, num_workers, restarts, FLAGS.grace_s)
+        return prepare_outside(config.dataset.name, command) or run_local_workers(
+            command,
+            num_workers,
+            restarts,
+            FLAGS.grace_s,
+            is_secluded=not from_hub(config.weights),
+        )
     stop = Stop(FLAGS.grace_s)
     stop.listen()
+    if is_preparing(os.environ):
+        _load_images(config)
+        return 0
     pretrain(config, FLAGS.workdir, cluster, stop)
     return 0
 

@@ -28,6 +28,7 @@ from sparse_ist_tf.reports.report import summary
 from sparse_ist_tf.reports.run_directory import FREE_KEYS, RunDirectory
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster
 from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
+from sparse_ist_tf.workers.preparing import from_hub, is_preparing, prepare_outside
 from sparse_ist_tf.workers.restarts import Restarts, define_restart_flags
 from sparse_ist_tf.workers.stopping import Stop
 
@@ -80,16 +81,31 @@ def main(_: list[str]) -> int:
         if num_workers > 1:
             command = [sys.executable, "-m", "sparse_ist_tf.train", *sys.argv[1:]]
             restarts = Restarts(FLAGS.max_restarts, directory.newest_checkpoint)
-            status = run_local_workers(command, num_workers, restarts, FLAGS.grace_s)
+            status = prepare_outside(config.dataset.name, command) or run_local_workers(
+                command,
+                num_workers,
+                restarts,
+                FLAGS.grace_s,
+                is_secluded=not from_hub(config.encoder.weights),
+            )
             return status or _show(directory, directory.results())
     stop = Stop(FLAGS.grace_s)
     stop.listen()
+    if is_preparing(os.environ):
+        return _prepare(config)
     with quiet():
         from sparse_ist_tf.runs.training import train_and_evaluate
     cluster = cluster or Cluster(0, ())
     results = train_and_evaluate(config, directory.path, cluster, stop)
     launched = cluster.num_workers > 1 and os.environ.get("SPARSE_IST_LIFELINE")
     return 0 if launched or results is None else _show(directory, results)
+
+
+def _prepare(config: ConfigDict) -> int:
+    with quiet():
+        from sparse_ist_tf.runs.parts import load_splits
+    load_splits(config)
+    return 0
 
 
 def _show(directory: RunDirectory, results: dict) -> int:

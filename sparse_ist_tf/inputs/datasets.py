@@ -11,10 +11,10 @@ from sparse_ist_tf.inputs.folder import load_folder, stratified_split
 from sparse_ist_tf.inputs.mnist import load_mnist5k
 from sparse_ist_tf.inputs.shards import shard_indices
 from sparse_ist_tf.inputs.split import ArraySource, Split, digest
+from sparse_ist_tf.workers.preparing import IN_PACKAGES
 
 __all__ = ["IN_PACKAGES", "NAMES", "ON_BAD_IMAGE", "Split", "image_errors", "load", "shard_indices"]
 
-IN_PACKAGES = ("mnist5k", "digits")  # whose images other packages carry
 NAMES = (*IN_PACKAGES, "cifar10", "resisc45", "aid", "folder:PATH")
 ON_BAD_IMAGE = ("error", "skip")
 

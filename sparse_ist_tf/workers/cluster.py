@@ -7,6 +7,7 @@ joins, as a task that Slurm's srun started, the other tasks of the same step.
 
 import contextlib
 import dataclasses
+import ipaddress
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.errors import RequestError, RunError, warn
 from sparse_ist_tf.workers.launch import LIFELINE, LOST, PORT_TAKEN
 from sparse_ist_tf.workers.meeting import meet
 
@@ -251,6 +252,11 @@ def meet_peers(cluster: Cluster, peer_timeout_s: float, facts: Mapping[str, str]
         RequestError: if the workers are about to do different things.
     """
     address = cluster.addresses[cluster.worker]
+    if is_public(address):
+        warn(
+            f"worker {cluster.worker} listens at {address}, which isn't a private address: who "
+            "reaches it can read and write this user's files (SECURITY.md)"
+        )
     try:
         listener = _listen(int(address.rsplit(":", 1)[1]))
     except OSError as error:
@@ -261,6 +267,15 @@ def meet_peers(cluster: Cluster, peer_timeout_s: float, facts: Mapping[str, str]
         ) from None
     facts = {"number of workers": str(cluster.num_workers), **facts}
     meet(cluster.worker, cluster.peers(), facts, peer_timeout_s, listener)
+
+
+def is_public(address: str) -> bool:
+    """Whether the open network may reach an address: host:port, its host a name or a number."""
+    host = address.rsplit(":", 1)[0].strip("[]")
+    with contextlib.suppress(OSError, ValueError):
+        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+        return any(ipaddress.ip_address(one.partition("%")[0]).is_global for one in found)
+    return False
 
 
 def _listen(port: int) -> socket.socket:

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from sparse_ist_tf.errors import warn
 from sparse_ist_tf.workers.restarts import Restarts
+from sparse_ist_tf.workers.seclusion import Seclusion
 from sparse_ist_tf.workers.stopping import (
     GRACE_S,
     SAME_S,
@@ -34,6 +35,10 @@ LOST = "lost worker"  # in the line of a worker that failed because another one 
 _ATTEMPTS = 3
 _PATIENCE_S = 3.0
 _MARGIN_S = 4.0  # the workers' grace begins later than their launcher's
+_OPEN = (
+    "the workers' ports are open to this machine's network: who reaches one can read and write "
+    "this user's files (SECURITY.md)"
+)
 _NOISE = re.compile(
     rb"^([IWEF]\d{4} .*|WARNING: All log messages before absl.*|20\d\d-\d\d-\d\d .*: [IWE] .*)$"
 )
@@ -85,6 +90,7 @@ def run_local_workers(
     num_workers: int,
     restarts: Restarts | None = None,
     grace_s: float = GRACE_S,
+    is_secluded: bool = True,
 ) -> int:
     """Starts worker processes on this machine and waits for them; none outlives this call.
 
@@ -98,6 +104,8 @@ def run_local_workers(
         num_workers: P.
         restarts: of workers that a signal ended or that lost a peer; none where None.
         grace_s: seconds that the workers take at most to end behind their round.
+        is_secluded: give them a loopback of their own, out of which they reach nothing, where the
+            system allows it.
 
     Returns:
         0, or the exit status of the worker that failed: 1 if a signal ended it, 128 and the
@@ -106,26 +114,33 @@ def run_local_workers(
     asked, taken = _Asked(), 0
     with asked:
         try:
-            while True:
-                failure = _run_group(command, num_workers, asked, grace_s)
-                if failure is None:
-                    return 0
-                if failure.status == PORT_TAKEN:
-                    taken += 1
-                    if taken < _ATTEMPTS:
-                        continue
-                if not (failure.is_loss and restarts and restarts.take()):
-                    break
-                what = failure.lines[0].removeprefix("error: ").partition("; the same command")[0]
-                warn(
-                    f"{what}; all workers start again from the last checkpoint "
-                    f"({restarts.left} restarts left)"
-                )
+            with Seclusion(is_secluded) as seclusion:
+                if not seclusion.holds:
+                    warn(_OPEN)
+                inside = seclusion.within(command)
+                while True:
+                    failure = _run_group(inside, num_workers, asked, grace_s)
+                    if failure is None:
+                        return 0
+                    if failure.status == PORT_TAKEN:
+                        taken += 1
+                        if taken < _ATTEMPTS:
+                            continue
+                    if not (failure.is_loss and restarts and restarts.take()):
+                        break
+                    warn(_restarting(failure, restarts))
         except KeyboardInterrupt:  # while workers start
             return 128 + asked.number
     for line in dict.fromkeys(failure.lines):
         print(line, file=sys.stderr, flush=True)
     return 1 if failure.status == PORT_TAKEN else failure.status
+
+
+def _restarting(failure: Failure, restarts: Restarts) -> str:
+    what = failure.lines[0].removeprefix("error: ").partition("; the same command")[0]
+    return (
+        f"{what}; all workers start again from the last checkpoint ({restarts.left} restarts left)"
+    )
 
 
 def _run_group(

@@ -23,6 +23,9 @@ _READY = b"ready\n"
 class Seclusion:
     """A network namespace that lasts as long as this context, and the processes in it.
 
+    Args:
+        is_wanted: False for none.
+
     Example:
         >>> import subprocess
         >>> from sparse_ist_tf.workers.seclusion import Seclusion
@@ -32,7 +35,8 @@ class Seclusion:
         0
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_wanted: bool = True):
+        self._is_wanted = is_wanted
         self._holder: subprocess.Popen | None = None
 
     @property
@@ -47,7 +51,7 @@ class Seclusion:
         return [sys.executable, "-m", __spec__.name, str(self._holder.pid), *command]
 
     def __enter__(self) -> "Seclusion":
-        if sys.platform != "linux":
+        if not self._is_wanted or sys.platform != "linux":
             return self
         holder = subprocess.Popen(
             [sys.executable, "-m", __spec__.name],

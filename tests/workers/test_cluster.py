@@ -11,6 +11,7 @@ import pytest
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.workers.cluster import (
     Cluster,
+    is_public,
     lost_peers,
     read_tf_config,
     slurm_tf_config,
@@ -100,6 +101,27 @@ def test_the_command_prints_a_tf_config():
     environment.pop("SLURM_PROCID")
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1:1", False),
+        ("10.1.2.3:1", False),
+        ("192.168.0.4:1", False),
+        ("[fd00::1]:1", False),
+        ("8.8.8.8:1", True),
+        ("[2001:4860:4860::8888]:1", True),
+        ("no.such.host.invalid:1", False),
+    ],
+)
+def test_addresses_of_the_open_network_are_told_apart(address, expected):
+    assert is_public(address) is expected
+
+
+def test_two_tasks_of_one_address_are_refused():
+    with pytest.raises(RequestError, match="an address of its own for every task"):
+        read_tf_config(_tf_config({"worker": ["a:1", "a:1"]}, "worker", 0))
 
 
 def test_unreachable_peers_are_found_in_time():

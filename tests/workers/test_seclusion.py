@@ -73,3 +73,26 @@ def test_where_it_is_not_allowed_commands_run_as_they_are(monkeypatch):
     with Seclusion() as seclusion:
         assert not seclusion.holds
         assert seclusion.within(["true"]) == ["true"]
+
+
+def test_local_workers_are_out_of_reach_and_a_cluster_of_tf_config_is_not(seclusion, tmp_path):
+    """The ports of a run's workers, connected to from outside of their network."""
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import json, os, socket, sys, time\n"
+        "task = json.loads(os.environ['TF_CONFIG'])\n"
+        "port = int(task['cluster']['worker'][task['task']['index']].rsplit(':')[1])\n"
+        "server = socket.create_server(('', port), backlog=4)\n"
+        "print('port', port, flush=True)\n"
+        "time.sleep(3)\n"
+    )
+    launch = (
+        "import sys; from sparse_ist_tf.workers.launch import run_local_workers; "
+        f"run_local_workers([sys.executable, {str(script)!r}], 2, is_secluded=sys.argv[1] == '1')"
+    )
+    for is_secluded in (True, False):
+        command = [sys.executable, "-c", launch, str(int(is_secluded))]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            ports = [int(process.stdout.readline().split()[-1]) for _ in range(2)]
+            assert [_reached(port) for port in ports] == [not is_secluded] * 2
+            assert process.wait(30) == 0
