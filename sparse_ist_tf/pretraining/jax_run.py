@@ -116,7 +116,7 @@ class JaxPretraining(PretrainingRun):
         images, labels = data[0][rows], data[1][rows]
         keys = jax.random.split(jax.random.fold_in(key, index), 3)
         images = augmented(keys[0], images, config.augment, config.crop_area)
-        args = fixed, place, images, labels, taught, keys[1:]
+        args = fixed, (images, labels, place), taught, keys[1:]
         branches = [  # few: each is compiled
             functools.partial(self._gradients, view)
             for view in itertools.product(self._groups, config.mask_ratios)
@@ -126,9 +126,9 @@ class JaxPretraining(PretrainingRun):
         trainable, slots = self.optimizer.stateless_apply(slots, gradients, trainable)
         return (trainable, fixed, slots), jnp.stack(report)
 
-    def _gradients(self, view, trainable, fixed, place, images, labels, taught, keys):
+    def _gradients(self, view, trainable, fixed, examples, taught, keys):
         """((loss, metric), gradients) of images at a resolution, with a share of patches hidden."""
-        group, ratio = view
+        (group, ratio), (images, labels, place) = view, examples
         config, count, grid = self.config, len(labels), group[0].scaling.side
         matrix = jnp.stack([resolution.matrix for resolution in group])[place]
         whole = self._whole(resampled(images, matrix))

@@ -273,7 +273,7 @@ def is_public(address: str) -> bool:
     """Whether the open network may reach an address: host:port, its host a name or a number."""
     host = address.rsplit(":", 1)[0].strip("[]")
     with contextlib.suppress(OSError, ValueError):
-        found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
         return any(ipaddress.ip_address(one.partition("%")[0]).is_global for one in found)
     return False
 

@@ -66,7 +66,7 @@ class Seclusion:
             _end(holder)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._holder is not None:
             _end(self._holder)
             self._holder = None
