@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import sparse_ist_tf
 from sparse_ist_tf.config import get_config
 from sparse_ist_tf.workers.agreement import OF_A_HOST, command_facts, disagreement
 from sparse_ist_tf.workers.launch import free_ports
@@ -38,7 +37,7 @@ def test_every_key_counts_but_those_of_a_host():
 def _two(module, each, folders=(None, None)):
     """Two workers of TF_CONFIG, with arguments and folders of their own: (statuses, last lines)."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    package = str(Path(sparse_ist_tf.__file__).parents[1])
+    package = str(Path(__file__).parents[2])
     processes = []
     for worker, arguments in enumerate(each):
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": worker}}
