@@ -28,7 +28,7 @@ from sparse_ist_tf.reports.run_directory import RunDirectory, read_checkpoint
 from sparse_ist_tf.workers.agreement import agree, command_facts
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster, lost_peers, make_strategy
 from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
-from sparse_ist_tf.workers.preparing import from_hub, is_preparing, prepare_outside
+from sparse_ist_tf.workers.preparing import are_local, is_preparing, prepare_outside
 from sparse_ist_tf.workers.restarts import Restarts, define_restart_flags
 from sparse_ist_tf.workers.stopping import Stop
 
@@ -185,11 +185,12 @@ def _check_sensors(config, preset):
 
 def _load_images(config, link=None):
     """The decoded images; the chief prepares and decodes them first, others find its files."""
-    from sparse_ist_tf.encoder.presets import PRESETS
-    from sparse_ist_tf.inputs import datasets
-    from sparse_ist_tf.inputs.decoded import decoded_images
-    from sparse_ist_tf.inputs.split import digest
-    from sparse_ist_tf.pretraining.data import Images
+    with quiet():
+        from sparse_ist_tf.encoder.presets import PRESETS
+        from sparse_ist_tf.inputs import datasets
+        from sparse_ist_tf.inputs.decoded import decoded_images
+        from sparse_ist_tf.inputs.split import digest
+        from sparse_ist_tf.pretraining.data import Images
 
     if link and not link.chief:
         link.wait_for_all()
@@ -223,6 +224,9 @@ def main(_: list[str]) -> int:
     config = FLAGS.config
     cluster, num_workers = joined_cluster(os.environ, FLAGS.num_workers, default=1)
     validate(config, num_workers)
+    if is_preparing(os.environ):
+        _load_images(config)
+        return 0
     if cluster is None and num_workers > 1:
         RunDirectory(FLAGS.workdir).check(config.to_dict(), completed)
         command = [sys.executable, "-m", "sparse_ist_tf.pretrain", *sys.argv[1:]]
@@ -232,13 +236,10 @@ def main(_: list[str]) -> int:
             num_workers,
             restarts,
             FLAGS.grace_s,
-            is_secluded=not from_hub(config.weights),
+            is_secluded=are_local(config.weights),
         )
     stop = Stop(FLAGS.grace_s)
     stop.listen()
-    if is_preparing(os.environ):
-        _load_images(config)
-        return 0
     pretrain(config, FLAGS.workdir, cluster, stop)
     return 0
 

@@ -28,7 +28,7 @@ from sparse_ist_tf.reports.report import summary
 from sparse_ist_tf.reports.run_directory import FREE_KEYS, RunDirectory
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster
 from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
-from sparse_ist_tf.workers.preparing import from_hub, is_preparing, prepare_outside
+from sparse_ist_tf.workers.preparing import are_local, is_preparing, prepare_outside
 from sparse_ist_tf.workers.restarts import Restarts, define_restart_flags
 from sparse_ist_tf.workers.stopping import Stop
 
@@ -72,6 +72,8 @@ def main(_: list[str]) -> int:
     default = default_num_workers(config)
     cluster, num_workers = joined_cluster(os.environ, FLAGS.num_workers, default)
     validate(config, num_workers)
+    if is_preparing(os.environ):
+        return _prepare(config)
     directory = RunDirectory(FLAGS.workdir or default_workdir(config))
     if cluster is None:
         directory.check(config.to_dict())
@@ -86,13 +88,11 @@ def main(_: list[str]) -> int:
                 num_workers,
                 restarts,
                 FLAGS.grace_s,
-                is_secluded=not from_hub(config.encoder.weights),
+                is_secluded=are_local(config.encoder.weights),
             )
             return status or _show(directory, directory.results())
     stop = Stop(FLAGS.grace_s)
     stop.listen()
-    if is_preparing(os.environ):
-        return _prepare(config)
     with quiet():
         from sparse_ist_tf.runs.training import train_and_evaluate
     cluster = cluster or Cluster(0, ())

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from tests.fixtures.processes import worker_pids
+
 # Small enough for a test: 10 rounds, all parts of a run.
 SMALL = (
     "--config.dataset.name=digits",
@@ -171,13 +173,10 @@ def _kill_after_checkpoint(process, workdir, victim):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(children) == 2
-    if victim == "all":
-        for pid in (process.pid, *map(int, children)):
-            os.kill(pid, signal.SIGKILL)
-    else:
-        os.kill(int(children[victim]), signal.SIGKILL)
+    workers = worker_pids(process.pid)
+    assert len(workers) == 2
+    for pid in (process.pid, *workers) if victim == "all" else (workers[victim],):
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("victim", "num_workers"), [(1, 2), ("all", 1)])
@@ -292,6 +291,15 @@ def test_a_bad_request_is_one_line_and_status_2(caches, tmp_path, arguments, wor
     done = _run(caches, *arguments, cwd=tmp_path)
     _refused(done, 2, *words)
     assert not list(tmp_path.glob("runs/*/results.json"))
+
+
+@pytest.mark.parametrize("module", ["train", "pretrain"])
+def test_data_that_is_not_there_is_told_of_once_before_workers_start(caches, tmp_path, module):
+    """What may have to be fetched is, by one process that isn't a worker."""
+    arguments = ("--config.dataset.name=aid", f"--config.dataset.data_dir={tmp_path}")
+    workdir = f"--workdir={tmp_path / 'run'}"
+    done = _run(caches, *arguments, workdir, "--num_workers=2", module=module)
+    _refused(done, 2, "aid")
 
 
 def test_another_configuration_in_the_run_directory_is_refused(finished, caches):

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+import sparse_ist_tf
 from sparse_ist_tf.errors import RequestError
 
 if TYPE_CHECKING:
@@ -34,9 +34,17 @@ def command_facts(command: str, config: Mapping) -> dict[str, str]:
     Returns:
         Texts by what they are of; of the configuration without what may differ.
     """
-    versions = {name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
-    ours = metadata.version("sparse-ist-tf")
-    facts = {"sparse_ist_tf": ours, "protocol": str(PROTOCOL), **versions, "command": command}
+    import keras
+    import tensorflow as tf
+
+    facts = {
+        "sparse_ist_tf": sparse_ist_tf.__version__,
+        "protocol": str(PROTOCOL),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "command": command,
+    }
     values = {name: value for name, value in _leaves(config) if name not in OF_A_HOST}
     if str(values.get("dataset.name", "")).startswith("folder:"):
         values["dataset.name"] = "folder:"  # it may lie elsewhere: its images are compared

@@ -4,14 +4,23 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 
+from sparse_ist_tf.workers.launch import LIFELINE
+
 _PREPARING = "SPARSE_IST_PREPARING"
 IN_PACKAGES = ("mnist5k", "digits")  # data sets whose images other packages carry
-_HUBS = ("hf:", "keras_hub:", "resnet50:imagenet")
 
 
-def from_hub(weights: str) -> bool:
-    """Whether weights, as encoder.weights has them, are asked of the network at every start."""
-    return weights.startswith(_HUBS)
+def are_local(weights: str) -> bool:
+    """Whether weights, as encoder.weights has them, are never asked of the network.
+
+    Examples:
+        >>> [are_local(w) for w in ("packaged:vit_micro", "vit.npz", "hf:google/vit-base")]
+        [True, True, False]
+    """
+    kind, colon, name = weights.partition(":")
+    if not colon or kind in ("packaged", "random"):
+        return True
+    return kind == "resnet50" and name != "imagenet"
 
 
 def is_preparing(environment: Mapping[str, str]) -> bool:
@@ -31,8 +40,11 @@ def prepare_outside(dataset: str, command: Sequence[str]) -> int:
         command: of a worker.
 
     Returns:
-        The exit status of that process; 0 where there is nothing to fetch.
+        The exit status of that process, which doesn't outlive this one; 0 where there is nothing
+        to fetch.
     """
     if dataset in IN_PACKAGES or dataset.startswith("folder:"):
         return 0
-    return subprocess.run(command, env={**os.environ, _PREPARING: "1"}).returncode
+    environment = {**os.environ, _PREPARING: "1", LIFELINE: "1"}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) as process:
+        return process.wait()

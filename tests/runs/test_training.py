@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from sparse_ist_tf.workers.launch import free_ports
+from tests.fixtures.processes import worker_pids
 
 ROUNDS = 120
 SMALL = (
@@ -140,8 +141,7 @@ def test_stopped_by_every_signal_and_killed_it_ends_with_the_same_weights(
         stopped = _round(workdir)
     process = _start(caches, workdir, "--num_workers=2")
     _wait_for_rounds(process)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[1]), signal.SIGKILL)
+    os.kill(worker_pids(process.pid)[1], signal.SIGKILL)
     _, err = _end(process, 0)
     assert "worker 1 was ended by SIGKILL; all workers start again from the last" in err
     assert "(2 restarts left)" in err
