@@ -38,7 +38,7 @@ def _config(**changes):
             "decoder": {"width": 32, "depth": 1, "num_heads": 2},
             "mask_ratios": (0.75, 0.5),
             "mask_probabilities": (0.5, 0.5),
-            "masks": {"grid": "sensor"},
+            "masks": {"grid": "sensor", "scaled_share": 0.0},
             "sensor_sizes": (),
             "sensor_probabilities": (),
             "image_sizes": (),
