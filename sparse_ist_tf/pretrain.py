@@ -24,7 +24,8 @@ from sparse_ist_tf import pretrain_config
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.pretrain_config import completed, validate
-from sparse_ist_tf.reports.run_directory import RunDirectory, read_checkpoint
+from sparse_ist_tf.reports.checkpoint_file import read_checkpoint
+from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.workers.agreement import agree, command_facts
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster, lost_peers, make_strategy
 from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers

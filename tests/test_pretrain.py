@@ -21,7 +21,8 @@ from sparse_ist_tf.inputs.decoded import decoded_images
 from sparse_ist_tf.pretrain import _check_preset, _load_images, pretrain
 from sparse_ist_tf.pretrain_config import completed, get_config, validate
 from sparse_ist_tf.pretraining.tensorflow_run import Pretraining
-from sparse_ist_tf.reports.run_directory import RunDirectory, read_checkpoint
+from sparse_ist_tf.reports.checkpoint_file import read_checkpoint
+from sparse_ist_tf.reports.run_directory import RunDirectory
 
 
 def _config(tmp_path):

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from sparse_ist_tf.ist.partition import Partition
 from sparse_ist_tf.ist.variables import Skew, SubnetPartitionedVariable
+from sparse_ist_tf.ist.wholes import Wholes
 from sparse_ist_tf.workers.ledger import Purpose
 from sparse_ist_tf.workers.link import Link, Shape
 
@@ -190,44 +191,71 @@ class Exchange:
         entries = sum(sum(variable.block_sizes) for variable in self.variables)
         return 2 * entries * (workers - 1) / workers * 4 * self.num_columns
 
-    def gather(self) -> list[np.ndarray] | None:
-        """Whole parameters, on the chief alone: float32[entries, columns] each."""
-        wholes = []
-        for variable in self.variables:
-            shape = (variable.skew.home_size, self.num_columns)
-            mine = variable.home.numpy()
-            if not self.link.chief:
-                self.link.pass_on(mine, self.link.worker, 0, purpose="checkpoint")
-                continue
-            others = range(1, self.link.num_workers)
-            parts = (self.link.pass_on(Shape(shape), w, 0, purpose="checkpoint") for w in others)
-            wholes.append(variable.whole_of([mine, *parts]))
-        return wholes if self.link.chief else None
+    def gather(self, wholes: Wholes) -> list[list[np.ndarray]] | None:
+        """Whole parameters, on the chief alone; called by all workers.
 
-    def set_homes(self, wholes: Iterable[np.ndarray]) -> None:
+        Args:
+            wholes: where the chief puts them together, a block of rows at a time.
+
+        Returns:
+            Of each parameter its weight and travelling moments, float32 in its shape.
+        """
+        found = []
+        for variable in self.variables:
+            skew, columns = variable.skew, range(self.num_columns)
+            made = [wholes.array(skew.spec.shape) for _ in columns if self.link.chief]
+            for rows in skew.row_blocks(self.num_columns):
+                parts = self._gather_rows(variable, rows)
+                if parts:
+                    block = skew.whole_of(parts, rows.start)
+                    for column, array in enumerate(made):
+                        array.write(block[..., column])
+            found.append([array.array() for array in made])
+        return found if self.link.chief else None
+
+    def _gather_rows(self, variable, rows) -> list[np.ndarray] | None:
+        """What all workers keep of some rows, on the chief."""
+        mine = variable.home_rows(rows)
+        if not self.link.chief:
+            self.link.pass_on(mine, self.link.worker, 0, purpose="checkpoint")
+            return None
+        like, others = Shape(mine.shape), range(1, self.link.num_workers)
+        parts = (self.link.pass_on(like, w, 0, purpose="checkpoint") for w in others)
+        return [mine, *parts]
+
+    def set_homes(self, parameters: Iterable[Iterable[np.ndarray]]) -> None:
         """Cuts this worker's home shards out of whole parameters; sends nothing.
 
         Args:
-            wholes: float32[entries, columns] each; columns that it lacks are zero.
+            parameters: each as blocks of its rows, one behind the other: float32[rows, entries of
+                a row, columns]; columns that it lacks keep their values.
         """
-        for variable, whole in zip(self.variables, wholes, strict=True):
-            shard = np.zeros((variable.skew.home_size, self.num_columns), np.float32)
-            shard[:, : whole.shape[1]] = variable.home_of(whole, self.link.worker)
-            variable.home.assign(shard)
+        for variable, blocks in zip(self.variables, parameters, strict=True):
+            first = 0
+            for block in blocks:
+                rows = slice(first, first + len(block))
+                shard = variable.skew.home_of(block, self.link.worker, first)
+                variable.set_home_rows(rows, shard)
+                first = rows.stop
 
-    def scatter(self, wholes: Sequence[np.ndarray] | None) -> None:
+    def scatter(self, wholes: Sequence[Sequence[np.ndarray]] | None) -> None:
         """Sends each worker its home shards of what the chief holds; called by all workers.
 
         Args:
-            wholes: float32[entries, columns] each, on the chief; None elsewhere.
+            wholes: as gather returns them, on the chief; None elsewhere.
         """
         for i, variable in enumerate(self.variables):
-            shape = (variable.skew.home_size, self.num_columns)
-            if not self.link.chief:
-                shard = self.link.pass_on(Shape(shape), 0, self.link.worker, purpose="checkpoint")
-                variable.home.assign(shard)
-                continue
-            for worker in range(1, self.link.num_workers):
-                shard = variable.home_of(wholes[i], worker)
-                self.link.pass_on(shard, 0, worker, purpose="checkpoint")
-            variable.home.assign(variable.home_of(wholes[i], 0))
+            for rows in variable.skew.row_blocks(self.num_columns):
+                shard = self._scatter_rows(variable.skew, rows, wholes and wholes[i])
+                variable.set_home_rows(rows, shard)
+
+    def _scatter_rows(self, skew, rows, whole) -> np.ndarray:
+        """This worker's part of some rows; the chief, who has them, sends the others theirs."""
+        if not self.link.chief:
+            shape = Shape(((rows.stop - rows.start) * skew.stride, self.num_columns))
+            return self.link.pass_on(shape, 0, self.link.worker, purpose="checkpoint")
+        block = np.stack([column.reshape(skew.matrix_shape)[rows] for column in whole], axis=-1)
+        for worker in range(1, self.link.num_workers):
+            shard = skew.home_of(block, worker, rows.start)
+            self.link.pass_on(shard, 0, worker, purpose="checkpoint")
+        return skew.home_of(block, 0, rows.start)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import keras
@@ -91,8 +91,35 @@ def init_parameter(
     Returns:
         float32 of spec.shape, a function of the arguments alone.
     """
+    rows = [slice(0, spec.shape[0] if len(spec.shape) == 2 else 1)]
+    (block,) = init_blocks(spec, seed, position, initializer, num_subnets, rows)
+    return block.reshape(spec.shape)
+
+
+def init_blocks(
+    spec: ParameterSpec,
+    seed: int,
+    position: int,
+    initializer: str,
+    num_subnets: int,
+    rows: Iterable[slice],
+) -> Iterator[np.ndarray]:
+    """What init_parameter gives, some rows at a time.
+
+    Args:
+        spec: as init_parameter, and the next four; a vector counts as a matrix of one row.
+        seed: at least 0.
+        position: of the parameter.
+        initializer: of kernels.
+        num_subnets: N.
+        rows: all of them, one slice behind the other.
+
+    Yields:
+        float32[rows, entries of a row, 1].
+    """
     if len(spec.shape) == 1:
-        return np.zeros(spec.shape, np.float32)
+        yield from (np.zeros((1, *spec.shape, 1), np.float32) for _ in rows)
+        return
     rng = Stream.INITIAL_WEIGHTS.rng(seed, position)
     inputs, outputs = spec.shape
     variances = {
@@ -103,10 +130,14 @@ def init_parameter(
         "torch_uniform": 1 / (3 * inputs),
     }
     std = np.sqrt(variances[initializer])
-    if initializer.endswith("_normal"):
-        return (rng.standard_normal(spec.shape, np.float32) * std).astype(np.float32)
     limit = np.sqrt(3) * std
-    return rng.uniform(-limit, limit, spec.shape).astype(np.float32)
+    for some in rows:
+        shape = some.stop - some.start, outputs
+        if initializer.endswith("_normal"):
+            block = rng.standard_normal(shape, np.float32) * std
+        else:
+            block = rng.uniform(-limit, limit, shape)
+        yield block.astype(np.float32)[..., None]
 
 
 def init_parameters(
@@ -152,9 +183,11 @@ def extract(
     out = {}
     for part in spec.parameters():
         value = np.asarray(parameters[part.name])
-        for axis, layer in enumerate(part.layers):
-            if layer is not None:
-                value = np.take(value, partition.indices[layer][subnet], axis=axis)
+        axes = [
+            np.arange(size) if layer is None else partition.indices[layer][subnet]
+            for size, layer in zip(part.shape, part.layers, strict=True)
+        ]
+        value = value[np.ix_(*axes)]
         if scale_inputs and len(part.shape) == 2 and part.layers[0] is not None:
             value = value * np.float32(scales[part.layers[0]])
         out[part.name] = value

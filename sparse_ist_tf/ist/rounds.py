@@ -6,13 +6,14 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.ist.exchange import Exchange, Plan
-from sparse_ist_tf.ist.head import HeadSpec, init_parameter
+from sparse_ist_tf.ist.head import HeadSpec, init_blocks
 from sparse_ist_tf.ist.local import Batches, SlotOptimizer, SubnetState, make_local_steps
 from sparse_ist_tf.ist.partition import Partition, make_partition, subnet_sizes
 from sparse_ist_tf.ist.slots import SlotStore
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions, TrainingData
 from sparse_ist_tf.ist.variables import SubnetPartitionedVariable, per_worker_variable
+from sparse_ist_tf.ist.wholes import Wholes
 from sparse_ist_tf.tracing import traced
 from sparse_ist_tf.workers.link import Link
 
@@ -112,11 +113,17 @@ class IstTrainer(Trainer):
 
     def _set_initial_weights(self):
         options = self.options
-        drawn = options.seed, options.initializer, options.num_subnets
-        self.exchange.set_homes(  # one parameter is whole at a time
-            init_parameter(part, drawn[0], i, *drawn[1:]).reshape(-1, 1)
-            for i, part in enumerate(self.spec.parameters()[:-1])
-            if self.travels[i]
+        travelling = [i for i, t in enumerate(self.travels[:-1]) if t]
+        self.exchange.set_homes(
+            init_blocks(
+                self.spec.parameters()[i],
+                options.seed,
+                i,
+                options.initializer,
+                options.num_subnets,
+                variable.skew.row_blocks(1),
+            )
+            for i, variable in zip(travelling, self.variables, strict=True)
         )
 
     def _plan(self, round_index: int) -> Plan:
@@ -238,28 +245,29 @@ class IstTrainer(Trainer):
 
     def gather_weights(self) -> HeadState | None:
         """The merged head, and what stays in slots; as Trainer.gather_weights."""
-        wholes, slots = self.exchange.gather(), self.slots.gather()
+        wholes = self.exchange.gather(Wholes(self.scratch))
+        slots = self.slots.gather()
         if wholes is None:
             return None
         state = HeadState(slots=slots)
-        wholes = iter([*wholes, self.shared.numpy()])
+        shared = [np.ascontiguousarray(column) for column in self.shared.numpy().T]
+        found = iter([*wholes, shared])
         for part, travels in zip(self.spec.parameters(), self.travels, strict=True):
             # What never travelled is untrained in the merged head.
-            whole = next(wholes) if travels else np.zeros((int(np.prod(part.shape)), 1), np.float32)
-            columns = [np.ascontiguousarray(column.reshape(part.shape)) for column in whole.T]
+            columns = next(found) if travels else [np.zeros(part.shape, np.float32)]
             state.head.set_columns(part.name, columns)
         return state
 
     def restore_weights(self, state: HeadState | None) -> None:
         """As Trainer.restore_weights."""
         self.slots.restore(state.slots if state else None)
-        specs = [part for part, t in zip(self.spec.parameters(), self.travels, strict=True) if t]
-        wholes, shared = None, None
+        wholes = None
         if state:
-            columns = [state.head.columns(part.name)[: self.num_columns] for part in specs]
-            wholes = [np.stack([c.ravel() for c in some], axis=1) for some in columns]
+            pairs = zip(self.spec.parameters(), self.travels, strict=True)
+            specs = [part for part, travels in pairs if travels]
+            wholes = [state.head.columns(part.name)[: self.num_columns] for part in specs]
         if self.travels[-1]:
-            shared = wholes.pop() if wholes else None
+            shared = np.stack(wholes.pop(), axis=1) if wholes else None
             shape = (self.spec.num_classes, self.num_columns)
             self.shared.assign(self._from_chief(shared, shape))
         self.exchange.scatter(wholes)

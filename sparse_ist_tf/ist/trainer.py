@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -129,6 +130,7 @@ class Trainer(abc.ABC):
             self.standard = Standard(mean, np.where(std > 1e-6, std, 1.0).astype(std.dtype))
         self.set_data(data)
         self.round, self.step = 0, 0
+        self.scratch: Path | None = None  # a folder for whole arrays too large for memory
         self.num_slots = 0  # moments of a weight
         self.stop_signal = tf.Variable(0.0, trainable=False)  # read as late in a round as can be
 

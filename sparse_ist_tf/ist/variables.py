@@ -7,13 +7,14 @@ pair would carry 15 to 60 % more than the mean.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.ist.head import ParameterSpec
 from sparse_ist_tf.ist.partition import Partition
+from sparse_ist_tf.ist.wholes import BLOCK_BYTES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,50 @@ class Skew:
     def home_size(self) -> int:
         """Entries of a home shard, padding included."""
         return self.matrix_shape[0] * self.stride
+
+    def row_blocks(self, num_columns: int) -> Iterator[slice]:
+        """All rows, some at a time: as many as BLOCK_BYTES have room for, at least one."""
+        rows, entries = self.matrix_shape
+        most = max(1, BLOCK_BYTES // (4 * entries * num_columns))
+        for first in range(0, rows, most):
+            yield slice(first, min(rows, first + most))
+
+    def home_of(self, block: np.ndarray, worker: int, first_row: int = 0) -> np.ndarray:
+        """What a worker keeps of some rows.
+
+        Args:
+            block: float32[rows, entries of a row, columns] of the whole parameter.
+            worker: whose home shard.
+            first_row: of these.
+
+        Returns:
+            float32[rows * stride, columns], zero where a row has no entry.
+        """
+        rows, _, columns = block.shape
+        shard = np.zeros((rows, self.stride, columns), np.float32)
+        for here, there in self._alike(worker, first_row):
+            some = block[here, there]
+            shard[here, : some.shape[1]] = some
+        return shard.reshape(-1, columns)
+
+    def whole_of(self, homes: Sequence[np.ndarray], first_row: int = 0) -> np.ndarray:
+        """The inverse of home_of, from all workers' parts: float32[rows, entries, columns]."""
+        columns, entries = homes[0].shape[1], self.matrix_shape[1]
+        rows = len(homes[0]) // self.stride
+        block = np.empty((rows, entries, columns), np.float32)
+        for worker, home in enumerate(homes):
+            shard = home.reshape(rows, self.stride, columns)
+            for here, there in self._alike(worker, first_row):
+                some = block[here, there]
+                some[...] = shard[here, : some.shape[1]]
+        return block
+
+    def _alike(self, worker: int, first_row: int) -> Iterator[tuple[slice, slice]]:
+        """Rows, counted from a first one, of which a worker keeps the same entries; and these."""
+        for residue in range(self.num_workers):
+            row = (residue - first_row) % self.num_workers
+            entry = (worker - residue) % self.num_workers
+            yield slice(row, None, self.num_workers), slice(entry, None, self.num_workers)
 
     def axes(self, partition: Partition | None, subnet: int) -> list[np.ndarray]:
         """The rows and columns that a subnet takes; all of them where partition is None."""
@@ -169,25 +214,22 @@ class SubnetPartitionedVariable:
         self.home = per_worker_variable((self.skew.home_size, num_columns), f"{name}_home")
         self.blocks = per_worker_variable((sum(block_sizes), num_columns), f"{name}_blocks")
 
-    def home_of(self, whole: np.ndarray, worker: int) -> np.ndarray:
-        """A worker's home shard of a whole parameter.
+    def home_rows(self, rows: slice) -> np.ndarray:
+        """A part of this worker's home shard: float32[rows * stride, columns].
 
         Args:
-            whole: float32[entries, columns], row-major.
-            worker: whose.
-
-        Returns:
-            float32[home_size, columns].
+            rows: of the parameter's matrix.
         """
-        shard = np.zeros((self.skew.home_size, whole.shape[1]), np.float32)
-        places = self.skew.in_block(None, 0, worker)
-        shard[self.skew.in_home(None, 0, worker)] = whole[places]
-        return shard
+        stride = self.skew.stride
+        return tf.convert_to_tensor(self.home)[rows.start * stride : rows.stop * stride].numpy()
 
-    def whole_of(self, homes: Sequence[np.ndarray]) -> np.ndarray:
-        """The whole parameter from the home shards of all workers: float32[entries, columns]."""
-        whole = np.empty((int(np.prod(self.spec.shape)), self.num_columns), np.float32)
-        for worker, shard in enumerate(homes):
-            places = self.skew.in_block(None, 0, worker)
-            whole[places] = shard[self.skew.in_home(None, 0, worker)]
-        return whole
+    def set_home_rows(self, rows: slice, shard: np.ndarray) -> None:
+        """Sets what home_rows gives, or its first columns.
+
+        Args:
+            rows: of the parameter's matrix.
+            shard: float32[rows * stride, columns].
+        """
+        stride = self.skew.stride
+        part = self.home[rows.start * stride : rows.stop * stride, : shard.shape[1]]
+        part.assign(shard)

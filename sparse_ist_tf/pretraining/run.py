@@ -21,7 +21,8 @@ from sparse_ist_tf.pretraining.data import Images, grid_shares
 from sparse_ist_tf.pretraining.objectives import Classifier, MaskedAutoencoder, draw_glorot
 from sparse_ist_tf.pretraining.optimizers import learning_rate_at, make_optimizer
 from sparse_ist_tf.pretraining.resolution import Resolution, resolutions
-from sparse_ist_tf.reports.run_directory import RunDirectory, read_checkpoint, write_checkpoint
+from sparse_ist_tf.reports.checkpoint_file import read_checkpoint, write_checkpoint
+from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.streams import Stream
 
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}

@@ -1,7 +1,6 @@
 """The run directory: configuration, metrics, checkpoints and results, each written atomically."""
 
 import contextlib
-import hashlib
 import importlib
 import json
 import os
@@ -13,12 +12,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from sparse_ist_tf.config import completed
 from sparse_ist_tf.errors import RequestError, RunError, warn
 from sparse_ist_tf.files import remove_leftovers, write_file, writing
+from sparse_ist_tf.reports.checkpoint_file import read_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
     import keras
@@ -242,42 +240,6 @@ class RunDirectory:
         return self._read("results.json")
 
 
-def write_checkpoint(path: Path, state: Mapping[str, np.ndarray], progress: Mapping) -> None:
-    """Writes a state and how far it is.
-
-    Raises:
-        RunError: if it can't be written; what stood there stays.
-    """
-    text = json.dumps(dict(progress))
-    metadata = {"progress": text, "digest": _digest(state, text)}
-    write_file(path, save(dict(state), metadata=metadata))
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Reads what write_checkpoint wrote, now or in earlier versions.
-
-    Those up to 0.2.0 have a digest of the arrays alone, those of pretraining of 0.1.0 none.
-
-    Raises:
-        RunError: if it is damaged.
-    """
-    try:
-        with safe_open(path, "np") as file:
-            metadata = file.metadata()
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if "progress" not in metadata:
-            return state, {"step": int(metadata["step"]), "preset": metadata["preset"]}
-        if "digest" in metadata:
-            whole = metadata["digest"] == _digest(state, metadata["progress"])
-        else:
-            whole = metadata["sha256"] == _digest(state)
-        if whole:
-            return state, json.loads(metadata["progress"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        pass
-    raise RunError(f"{path} is damaged")
-
-
 def _locked(file: IO) -> bool:
     """Whether this process has the file for itself from now on, until it is closed."""
     try:
@@ -300,15 +262,6 @@ def _record(line: bytes) -> dict | None:
         return None
     whole = isinstance(record, dict) and isinstance(record.get("step"), int | float)
     return record if whole else None
-
-
-def _digest(state: Mapping[str, np.ndarray], progress: str = "") -> str:
-    total = hashlib.sha256(progress.encode())
-    for name in sorted(state):
-        array = np.ascontiguousarray(state[name])
-        total.update(repr((name, array.dtype.str, array.shape)).encode())
-        total.update(array.data)
-    return total.hexdigest()
 
 
 def _without_place(config: dict) -> dict:

@@ -151,6 +151,8 @@ class Run:
         self.baseline = None  # the whole head that the chief trains beside, for comparison
         if len(configs) > 1 and self.link.chief:
             self.baseline = make(1, Link.alone())
+        for trainer in filter(None, (self.trainer, self.baseline)):
+            trainer.scratch = self.directory.path
 
     def _training_data(self, configs, options) -> list[TrainingData]:
         """Of every trainer; where masks are random of its next round alone."""

@@ -10,6 +10,8 @@ from sparse_ist_tf.ist.head import (
     build_model,
     extract,
     fold,
+    init_blocks,
+    init_parameter,
     init_parameters,
     logits,
     table_of_accuracies,
@@ -34,6 +36,16 @@ def test_initial_weights_are_he_normal_and_seeded():
     other = init_parameters(HeadSpec(400, (500,), 3), seed=2)
     assert np.array_equal(head["dense_1/kernel"], again["dense_1/kernel"])
     assert not np.array_equal(head["dense_1/kernel"], other["dense_1/kernel"])
+
+
+@pytest.mark.parametrize("initializer", ["he_normal", "torch_uniform"])
+def test_initial_weights_are_the_same_however_their_rows_are_cut(initializer):
+    part = HeadSpec(31, (17,), 3).parameters()[0]
+    whole = init_parameter(part, 5, 0, initializer)
+    for cuts in ([0, 1, 2, 30, 31], [0, 13, 31]):
+        rows = map(slice, cuts, cuts[1:])
+        blocks = [*init_blocks(part, 5, 0, initializer, 1, rows)]
+        assert np.array_equal(np.concatenate(blocks)[..., 0], whole)
 
 
 def test_an_extracted_subnet_is_the_scaled_subnet_of_training():

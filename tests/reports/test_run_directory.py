@@ -1,14 +1,12 @@
 """The run directory survives what happens to it."""
 
 import contextlib
-import hashlib
 import json
 import multiprocessing
 import types
 
 import numpy as np
 import pytest
-from safetensors.numpy import save
 
 from sparse_ist_tf import files, pretrain_config, study_config
 from sparse_ist_tf.config import completed, get_config
@@ -60,36 +58,6 @@ def test_a_checkpoint_s_words_are_covered_too(tmp_path, capsys, old, new):
     _, progress = directory.checkpoint()
     assert progress == {"round": 1, "step": 674, "features": {}}
     assert f"{newest} is damaged and not used" in capsys.readouterr().err
-
-
-def test_no_flipped_bit_of_a_checkpoint_gets_through(tmp_path):
-    path = tmp_path / "checkpoint.safetensors"
-    expected = ["b/kernel", "a"], {"step": 674}
-    run_directory.write_checkpoint(path, {"b/kernel": np.eye(2), "a": np.arange(3)}, {"step": 674})
-    data = path.read_bytes()
-    for place in range(len(data)):
-        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
-        with contextlib.suppress(RunError):
-            state, progress = run_directory.read_checkpoint(path)
-            assert ([*state], progress) == expected, place
-
-
-@pytest.mark.parametrize("damaged", [False, True])
-def test_checkpoints_of_earlier_versions_are_read(tmp_path, damaged):
-    """Whose digest is of the arrays alone."""
-    total, array = hashlib.sha256(), np.eye(2)
-    total.update(repr(("kernel", array.dtype.str, array.shape)).encode() + array.tobytes())
-    metadata = {"progress": '{"round": 3}', "sha256": total.hexdigest()}
-    state = {"kernel": array + damaged}
-    path = tmp_path / "checkpoint.safetensors"
-    path.write_bytes(save(state, metadata=metadata))
-    if damaged:
-        with pytest.raises(RunError, match="is damaged"):
-            run_directory.read_checkpoint(path)
-        return
-    found, progress = run_directory.read_checkpoint(path)
-    assert progress == {"round": 3}
-    np.testing.assert_array_equal(found["kernel"], array)
 
 
 def test_another_configuration_is_refused_and_named(tmp_path):
@@ -256,7 +224,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "write_atomically", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(RunError, match="can't be written: No space left on device"):
         directory.save_checkpoint(_state(2), {"round": 2, "step": 2})
     _, progress = directory.checkpoint()

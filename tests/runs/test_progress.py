@@ -11,7 +11,8 @@ from PIL import Image
 from sparse_ist_tf.checkpoints.loading import load_configured
 from sparse_ist_tf.config import get_config
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.reports.run_directory import RunDirectory, read_checkpoint, write_checkpoint
+from sparse_ist_tf.reports.checkpoint_file import read_checkpoint, write_checkpoint
+from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.runs.parts import features_of, load_splits
 from sparse_ist_tf.runs.training import train_and_evaluate
 from sparse_ist_tf.workers.cluster import Cluster
