@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sparse_ist_tf.errors import RequestError, RunError, warn
-from sparse_ist_tf.workers.group import LOST, PORT_TAKEN
+from sparse_ist_tf.workers.groups.group import LOST, PORT_TAKEN
 from sparse_ist_tf.workers.launch import LIFELINE
 from sparse_ist_tf.workers.meeting import meet
 

@@ -74,7 +74,7 @@ class _Runs:
             process.wait()
 
 
-def _wait_for(condition, seconds=200):
+def _wait_for(condition, seconds=400):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -102,10 +102,10 @@ def caches(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(caches, tmp_path_factory):
-    """The directory of a run of three workers that nothing happened to."""
+    """The directory of a run of one worker that nothing happened to."""
     runs = _Runs(tmp_path_factory.mktemp("undisturbed"), caches)
-    process, path = runs.start("--num_workers=3")
-    assert process.wait(200) == 0, path.read_text()
+    process, path = runs.start("--num_workers=1")
+    assert process.wait(400) == 0, path.read_text()
     return runs.workdir
 
 
@@ -128,18 +128,18 @@ def _assert_same(workdir, other, num_workers):
     assert one["num_workers"] == num_workers
 
 
-@pytest.mark.parametrize("victim", [2, 0])
-def test_local_workers_go_on_without_one_and_take_it_back(undisturbed, runs, victim):
-    process, path = runs.start("--num_workers=3", "--elastic")
+@pytest.mark.parametrize(("num_workers", "victim"), [(3, 2), (2, 0)])
+def test_local_workers_go_on_without_one_and_take_it_back(undisturbed, runs, num_workers, victim):
+    process, path = runs.start(f"--num_workers={num_workers}", "--elastic")
     runs.wait_for_checkpoint()
     os.kill(worker_pids(process.pid)[victim], signal.SIGKILL)
-    assert process.wait(200) == 0, path.read_text()
+    assert process.wait(400) == 0, path.read_text()
     assert _lines(path) == [
-        f"warning: worker {victim} was ended by SIGKILL; 2 of 3 workers go on from the last "
-        "checkpoint (2 restarts left)",
-        "warning: all 3 workers go on from the checkpoint",
+        f"warning: worker {victim} was ended by SIGKILL; {num_workers - 1} of {num_workers} "
+        "workers go on from the last checkpoint (2 restarts left)",
+        f"warning: all {num_workers} workers go on from the checkpoint",
     ]
-    _assert_same(runs.workdir, undisturbed, 3)
+    _assert_same(runs.workdir, undisturbed, num_workers)
 
 
 def _lose_worker_2(runs):
@@ -156,7 +156,7 @@ def _lose_worker_2(runs):
 def test_workers_of_a_cluster_go_on_without_one(undisturbed, runs):
     addresses, workers = _lose_worker_2(runs)
     for index, (process, path) in enumerate(workers):
-        assert process.wait(200) == 0, path.read_text()
+        assert process.wait(400) == 0, path.read_text()
         first, second = _lines(path)
         assert re.fullmatch(
             rf"warning: worker {index} lost worker .*; who is left goes on from the last "
@@ -171,7 +171,7 @@ def test_a_lost_worker_of_a_cluster_is_taken_back(undisturbed, runs):
     addresses, workers = _lose_worker_2(runs)
     late = runs.member(addresses, 2)
     for process, path in (*workers, late):
-        assert process.wait(200) == 0, path.read_text()
+        assert process.wait(400) == 0, path.read_text()
     for _, path in workers:
         assert _lines(path)[2:] == ["warning: all 3 workers go on from the checkpoint"]
     assert _lines(late[1]) == ["warning: worker 2 waits until the run takes it in"]
@@ -184,10 +184,10 @@ def test_a_signal_ends_elastic_workers_as_it_does_others(runs):
     runs.wait_for_checkpoint()
     workers[1][0].terminate()
     for process, path in workers:
-        assert process.wait(100) == 143, path.read_text()
+        assert process.wait(400) == 143, path.read_text()
         assert re.fullmatch(r"stopped by SIGTERM after round \d+; .*", _lines(path)[-1])
     alone, path = runs.member(addresses, 1)
     _wait_for(lambda: _is_open(addresses[1]))
     alone.terminate()
-    assert alone.wait(20) == 143
+    assert alone.wait(60) == 143
     assert _lines(path) == ["stopped by SIGTERM; the same command goes on"]

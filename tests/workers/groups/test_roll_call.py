@@ -8,9 +8,9 @@ import pytest
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.workers.cluster import Cluster
+from sparse_ist_tf.workers.groups.roll_call import RollCall
 from sparse_ist_tf.workers.launch import free_ports
 from sparse_ist_tf.workers.meeting import meet
-from sparse_ist_tf.workers.roll_call import RollCall
 
 FACTS = {"seed": "0"}
 
