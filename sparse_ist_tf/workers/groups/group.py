@@ -251,6 +251,9 @@ class Group:
         return Failure(status, lines, int(self._has_lost_a_peer(worker)))
 
     def __exit__(self, *_: object) -> None:
+        if self.is_in_bar and not self.is_silent:
+            with contextlib.suppress(OSError):
+                print(file=sys.stderr, flush=True)  # what is said next has a line of its own
         self.is_silent = self.asked.is_held = True
         for process in self.processes:
             if process.poll() is None:

@@ -25,6 +25,7 @@ _FRESH_S = 4.0  # who hasn't asked for longer is gone
 _TELLING_S = 10.0
 _GREETING_S = 5.0
 _LOOK_S = 1.0
+_ENDING_S = 10.0  # so long a chief may take to notice that it has lost a worker, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,8 @@ class RollCall:
 
     def _ask(self, reception: Reception, is_late: bool) -> Call:
         """Asks the chief until it names this worker."""
-        met, waits = time.monotonic(), False
+        begun = met = time.monotonic()
+        is_told = False
         late = dataclasses.replace(self._greeting, facts={**self.facts, _LATE: "yes"})
         while time.monotonic() - met < self.peer_timeout_s:
             if 0 in reception.newest:  # it looks for those who come later
@@ -116,8 +118,8 @@ class RollCall:
                 members = json.loads(answer.facts.get(_MEMBERS, "[]"))
                 if self.cluster.worker in members:
                     return Call(tuple(members), answer.facts[_NAME])
-            elif answer and not waits:
-                waits = True
+            elif answer and not is_told and met - begun > _ENDING_S:
+                is_told = True
                 warn(f"worker {self.cluster.worker} waits until the run takes it in")
             time.sleep(_ASK_S if isinstance(answer, Greeting) else _BUSY_S)
         raise RunError(
