@@ -179,16 +179,19 @@ def test_a_lost_worker_of_a_cluster_is_taken_back(undisturbed, runs):
     _assert_same(runs.workdir, undisturbed, 3)
 
 
-def test_a_signal_ends_elastic_workers_as_it_does_others(runs):
+def test_a_signal_ends_the_one_that_it_is_sent_to(runs):
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    workers = [runs.member(addresses, worker) for worker in range(2)]
+    (chief, path), (other, said) = (runs.member(addresses, worker) for worker in range(2))
     runs.wait_for_checkpoint()
-    workers[1][0].terminate()
-    for process, path in workers:
-        assert process.wait(400) == 143, path.read_text()
-        assert re.fullmatch(r"stopped by SIGTERM after round \d+; .*", _lines(path)[-1])
-    alone, path = runs.member(addresses, 1)
+    other.terminate()
+    assert other.wait(400) == 143, said.read_text()
+    assert re.fullmatch(r"stopped by SIGTERM after round \d+; .*", _lines(said)[-1])
+    words = f"warning: 1 of 2 workers go on, without worker 1 ({addresses[1]})"
+    _wait_for(lambda: _lines(path)[-1:] == [words])
+    chief.terminate()
+    assert chief.wait(400) == 143, path.read_text()
+    late, said = runs.member(addresses, 1)
     _wait_for(lambda: _is_open(addresses[1]))
-    alone.terminate()
-    assert alone.wait(60) == 143
-    assert _lines(path) == ["stopped by SIGTERM; the same command goes on"]
+    late.terminate()
+    assert late.wait(60) == 143
+    assert _lines(said) == ["stopped by SIGTERM; the same command goes on"]

@@ -16,7 +16,7 @@ from sparse_ist_tf.workers.groups.roll_call import Call, RollCall
 from sparse_ist_tf.workers.launch import environment_of_worker
 from sparse_ist_tf.workers.meeting import UNMET
 from sparse_ist_tf.workers.restarts import Crew, Restarts
-from sparse_ist_tf.workers.stopping import stopped_line
+from sparse_ist_tf.workers.stopping import SIGNALS, stopped_line
 
 _OWN_ENDS = 2  # of this worker's processes, behind which it comes back later than the others
 
@@ -63,7 +63,8 @@ class ElasticWorker:
             failure = self._run_group(call, asked)
             if failure is None:
                 return None
-            if failure.status == REGROUPED:
+            ended_for_another = failure.status - 128 in SIGNALS and not asked.number
+            if failure.status == REGROUPED or ended_for_another:
                 continue
             if not (failure.num_lost and self.restarts.take()):
                 return failure
