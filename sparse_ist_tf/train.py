@@ -4,12 +4,13 @@
     python -m sparse_ist_tf.train --config=configs/aid.py --config.masks.ratio=0.75 --num_workers=4
 
 With TF_CONFIG set the process joins that cluster as one worker; without it, num_workers processes
-are started here, and started again where one dies. SIGTERM, SIGHUP and Ctrl-C end a training
-behind a round, with a checkpoint. The same command goes on from the last checkpoint of its run
-directory.
+are started here, and started again where one dies; with --elastic those that are left go on without
+it, until it can be taken back. SIGTERM, SIGHUP and Ctrl-C end a training behind a round, with a
+checkpoint. The same command goes on from the last checkpoint of its run directory.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -26,10 +27,14 @@ from sparse_ist_tf.config import identity, validate
 from sparse_ist_tf.registry import find_algorithm
 from sparse_ist_tf.reports.report import summary
 from sparse_ist_tf.reports.run_directory import FREE_KEYS, RunDirectory
+from sparse_ist_tf.runs.trained import is_trained
+from sparse_ist_tf.workers.agreement import request_facts
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster
-from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
+from sparse_ist_tf.workers.groups.elastic import ElasticWorker
+from sparse_ist_tf.workers.groups.roll_call import RollCall
+from sparse_ist_tf.workers.launch import LIFELINE, follow_launcher, run_local_workers
 from sparse_ist_tf.workers.preparing import are_local, is_preparing, prepare_outside
-from sparse_ist_tf.workers.restarts import Restarts, define_restart_flags
+from sparse_ist_tf.workers.restarts import Restarts, define_elastic_flags, define_restart_flags
 from sparse_ist_tf.workers.stopping import Stop
 
 FLAGS = flags.FLAGS
@@ -81,7 +86,7 @@ def main(_: list[str]) -> int:
             print(f"{directory.path} is finished.")
             return _show(directory, results)
         if num_workers > 1:
-            command = [sys.executable, "-m", "sparse_ist_tf.train", *sys.argv[1:]]
+            command = _command()
             restarts = Restarts(FLAGS.max_restarts, directory.newest_checkpoint)
             status = prepare_outside(config.dataset.name, command) or run_local_workers(
                 command,
@@ -89,16 +94,39 @@ def main(_: list[str]) -> int:
                 restarts,
                 FLAGS.grace_s,
                 is_secluded=are_local(config.encoder.weights),
+                is_elastic=FLAGS.elastic,
             )
             return status or _show(directory, directory.results())
-    stop = Stop(FLAGS.grace_s)
+    is_launched = bool(cluster and os.environ.get(LIFELINE))
+    if cluster and cluster.num_workers > 1 and FLAGS.elastic and not is_launched:
+        status = _elastic_worker(config, directory, cluster).run()
+        return status if status or cluster.worker else _show(directory, directory.results())
+    stop = Stop(FLAGS.grace_s, regroups=FLAGS.elastic and is_launched)
     stop.listen()
     with quiet():
         from sparse_ist_tf.runs.training import train_and_evaluate
     cluster = cluster or Cluster(0, ())
     results = train_and_evaluate(config, directory.path, cluster, stop)
-    launched = cluster.num_workers > 1 and os.environ.get("SPARSE_IST_LIFELINE")
-    return 0 if launched or results is None else _show(directory, results)
+    return 0 if is_launched or results is None else _show(directory, results)
+
+
+def _command() -> list[str]:
+    return [sys.executable, "-m", "sparse_ist_tf.train", *sys.argv[1:]]
+
+
+def _elastic_worker(config: ConfigDict, directory: RunDirectory, cluster: Cluster) -> ElasticWorker:
+    """What starts this worker's process for every group that it is part of."""
+    facts = request_facts("train", config.to_dict())
+    timeout_s = config.cluster.peer_timeout_s
+    # How far the run is, the chief alone sees: it gives up for all.
+    progress = itertools.count().__next__ if cluster.worker else directory.newest_checkpoint
+    return ElasticWorker(
+        _command(),
+        RollCall(cluster, facts, timeout_s, FLAGS.elastic_wait_s),
+        Restarts(FLAGS.max_restarts, progress),
+        FLAGS.grace_s,
+        lambda: is_trained(directory, config),
+    )
 
 
 def _prepare(config: ConfigDict) -> int:
@@ -121,6 +149,7 @@ def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Run directory; runs/NAME-DIGEST where not given.")
     flags.DEFINE_integer("num_workers", None, "Local worker processes; 2 where not given.")
     define_restart_flags()
+    define_elastic_flags()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from sparse_ist_tf.checkpoints.loading import load_configured
 from sparse_ist_tf.encoder.bundle import vit_encoder
 from sparse_ist_tf.encoder.cache import cache_path
 from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
-from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.datasets import IN_PACKAGES
 from sparse_ist_tf.ist.batches import BatchStream
@@ -41,6 +41,7 @@ from sparse_ist_tf.runs.parts import (
 )
 from sparse_ist_tf.runs.progress import Progress
 from sparse_ist_tf.runs.schedules import rounds_between, steps_of_round, total_steps
+from sparse_ist_tf.runs.trained import is_trained
 from sparse_ist_tf.runs.views import Views
 from sparse_ist_tf.streams import Stream
 from sparse_ist_tf.workers.agreement import agree, command_facts
@@ -316,23 +317,6 @@ def _check_masks(masks: MaskOptions, num_patches: int) -> None:
         masks.positions(np.arange(1), num_patches)
     except ValueError as error:
         raise RequestError(f"masks.ratio: {error}") from None
-
-
-def is_trained(directory: RunDirectory, config: ConfigDict) -> bool:
-    """Whether nothing is left of a run but to finish it, if that, as its directory shows.
-
-    Args:
-        directory: of the run, as the chief has it and whoever shares its disk.
-        config: as train_and_evaluate.
-    """
-    try:
-        directory.check(config.to_dict())
-        if directory.results():
-            return True
-    except (RequestError, RunError):  # an old one of this worker's; the chief's own is checked
-        return False
-    stored = directory.checkpoint()
-    return bool(stored and Progress.of_dict(stored[1]).is_last)
 
 
 def train_and_evaluate(

@@ -37,12 +37,23 @@ def command_facts(command: str, config: Mapping) -> dict[str, str]:
     import keras
     import tensorflow as tf
 
+    versions = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
+    return versions | request_facts(command, config)
+
+
+def request_facts(command: str, config: Mapping) -> dict[str, str]:
+    """What a process is asked to do, as far as it knows without TensorFlow.
+
+    Args:
+        command: its name.
+        config: as command_facts.
+
+    Returns:
+        As command_facts, without others' versions.
+    """
     facts = {
         "sparse_ist_tf": sparse_ist_tf.__version__,
         "protocol": str(PROTOCOL),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": np.__version__,
         "command": command,
     }
     values = {name: value for name, value in _leaves(config) if name not in OF_A_HOST}

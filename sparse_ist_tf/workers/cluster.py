@@ -13,15 +13,18 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sparse_ist_tf.errors import RequestError, RunError, warn
-from sparse_ist_tf.workers.launch import LIFELINE, LOST, PORT_TAKEN
+from sparse_ist_tf.workers.groups.group import LOST, PORT_TAKEN
+from sparse_ist_tf.workers.launch import LIFELINE
 from sparse_ist_tf.workers.meeting import meet
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+OCCASION = "SPARSE_IST_OCCASION"  # of a meeting of those who were called for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,20 @@ class Cluster:
     def peers(self) -> dict[int, str]:
         """The other workers' addresses by their index."""
         return {i: a for i, a in enumerate(self.addresses) if i != self.worker}
+
+    def tf_config(self, members: Sequence[int]) -> str:
+        """TF_CONFIG of this process where some of the workers are all that there are.
+
+        Args:
+            members: their indices, ascending; 0 and this one among them.
+        """
+        jobs: dict[str, list[str]] = {"chief": [], "worker": []}
+        for i in members:
+            jobs["chief" if self.has_chief and i == 0 else "worker"].append(self.addresses[i])
+        kind = "chief" if self.has_chief and self.worker == 0 else "worker"
+        index = jobs[kind].index(self.addresses[self.worker])
+        cluster = {name: addresses for name, addresses in jobs.items() if addresses}
+        return json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}})
 
 
 def read_tf_config(environment: Mapping[str, str]) -> Cluster | None:
@@ -112,7 +129,8 @@ def joined_cluster(
     cluster = read_tf_config(environment)
     if cluster is None:
         return None, default if num_workers is None else num_workers
-    if num_workers not in (None, cluster.num_workers):
+    is_given = not environment.get(LIFELINE)  # and not made for fewer than all
+    if is_given and num_workers not in (None, cluster.num_workers):
         raise RequestError(
             f"--num_workers={num_workers}: TF_CONFIG has {cluster.num_workers} workers"
         )
@@ -258,7 +276,7 @@ def meet_peers(cluster: Cluster, peer_timeout_s: float, facts: Mapping[str, str]
             "reaches it can read and write this user's files (SECURITY.md)"
         )
     try:
-        listener = _listen(int(address.rsplit(":", 1)[1]))
+        listener = listen_at(address)
     except OSError as error:
         if os.environ.get(LIFELINE):
             raise SystemExit(PORT_TAKEN) from None
@@ -266,7 +284,8 @@ def meet_peers(cluster: Cluster, peer_timeout_s: float, facts: Mapping[str, str]
             f"worker {cluster.worker} can't listen at {address}: {error.strerror or error}"
         ) from None
     facts = {"number of workers": str(cluster.num_workers), **facts}
-    meet(cluster.worker, cluster.peers(), facts, peer_timeout_s, listener)
+    occasion = os.environ.get(OCCASION, "")
+    meet(cluster.worker, cluster.peers(), facts, peer_timeout_s, listener, occasion)
 
 
 def is_public(address: str) -> bool:
@@ -278,8 +297,16 @@ def is_public(address: str) -> bool:
     return False
 
 
-def _listen(port: int) -> socket.socket:
-    """A socket at a port of all interfaces, as TensorFlow's server will have it."""
+def listen_at(address: str) -> socket.socket:
+    """A socket at an address' port, on all interfaces, as TensorFlow's server will have it.
+
+    Args:
+        address: host:port, of this process.
+
+    Raises:
+        OSError: if the port can't be had.
+    """
+    port = int(address.rsplit(":", 1)[1])
     if socket.has_dualstack_ipv6():
         with contextlib.suppress(OSError):  # a machine without IPv6 addresses
             family = socket.AF_INET6

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.workers.agreement import Facts, disagreement
 
+UNMET = "within cluster.peer_timeout_s="  # in the line of a worker that can't meet another one
+
 _WORD = "sparse_ist_tf"  # in every greeting
 _LONGEST = 1 << 18  # bytes of a greeting
 _MOST = 256  # connections that are listened to at once; the oldest gives way
@@ -31,15 +33,17 @@ class Greeting:
         worker: index of who speaks.
         process: a name that no other process has.
         facts: what it is about to do.
+        occasion: of the greeting; who greets on another one is not heard.
     """
 
     worker: int
     process: str
     facts: Facts
+    occasion: str = ""
 
     def line(self) -> bytes:
         """As it is sent."""
-        said = {_WORD: 1, "worker": self.worker, "process": self.process, "facts": self.facts}
+        said = {_WORD: 1, **dataclasses.asdict(self)}
         return json.dumps(said).encode() + b"\n"
 
     @classmethod
@@ -50,7 +54,8 @@ class Greeting:
             if said[_WORD] != 1:
                 return None
             facts = {str(key): str(value) for key, value in said["facts"].items()}
-            return cls(int(said["worker"]), str(said["process"]), facts)
+            occasion = str(said.get("occasion", ""))
+            return cls(int(said["worker"]), str(said["process"]), facts, occasion)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
@@ -61,6 +66,7 @@ def meet(
     facts: Facts,
     timeout_s: float,
     listener: socket.socket,
+    occasion: str = "",
 ) -> None:
     """Waits until every worker has greeted every other one, and compares what they are about to do.
 
@@ -70,14 +76,15 @@ def meet(
         facts: what this one is about to do.
         timeout_s: seconds.
         listener: a socket at this worker's address; closed in the end.
+        occasion: of the meeting; those of another one aren't met.
 
     Raises:
         RunError: naming the peers that can't be reached, or aren't who they should be.
         RequestError: if the workers are about to do different things.
     """
-    mine = Greeting(worker, os.urandom(8).hex(), facts)
+    mine = Greeting(worker, os.urandom(8).hex(), facts, occasion)
     deadline = time.monotonic() + timeout_s
-    with _Reception(listener, mine) as reception:
+    with Reception(listener, mine) as reception:
         met, failures = _greet_all(mine, addresses, reception, deadline)
     twice = {i for i, processes in reception.processes.items() if len(processes) > 1}
     everyone = {worker: mine, **met}
@@ -85,9 +92,7 @@ def meet(
     missing = [i for i in addresses if i not in met or not reception.has_told(met[i])]
     if missing and not difference:
         reasons = [_reason(i, addresses[i], failures.get(i), i in met) for i in missing]
-        raise RunError(
-            f"worker {worker} {'; '.join(reasons)} within cluster.peer_timeout_s={timeout_s:g} s"
-        )
+        raise RunError(f"worker {worker} {'; '.join(reasons)} {UNMET}{timeout_s:g} s")
     if twice:
         raise RunError(f"two processes say that they are worker {min(twice)}")
     if difference:
@@ -103,7 +108,7 @@ def _greet_all(mine, addresses, reception, deadline):
         first = False
         for i, address in addresses.items():
             if i not in met:
-                answer = _greet(mine, address, deadline)
+                answer = greet(mine, address, deadline)
                 if isinstance(answer, str):
                     failures[i] = answer or failures.get(i, "")
                 elif answer.worker != i:
@@ -125,8 +130,17 @@ def _reason(i, address, failure, met):
     return f"can't reach {who}"
 
 
-def _greet(mine: Greeting, address: str, deadline: float) -> "Greeting | str":
-    """The answer of who is at an address; "" where nobody is, or what is wrong with it."""
+def greet(mine: Greeting, address: str, deadline: float) -> "Greeting | str":
+    """Greets who is at an address.
+
+    Args:
+        mine: what is said.
+        address: host:port.
+        deadline: as time.monotonic has it.
+
+    Returns:
+        The answer; "" where nobody is there, or what is wrong with it.
+    """
     host, port = address.rsplit(":", 1)
     left = max(0.2, min(_PATIENCE_S, deadline - time.monotonic()))
     try:
@@ -141,7 +155,8 @@ def _greet(mine: Greeting, address: str, deadline: float) -> "Greeting | str":
             if not (part := peer.recv(1 << 16)):
                 break
             line += part
-        if answer := Greeting.of_line(line):
+        answer = Greeting.of_line(line)
+        if answer and answer.occasion == mine.occasion:
             peer.sendall(b"\n")  # it has been heard
             return answer
     return (
@@ -149,21 +164,27 @@ def _greet(mine: Greeting, address: str, deadline: float) -> "Greeting | str":
     )
 
 
-class _Reception:
-    """Answers greetings at a port, in a thread, whoever sends what."""
+class Reception:
+    """Answers greetings at a port, in a thread, whoever sends what.
+
+    Args:
+        listener: a socket at the port; closed in the end.
+        mine: the answer; may be set to another one.
+    """
 
     def __init__(self, listener: socket.socket, mine: Greeting):
         self.listener, self.mine = listener, mine
-        self.processes: dict[int, set[str]] = {}  # of each worker, that have heard the answer
+        self.processes: dict[int, set[str]] = {}  # of each worker, that have heard an answer
+        self.newest: dict[int, tuple[float, Greeting, Greeting]] = {}  # when, what, what they heard
         self._changed, self._over = threading.Condition(), False
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
-    def __enter__(self) -> "_Reception":
+    def __enter__(self) -> "Reception":
         self.listener.setblocking(False)
         self._thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over = True
         self._thread.join()
         self.listener.close()
@@ -216,22 +237,24 @@ class _Reception:
             if visitor.greeting is None and b"\n" in visitor.said:
                 line, _, visitor.said = visitor.said.partition(b"\n")
                 visitor.greeting = Greeting.of_line(line)
-                if visitor.greeting is None:
+                if visitor.greeting is None or visitor.greeting.occasion != self.mine.occasion:
                     return True
+                visitor.answer = self.mine
                 visitor.peer.settimeout(1.0)
-                visitor.peer.sendall(self.mine.line())
+                visitor.peer.sendall(visitor.answer.line())
                 visitor.peer.setblocking(False)
         except BlockingIOError:
             return False
         except OSError:
             return True
         if visitor.greeting and visitor.said.startswith(b"\n"):
-            self._note(visitor.greeting)
+            self._note(visitor.greeting, visitor.answer)
             return True
         return not part or len(visitor.said) > _LONGEST
 
-    def _note(self, greeting):
+    def _note(self, greeting, answer):
         with self._changed:
+            self.newest[greeting.worker] = time.monotonic(), greeting, answer
             self.processes.setdefault(greeting.worker, set()).add(greeting.process)
             self._changed.notify_all()
 
@@ -242,3 +265,4 @@ class _Visitor:
     until: float  # as time.monotonic has it
     said: bytes = b""
     greeting: Greeting | None = None
+    answer: Greeting | None = None

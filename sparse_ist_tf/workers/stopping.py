@@ -16,6 +16,7 @@ from typing import NoReturn
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
 )
+REGROUP = int(getattr(signal, "SIGUSR1", 10))  # from who started this process: end to start anew
 GRACE_S = 20.0  # Kubernetes and Slurm send SIGKILL 30 s behind SIGTERM
 SAME_S = 1.0  # srun passes on a signal that Slurm sends to its task as well
 SOON_S = 2.0  # until then an end needs no announcement
@@ -37,10 +38,13 @@ class Stop:
     Args:
         grace_s: seconds that a round and its checkpoint may take.
         prompt_s: seconds that all else may take until the process is ended.
+        regroups: heed SIGUSR1, too: it ends a training behind a round and means nothing elsewhere.
     """
 
-    def __init__(self, grace_s: float = GRACE_S, prompt_s: float = _PROMPT_S):
-        self.grace_s, self.prompt_s = grace_s, prompt_s
+    def __init__(
+        self, grace_s: float = GRACE_S, prompt_s: float = _PROMPT_S, regroups: bool = False
+    ):
+        self.grace_s, self.prompt_s, self.regroups = grace_s, prompt_s, regroups
         self.number = 0  # of the first signal
         self._since, self._patience = 0.0, prompt_s
         self._tell: Callable[[int], None] | None = None
@@ -51,6 +55,8 @@ class Stop:
     def listen(self) -> None:
         """Takes the signals from now on; called once, in the main thread."""
         kept = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+        if self.regroups and hasattr(signal, "SIGUSR1"):
+            kept.append(signal.SIGUSR1)
         self._handled = tuple(kept)
         reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
@@ -99,7 +105,7 @@ class Stop:
         raise SystemExit(128 + number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._tell is None and not self._is_raised:
+        if self._tell is None and not self._is_raised and number != REGROUP:
             self.end(number)
 
     def _watch(self, reader: socket.socket) -> None:
@@ -124,12 +130,14 @@ class Stop:
         if number not in self._handled:
             return
         now = time.monotonic()
-        if not self.number:
+        if number == REGROUP and (self.number or not self._tell):
+            return
+        if self.number in (0, REGROUP):
             self.number, self._since = number, now
             if self._tell:
                 self._tell(number)
         elif now - self._since > SAME_S:
-            self._exit(f"ended at once by a second signal ({_name(number)})")
+            self._exit(f"ended at once by a second signal ({name_of(number)})")
 
     def _remind(self) -> None:
         left = self._since + self._patience - time.monotonic()
@@ -137,7 +145,7 @@ class Stop:
             self._is_announced = True
             _write(waiting_line(self.number, left))
         else:
-            self._exit(f"ended {self._patience:g} s after {_name(self.number)}, within its work")
+            self._exit(f"ended {self._patience:g} s after {name_of(self.number)}, within its work")
 
     def _exit(self, what: str) -> NoReturn:
         _write(f"{what}; the same command goes on from the last checkpoint")
@@ -151,7 +159,7 @@ def stopped_line(number: int, when: str = "") -> str:
         number: of the signal.
         when: as Stop.end.
     """
-    return f"{STOPPED}{_name(number)}{when}; the same command goes on"
+    return f"{STOPPED}{name_of(number)}{when}; the same command goes on"
 
 
 def waiting_line(number: int, left_s: float) -> str:
@@ -162,7 +170,7 @@ def waiting_line(number: int, left_s: float) -> str:
         left_s: seconds that it may still take.
     """
     return (
-        f"{_name(number)}: ends with a checkpoint after this round, or without one in "
+        f"{name_of(number)}: ends with a checkpoint after this round, or without one in "
         f"{left_s:.0f} s; a second signal ends it at once"
     )
 
@@ -175,8 +183,9 @@ def _leave(line: str, status: int) -> NoReturn:
     os._exit(status)
 
 
-def _name(number: int) -> str:
-    return signal.Signals(number).name
+def name_of(number: int) -> str:
+    """A signal's name."""
+    return signal.Signals(number).name if number != REGROUP else "SIGUSR1"
 
 
 def _write(line: str) -> None:

@@ -38,6 +38,17 @@ def test_workers_are_numbered_behind_a_chief():
     assert second.peers() == {0: "c:1", 1: "a:1"}
 
 
+def test_some_of_the_workers_are_a_cluster_too():
+    jobs = {"chief": ["c:1"], "worker": ["a:1", "b:1"]}
+    for kind, index, expected in (("chief", 0, 0), ("worker", 1, 1)):
+        cluster = read_tf_config(_tf_config(jobs, kind, index))
+        fewer = read_tf_config({"TF_CONFIG": cluster.tf_config((0, 2))})
+        assert fewer == Cluster(expected, ("c:1", "b:1"), has_chief=True)
+        assert read_tf_config({"TF_CONFIG": cluster.tf_config((0, 1, 2))}) == cluster
+    plain = Cluster(2, ("a:1", "b:1", "c:1"))
+    assert read_tf_config({"TF_CONFIG": plain.tf_config((0, 2))}) == Cluster(1, ("a:1", "c:1"))
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -22,7 +22,8 @@ from sparse_ist_tf.workers.launch import run_local_workers
 from sparse_ist_tf.workers.restarts import Restarts
 command = [sys.executable, "-c", sys.argv[1]]
 restarts = Restarts(int(sys.argv[3]), lambda: os.listdir(sys.argv[5]) if sys.argv[5] else None)
-sys.exit(run_local_workers(command, int(sys.argv[2]), restarts, float(sys.argv[4])))
+options = {"is_elastic": "elastic" in sys.argv}
+sys.exit(run_local_workers(command, int(sys.argv[2]), restarts, float(sys.argv[4]), **options))
 """
 WORKER = """
 import json, os, sys, time
@@ -38,8 +39,8 @@ def _worker(script):
     return WORKER + textwrap.dedent(script)
 
 
-def _launch(script, num_workers=2, restarts=0, grace_s=2.0, folder=""):
-    options = map(str, (num_workers, restarts, grace_s, folder))
+def _launch(script, num_workers=2, restarts=0, grace_s=2.0, folder="", more=()):
+    options = map(str, (num_workers, restarts, grace_s, folder, *more))
     return subprocess.Popen(
         [sys.executable, "-c", LAUNCHER, _worker(script), *options],
         stdout=subprocess.PIPE,
@@ -222,6 +223,43 @@ def test_restarts_come_to_an_end(tmp_path):
     assert process.returncode == 1
     assert err.splitlines()[-1].startswith("error: worker 1 was ended by SIGKILL")
     assert len(err.splitlines()) == 2
+
+
+ELASTIC = """
+from sparse_ist_tf.workers.stopping import Stop
+count = len(json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"])
+stop, asked = Stop(regroups=True), []
+stop.listen()
+folder = {folder!r}
+begun = time.monotonic()
+with stop.at_round_ends(asked.append):
+    while not asked and time.monotonic() < begun + 100:
+        time.sleep(0.1)
+        if worker == 0 and count < 3 and time.monotonic() > begun + 1:
+            open(f"{{folder}}/{{os.getpid()}}", "w").close()
+        if count == 3 and len(os.listdir(folder)) >= {enough}:
+            sys.exit(0)
+        if worker == 2 and count == 3:
+            os.kill(os.getpid(), 9)
+        if os.path.exists(f"{{folder}}/told"):
+            asked.append(10)
+if worker == 0:
+    open(f"{{folder}}/told", "w").close()
+stop.end(asked[0], " after round 3")
+"""
+
+
+def test_those_that_are_left_go_on_until_all_start_again(tmp_path):
+    script = ELASTIC.format(folder=str(tmp_path), enough=2)
+    process = _launch(script, 3, restarts=3, folder=tmp_path, more=["elastic"])
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert err.splitlines() == [
+        "warning: worker 2 was ended by SIGKILL; 2 of 3 workers go on from the last checkpoint "
+        "(2 restarts left)",
+        "warning: all 3 workers go on from the checkpoint",
+    ]
+    assert [out.count(f"worker {i} is") for i in range(3)] == [3, 3, 2]
 
 
 @pytest.mark.parametrize("status", [1, 2])

@@ -12,7 +12,7 @@ import pytest
 PROLOGUE = """
 import hashlib, os, signal, sys, time
 from sparse_ist_tf.workers.stopping import Stop
-stop = Stop(grace_s=float(sys.argv[1]), prompt_s=1.0)
+stop = Stop(grace_s=float(sys.argv[1]), prompt_s=1.0, regroups=True)
 stop.listen()
 def deaf():  # one instruction of Python's, within which no handler runs
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
@@ -127,3 +127,21 @@ def test_it_takes_back_what_a_library_took():
     process = _start("signal.signal(signal.SIGTERM, print)\nstop.take_back()" + IDLE)
     process.send_signal(signal.SIGTERM)
     assert _end(process, 20)[0] == 143
+
+
+def test_who_started_it_may_ask_it_to_end_behind_a_round_but_not_beside_rounds():
+    process = _start(ROUNDS)
+    process.send_signal(signal.SIGUSR1)
+    status, out, _ = _end(process)
+    assert (status, out) == (128 + signal.SIGUSR1, "kept a checkpoint\n")
+    process = _start(IDLE.replace("100", "1"))
+    process.send_signal(signal.SIGUSR1)
+    assert _end(process) == (0, "tidied up\n", "")
+
+
+def test_a_signal_that_comes_behind_it_counts_as_the_first():
+    process = _start(ROUNDS.replace("0.3", "3").replace("asked[0]", "max(asked)"))
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(1.2)
+    process.send_signal(signal.SIGTERM)
+    assert _end(process)[:2] == (143, "kept a checkpoint\n")
