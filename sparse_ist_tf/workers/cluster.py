@@ -94,20 +94,26 @@ def read_tf_config(environment: Mapping[str, str]) -> Cluster | None:
         if len(chiefs) > 1:
             raise ValueError("one chief at most")
         addresses = chiefs + workers
-        if not all(re.fullmatch(r".+:\d+", address) for address in addresses):
-            raise ValueError("host:port for every task")
+        if not all(map(_is_address, addresses)):
+            raise ValueError("host:port for every task, a port from 1 to 65535")
         if len(set(addresses)) < len(addresses):
             raise ValueError("an address of its own for every task")
-        index, of_type = int(task["index"]), {"chief": chiefs, "worker": workers}[task["type"]]
+        of_type = {"chief": chiefs, "worker": workers}[task["type"]]
+        index = int(task["index"]) if re.fullmatch(r"\d{1,9}", str(task["index"])) else -1
         if not 0 <= index < len(of_type):
-            raise ValueError(f"a task index below {len(of_type)}, not {index}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"a task index below {len(of_type)}, not {task['index']}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else error
         raise RequestError(
             f"TF_CONFIG={text!r}: must hold a cluster of workers and this task's place ({reason})"
         ) from None
     worker = index + (len(chiefs) if task["type"] == "worker" else 0)
     return Cluster(worker, addresses, has_chief=bool(chiefs))
+
+
+def _is_address(text: str) -> bool:
+    match = re.fullmatch(r"\S+:(\d{1,5})", text)
+    return bool(match) and 1 <= int(match[1]) <= 65535
 
 
 def joined_cluster(
@@ -216,6 +222,7 @@ def make_strategy(
     """
     import tensorflow as tf
 
+    tf.get_logger().setLevel("ERROR")  # a collective is traced anew for another number of rows
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         gpus = gpus[cluster.worker % len(gpus)]

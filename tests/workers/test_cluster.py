@@ -53,6 +53,16 @@ def test_some_of_the_workers_are_a_cluster_too():
     ("text", "reason"),
     [
         ("{", "Expecting"),
+        ("[" * 100_000, "recursion"),
+        (
+            '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1e400}}',
+            "inf",
+        ),
+        (
+            '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0.9}}',
+            "0.9",
+        ),
+        ('{"cluster": {"worker": ["a:99999"]}, "task": {"type": "worker", "index": 0}}', "65535"),
         ("[]", "list indices"),
         ('{"cluster": {"worker": ["a:1"]}}', "lacks 'task'"),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "below 1"),
