@@ -41,7 +41,8 @@ def _header(state: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> byt
 
     Source: https://huggingface.co/docs/safetensors, "Format".
     """
-    header, start = {"__metadata__": dict(metadata)}, 0
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    start = 0
     for name, array in state.items():
         stop = start + array.nbytes
         kind = _DTYPES[array.dtype.name]
@@ -116,10 +117,10 @@ def _digest(state: Mapping[str, np.ndarray], progress: str = "") -> str:
 
 def _parts(array: np.ndarray) -> Iterator[memoryview]:
     """The bytes of an array; of one that lies in a file, what has been read leaves memory again."""
-    flat = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     file: object = array
-    while getattr(file, "base", None) is not None:
-        file = file.base
+    while (base := getattr(file, "base", None)) is not None:
+        file = base
     for start in range(0, len(flat), _MAPPED_BYTES):
         yield flat[start : start + _MAPPED_BYTES]
         if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
