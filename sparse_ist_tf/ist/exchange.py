@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from sparse_ist_tf.ist.partition import Partition
 from sparse_ist_tf.ist.variables import Skew, SubnetPartitionedVariable
-from sparse_ist_tf.wholes import Wholes
+from sparse_ist_tf.ist.wholes import Wholes
 from sparse_ist_tf.workers.ledger import Purpose
 from sparse_ist_tf.workers.link import Link, Shape
 

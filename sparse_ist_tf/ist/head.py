@@ -1,7 +1,6 @@
 """The head: an MLP on features, its parameters by name, and subnets as classifiers of their own."""
 
 import dataclasses
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -107,11 +106,7 @@ def init_blocks(
     """What init_parameter gives, some rows at a time.
 
     Args:
-        spec: as init_parameter, and the next four; a vector counts as a matrix of one row.
-        seed: at least 0.
-        position: of the parameter.
-        initializer: of kernels.
-        num_subnets: N.
+        spec: a vector counts as a matrix of one row; it and the next four as init_parameter.
         rows: all of them, one slice behind the other.
 
     Yields:
@@ -307,50 +302,6 @@ def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
         In [0, 1].
     """
     return float(np.mean(outputs.argmax(axis=1) == labels))
-
-
-def table_of_accuracies(
-    parameters: Mapping[str, np.ndarray],
-    spec: HeadSpec,
-    partition: Partition | None,
-    features: np.ndarray,
-    labels: np.ndarray,
-    scale_inputs: bool = True,
-) -> dict:
-    """Accuracy of the merged head, of every subnet alone, and of the first 1, 2, ... together.
-
-    Args:
-        parameters: the merged head.
-        spec: its shape.
-        partition: of the last round; None for a head that has no subnets.
-        features: float32[n, feature_dim].
-        labels: int[n].
-        scale_inputs: as in training.
-
-    Returns:
-        {"merged": float, "subnets": [float, ...], "ensembles": [float, ...]}; an ensemble is the
-        mean of its subnets' probabilities.
-
-    Example:
-        >>> import numpy as np
-        >>> from sparse_ist_tf.ist.head import HeadSpec, init_parameters, table_of_accuracies
-        >>> from sparse_ist_tf.ist.partition import make_partition
-        >>> spec = HeadSpec(8, (6,), 3)
-        >>> table = table_of_accuracies(init_parameters(spec, 0), spec,
-        ...                             make_partition(0, 0, (6,), 2),
-        ...                             np.zeros((2, 8), "float32"), np.zeros(2, int))
-        >>> len(table["subnets"])
-        2
-    """
-    parts = [
-        probabilities(extract(parameters, spec, partition, subnet, scale_inputs), features)
-        for subnet in range(partition.num_subnets if partition else 0)
-    ]
-    return {
-        "merged": accuracy(logits(parameters, features), labels),
-        "subnets": [accuracy(part, labels) for part in parts],
-        "ensembles": [accuracy(total, labels) for total in itertools.accumulate(parts)],
-    }
 
 
 def build_model(parameters: Mapping[str, np.ndarray], name: str = "head") -> keras.Model:

@@ -13,8 +13,8 @@ from sparse_ist_tf.ist.slots import SlotStore
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions, TrainingData
 from sparse_ist_tf.ist.variables import SubnetPartitionedVariable, per_worker_variable
+from sparse_ist_tf.ist.wholes import Wholes
 from sparse_ist_tf.tracing import traced
-from sparse_ist_tf.wholes import Wholes
 from sparse_ist_tf.workers.link import Link
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError, RunError
-from sparse_ist_tf.ist.batches import BatchStream
+from sparse_ist_tf.inputs.batches import BatchStream
 from sparse_ist_tf.ist.head import HeadSpec, Standard, hidden_statistics
 from sparse_ist_tf.ist.local import LossOptions
 from sparse_ist_tf.ist.partition import Partition, hosted_subnets

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from sparse_ist_tf.ist.head import ParameterSpec
 from sparse_ist_tf.ist.partition import Partition
-from sparse_ist_tf.wholes import BLOCK_BYTES
+from sparse_ist_tf.ist.wholes import BLOCK_BYTES
 
 
 @dataclasses.dataclass(frozen=True)

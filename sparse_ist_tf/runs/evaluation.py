@@ -1,6 +1,8 @@
 """What a head is worth on the test images."""
 
 import dataclasses
+import itertools
+from collections.abc import Mapping
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -8,7 +10,8 @@ from ml_collections import ConfigDict
 from sparse_ist_tf.config import ist_options
 from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.inputs.split import Split
-from sparse_ist_tf.ist.head import HeadSpec, accuracy, logits, table_of_accuracies
+from sparse_ist_tf.ist.head import HeadSpec, accuracy, extract, logits, probabilities
+from sparse_ist_tf.ist.partition import Partition
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.runs.missing import missing_workers
 from sparse_ist_tf.runs.parts import features_of, last_partition
@@ -84,3 +87,48 @@ class Evaluation:
         """By the chief alone: the other workers have gone when a run is at its end."""
         features = features_of(self.config, self.encoder).at_ratio(ratio)
         return features.of(self.test, Link.alone(), progress=progress)
+
+
+def table_of_accuracies(
+    parameters: Mapping[str, np.ndarray],
+    spec: HeadSpec,
+    partition: Partition | None,
+    features: np.ndarray,
+    labels: np.ndarray,
+    scale_inputs: bool = True,
+) -> dict:
+    """Accuracy of the merged head, of every subnet alone, and of the first 1, 2, ... together.
+
+    Args:
+        parameters: the merged head.
+        spec: its shape.
+        partition: of the last round; None for a head that has no subnets.
+        features: float32[n, feature_dim].
+        labels: int[n].
+        scale_inputs: as in training.
+
+    Returns:
+        {"merged": float, "subnets": [float, ...], "ensembles": [float, ...]}; an ensemble is the
+        mean of its subnets' probabilities.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.ist.head import HeadSpec, init_parameters
+        >>> from sparse_ist_tf.ist.partition import make_partition
+        >>> from sparse_ist_tf.runs.evaluation import table_of_accuracies
+        >>> spec = HeadSpec(8, (6,), 3)
+        >>> table = table_of_accuracies(init_parameters(spec, 0), spec,
+        ...                             make_partition(0, 0, (6,), 2),
+        ...                             np.zeros((2, 8), "float32"), np.zeros(2, int))
+        >>> len(table["subnets"])
+        2
+    """
+    parts = [
+        probabilities(extract(parameters, spec, partition, subnet, scale_inputs), features)
+        for subnet in range(partition.num_subnets if partition else 0)
+    ]
+    return {
+        "merged": accuracy(logits(parameters, features), labels),
+        "subnets": [accuracy(part, labels) for part in parts],
+        "ensembles": [accuracy(total, labels) for total in itertools.accumulate(parts)],
+    }

@@ -17,8 +17,8 @@ from sparse_ist_tf.encoder.cache import cache_path
 from sparse_ist_tf.encoder.finetuning import FrozenTokens, trained_variables
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
+from sparse_ist_tf.inputs.batches import BatchStream
 from sparse_ist_tf.inputs.datasets import IN_PACKAGES
-from sparse_ist_tf.ist.batches import BatchStream
 from sparse_ist_tf.ist.finetuning import Tuning
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.synchronous import synchronous_bytes

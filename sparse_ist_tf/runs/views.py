@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from sparse_ist_tf.encoder.features import Features
+from sparse_ist_tf.inputs.batches import BatchStream
 from sparse_ist_tf.inputs.split import Split
-from sparse_ist_tf.ist.batches import BatchStream
 from sparse_ist_tf.ist.trainer import TrainingData
 from sparse_ist_tf.workers.link import Link
 

@@ -14,7 +14,6 @@ from sparse_ist_tf.ist.head import (
     init_parameter,
     init_parameters,
     logits,
-    table_of_accuracies,
 )
 from sparse_ist_tf.ist.local import LossOptions, forward
 from sparse_ist_tf.ist.partition import make_partition
@@ -76,15 +75,6 @@ def test_the_keras_model_is_the_same_head(tmp_path):
     want = logits(head, FEATURES)
     np.testing.assert_allclose(np.asarray(loaded(FEATURES)), want, rtol=1e-5, atol=1e-5)
     assert [layer.name for layer in loaded.layers] == ["dense_0", "dense_1", "dense_2"]
-
-
-def test_the_table_counts_subnets_and_ensembles():
-    head = init_parameters(SPEC, 0)
-    labels = logits(head, FEATURES).argmax(1)
-    table = table_of_accuracies(head, SPEC, make_partition(0, 0, SPEC.hidden, 2), FEATURES, labels)
-    assert table["merged"] == 1.0
-    assert len(table["subnets"]) == len(table["ensembles"]) == 2
-    assert table["subnets"][0] == table["ensembles"][0]
 
 
 @pytest.mark.parametrize(

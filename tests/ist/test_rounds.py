@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError, RunError
-from sparse_ist_tf.ist.batches import BatchStream
+from sparse_ist_tf.inputs.batches import BatchStream
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, build_model, init_parameters, logits
 from sparse_ist_tf.ist.rounds import IstTrainer
 from sparse_ist_tf.ist.trainer import TrainerOptions, TrainingData

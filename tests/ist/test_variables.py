@@ -10,13 +10,13 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparse_ist_tf import wholes as wholes_module
 from sparse_ist_tf.ist import variables
+from sparse_ist_tf.ist import wholes as wholes_module
 from sparse_ist_tf.ist.exchange import Exchange, make_plan
 from sparse_ist_tf.ist.head import HeadSpec, ParameterSpec
 from sparse_ist_tf.ist.partition import hosted_subnets, make_partition
 from sparse_ist_tf.ist.variables import Skew, SubnetPartitionedVariable
-from sparse_ist_tf.wholes import Wholes
+from sparse_ist_tf.ist.wholes import Wholes
 from sparse_ist_tf.workers.link import Link
 
 KERNEL = ParameterSpec("kernel", (10, 7), (0, 1))

@@ -3,15 +3,17 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sparse_ist_tf.checkpoints.loading import load_configured
 from sparse_ist_tf.config import get_config
 from sparse_ist_tf.encoder.features import Features
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, init_parameters, logits
+from sparse_ist_tf.ist.partition import make_partition
 from sparse_ist_tf.ist.state import HeadState, Weights
 from sparse_ist_tf.masks.options import MaskOptions
-from sparse_ist_tf.runs.evaluation import Evaluation
+from sparse_ist_tf.runs.evaluation import Evaluation, table_of_accuracies
 from sparse_ist_tf.runs.parts import load_splits
 
 
@@ -61,3 +63,14 @@ def test_only_heads_with_subnets_miss_any(case):
     assert found["accuracy_at"] == {}
     config.ist.algorithm = "local_sgd"
     assert _finished(evaluation, state, features)["missing_workers"] is None
+
+
+def test_the_table_counts_subnets_and_ensembles():
+    spec = HeadSpec(6, (9, 8), 4)
+    features = np.random.default_rng(0).normal(size=(32, 6)).astype(np.float32)
+    head = init_parameters(spec, 0)
+    labels = logits(head, features).argmax(1)
+    table = table_of_accuracies(head, spec, make_partition(0, 0, spec.hidden, 2), features, labels)
+    assert table["merged"] == 1.0
+    assert len(table["subnets"]) == len(table["ensembles"]) == 2
+    assert table["subnets"][0] == table["ensembles"][0]

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from sparse_ist_tf.ist.head import HeadSpec, accuracy, init_parameters, table_of_accuracies
+from sparse_ist_tf.ist.head import HeadSpec, accuracy, init_parameters
 from sparse_ist_tf.ist.partition import make_partition
+from sparse_ist_tf.runs.evaluation import table_of_accuracies
 from sparse_ist_tf.runs.missing import MOST_SUBSETS, missing_workers, subsets_of
 
 SPEC = HeadSpec(8, (13, 9), 3)

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from sparse_ist_tf.config import get_config, validate
 from sparse_ist_tf.encoder import features as encoding
 from sparse_ist_tf.inputs import datasets
-from sparse_ist_tf.ist.batches import BatchStream
+from sparse_ist_tf.inputs.batches import BatchStream
 from sparse_ist_tf.ist.rounds import IstTrainer
 from sparse_ist_tf.masks import random_positions, visible_from_positions
 from sparse_ist_tf.runs.training import train_and_evaluate

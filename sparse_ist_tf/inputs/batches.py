@@ -18,7 +18,7 @@ class BatchStream:
 
     Example:
         >>> import numpy as np
-        >>> from sparse_ist_tf.ist.batches import BatchStream
+        >>> from sparse_ist_tf.inputs.batches import BatchStream
         >>> BatchStream(np.arange(10), 4, seed=0, subnet=0).rows(first_step=5, steps=2).shape
         (2, 4)
     """

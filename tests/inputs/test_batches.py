@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sparse_ist_tf.ist.batches import BatchStream
+from sparse_ist_tf.inputs.batches import BatchStream
 
 
 def test_an_epoch_uses_every_example_once():
