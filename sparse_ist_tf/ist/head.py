@@ -106,7 +106,11 @@ def init_blocks(
     """What init_parameter gives, some rows at a time.
 
     Args:
-        spec: a vector counts as a matrix of one row; it and the next four as init_parameter.
+        spec: as init_parameter, and the next four; a vector counts as a matrix of one row.
+        seed: at least 0.
+        position: of the parameter.
+        initializer: of kernels.
+        num_subnets: N.
         rows: all of them, one slice behind the other.
 
     Yields:

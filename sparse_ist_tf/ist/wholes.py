@@ -35,11 +35,7 @@ class Wholes:
 
 
 class Whole:
-    """An array in memory that is written from its beginning on.
-
-    Args:
-        shape: of the array.
-    """
+    """An array in memory that is written from its beginning on."""
 
     def __init__(self, shape: Sequence[int]):
         self.shape = tuple(shape)
