@@ -1,0 +1,1 @@
+"""Drills of faults with real worker processes, and a soak."""
