@@ -184,7 +184,7 @@ def _make_faults(parts: list[str]) -> int:
 
         status = catalogue.compare(catalogue.chosen(FLAGS.drill))
     if "soak" in parts:
-        from sparse_ist_tf.benchmarks.faults import soak
+        from sparse_ist_tf.benchmarks import soak
 
         status = soak.soak(soak.Plan(FLAGS.minutes, FLAGS.every_minutes, FLAGS.seed)) or status
     return status
@@ -264,9 +264,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("images", 32, "Test images that leak attacks.")
     flags.DEFINE_integer("quality", 75, "JPEGs of bytes, 1 to 100.")
     flags.DEFINE_list("drill", [], "Faults that are made, by their names; all where not given.")
-    flags.DEFINE_float("minutes", 30.0, "How long a soak lasts.", lower_bound=0.0)
-    flags.DEFINE_float("every_minutes", 2.0, "How often a soak kills a worker.", lower_bound=0.0)
-    flags.DEFINE_integer("seed", 0, "Of which worker a soak kills when.", lower_bound=0)
+    flags.DEFINE_float("minutes", 30.0, "How long a soak lasts.", lower_bound=0.1)
+    flags.DEFINE_float("every_minutes", 2.0, "How often a soak kills a worker.", lower_bound=0.1)
+    flags.DEFINE_integer("seed", 0, "Of which workers a soak kills.", lower_bound=0)
 
 
 if __name__ == "__main__":

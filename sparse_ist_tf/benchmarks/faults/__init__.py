@@ -1,1 +1,1 @@
-"""Drills of faults with real worker processes, and a soak."""
+"""Faults that are made on purpose, on real worker processes."""

@@ -239,21 +239,27 @@ def loopback(count: int) -> list[str]:
 
 
 def same_end(one: Path, other: Path) -> bool:
-    """Whether two run directories ended with the same weights, moments and accuracies, to the bit.
+    """Whether two finished run directories hold the same weights and accuracies.
 
     Args:
-        one: a run directory that is finished.
+        one: a run directory.
         other: another.
     """
-    newest = [
-        max(path.glob("checkpoints/round_*.safetensors"), default=None) for path in (one, other)
-    ]
-    if None in newest or newest[0].name != newest[1].name:
-        return False
-    states = [load_file(path) for path in newest]
-    if states[0].keys() != states[1].keys():
-        return False
-    if not all(np.array_equal(states[0][name], value) for name, value in states[1].items()):
-        return False
     results = [json.loads((path / "results.json").read_text()) for path in (one, other)]
-    return results[0]["accuracy"] == results[1]["accuracy"]
+    return same_weights(one, other) and results[0]["accuracy"] == results[1]["accuracy"]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Whether two run directories' newest checkpoints are of one round and the same to the bit.
+
+    Args:
+        one: a run directory.
+        other: another.
+    """
+    found = [max(p.glob("checkpoints/round_*.safetensors"), default=None) for p in (one, other)]
+    if None in found or found[0].name != found[1].name:
+        return False
+    states = [load_file(path) for path in found]
+    return states[0].keys() == states[1].keys() and all(
+        np.array_equal(states[0][name], value) for name, value in states[1].items()
+    )
