@@ -13,7 +13,7 @@ measures no speed but what visible patches tell of hidden pixels, and `bytes` wh
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -176,7 +176,7 @@ def _image_settings(part: str) -> tuple[list, dict]:
     return [FLAGS.dataset, sizes, ratios], rest
 
 
-def _make_faults(parts: list[str]) -> int:
+def _make_faults(parts: Sequence[str]) -> int:
     """Makes faults and soaks; an exit status, 0 where they aren't asked for."""
     status = 0
     if "faults" in parts:

@@ -132,7 +132,8 @@ class _Bar:
 
 def _table(samples: list[growth.Sample]) -> tuple[list[tuple[str, ...]], bool]:
     """Rows of what each process held, and whether none of it grows."""
-    rows, is_flat = [_TITLES], True
+    rows: list[tuple[str, ...]] = [_TITLES]
+    is_flat = True
     for worker in (*range(NUM_WORKERS), _LAUNCHER):
         mine = [sample for sample in samples if sample.worker == worker]
         kilobytes, threads = (growth.slope(mine, what) for what in ("resident_kb", "threads"))

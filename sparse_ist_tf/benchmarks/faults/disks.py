@@ -12,9 +12,8 @@ from pathlib import Path
 
 from sparse_ist_tf.benchmarks.faults.drill import Drill, Expected, Outcome
 from sparse_ist_tf.benchmarks.faults.processes import Process, ends, expect
-from sparse_ist_tf.benchmarks.faults.trial import RUN_S, Trial
+from sparse_ist_tf.benchmarks.faults.trial import END_S, RUN_S, Trial
 
-_END_S = 90.0
 _KILLED = -signal.SIGKILL
 _CHECKPOINT = r"round_\d+\.safetensors"
 
@@ -52,7 +51,7 @@ def _fill_disk(trial: Trial) -> Outcome:
         trial.reach_checkpoint(pair)
         disk.fill(pair[0])
         start = time.monotonic()
-        statuses = ends(pair, _END_S)
+        statuses = ends(pair, END_S)
         detected = time.monotonic() - start
         line = pair[0].told()
         disk.empty()
@@ -111,16 +110,20 @@ def _truncate(trial: Trial) -> Outcome:
     trial.reach_checkpoint(pair, count=2)
     for process in pair:
         process.send(signal.SIGKILL)
-    statuses = ends(pair, _END_S)
+    statuses = ends(pair, END_S)
     newest = max(trial.workdir.glob("checkpoints/round_*.safetensors"))
     os.truncate(newest, newest.stat().st_size // 2)
     again = trial.start_pair()
-    expect(lambda: re.search("^warning: .*damaged", again[0].text(), re.M), _END_S, "a warning")
-    detected = time.monotonic() - again[0].started
-    line = re.search("^warning: .*damaged.*", again[0].text(), re.M)[0]
+    expect(lambda: bool(_warning(again[0])), END_S, "a warning of it")
+    detected, line = time.monotonic() - again[0].started, _warning(again[0])
     if any(ends(again, RUN_S)):
         line = again[0].told()
     return trial.outcome(statuses, line, detected)
+
+
+def _warning(process: Process) -> str:
+    match = re.search("^warning: .*damaged.*", process.text(), re.M)
+    return match[0] if match else ""
 
 
 def _start_twice(trial: Trial) -> Outcome:
@@ -130,7 +133,7 @@ def _start_twice(trial: Trial) -> Outcome:
     for process in pair:
         process.send(signal.SIGSTOP)
     second = trial.launch("--num_workers=1")
-    statuses = ends([second], _END_S)
+    statuses = ends([second], END_S)
     detected = time.monotonic() - second.started
     for process in pair:
         process.send(signal.SIGCONT)

@@ -33,7 +33,7 @@ class Expected:
 
     statuses: tuple[int, ...]
     named: str = ""
-    within_s: float = 60.0
+    within_s: float = 120.0
 
 
 @dataclasses.dataclass(frozen=True)

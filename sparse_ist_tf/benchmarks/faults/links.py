@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from sparse_ist_tf.benchmarks.faults.drill import Drill, Expected, Outcome
 from sparse_ist_tf.benchmarks.faults.network import Network
 from sparse_ist_tf.benchmarks.faults.processes import ends
-from sparse_ist_tf.benchmarks.faults.trial import RUN_S, Trial
+from sparse_ist_tf.benchmarks.faults.trial import END_S, RUN_S, Trial
 
 _DOWN_S = 5.0
-_END_S = 90.0
 
 
 def drills() -> Iterable[Drill]:
@@ -40,6 +39,6 @@ def _cut(trial: Trial) -> Outcome:
         trial.reach_checkpoint(pair)
         start = time.monotonic()
         network.set_link(1, False)
-        statuses = ends(pair, _END_S)
+        statuses = ends(pair, END_S)
         detected = time.monotonic() - start
         return trial.outcome(statuses, "; ".join(p.told() for p in pair), detected)

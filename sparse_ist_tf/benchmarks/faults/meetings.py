@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sparse_ist_tf.benchmarks.faults.drill import Drill, Expected, Outcome
 from sparse_ist_tf.benchmarks.faults.processes import ends
-from sparse_ist_tf.benchmarks.faults.trial import RUN_S, Trial, loopback
+from sparse_ist_tf.benchmarks.faults.trial import END_S, RUN_S, Trial, loopback
 
 _LATE_S = 40.0
 _SHORT_S = 12.0
 _HELD = 800
 _GARBAGE = (b"", b"GET / HTTP/1.1\r\n\r\n", b"{}\n", b"[" * 5000 + b"\n", bytes(range(256)))
-_END_S = 90.0
 
 
 def drills() -> Iterable[Drill]:
@@ -54,7 +53,7 @@ def _be_late(trial: Trial) -> Outcome:
 
 def _never_come(trial: Trial) -> Outcome:
     chief = trial.start(0, loopback(2))
-    statuses = ends([chief], _END_S)
+    statuses = ends([chief], END_S)
     return trial.outcome(statuses, chief.told(), time.monotonic() - chief.started)
 
 
@@ -62,7 +61,7 @@ def _meet_another(greeting: bytes) -> Callable[[Trial], Outcome]:
     def meet(trial: Trial) -> Outcome:
         with _serving(greeting) as address:
             chief = trial.start(0, [loopback(1)[0], address])
-            statuses = ends([chief], _END_S)
+            statuses = ends([chief], END_S)
             detected = time.monotonic() - chief.started
         return trial.outcome(statuses, chief.told(), detected)
 

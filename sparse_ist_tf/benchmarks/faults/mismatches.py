@@ -3,13 +3,13 @@
 import re
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from sparse_ist_tf.benchmarks.faults.drill import Drill, Expected, Outcome
 from sparse_ist_tf.benchmarks.faults.pictures import exchange_classes, leave_out
 from sparse_ist_tf.benchmarks.faults.processes import ends
-from sparse_ist_tf.benchmarks.faults.trial import Trial
+from sparse_ist_tf.benchmarks.faults.trial import END_S, RUN_S, Trial
 
-_END_S = 90.0
 # What worker 1 alone is told.
 _KEYS = {
     "dataset.split_seed": "1",
@@ -35,18 +35,25 @@ def drills() -> Iterable[Drill]:
             Expected((2, 2), rf"{re.escape(key)}: worker 1 has \S*{value}\S*, worker 0 has \S+"),
             _differ(key, value),
         )
-    for name, fault, count in (
-        ("exchanged-classes", "a worker's images: two classes exchanged", None),
-        ("missing-file", "a worker's images: one file missing", 1),
-        ("missing-files", "a worker's images: 20 of 160 files missing", 20),
+    for name, fault, count, what in (
+        ("exchanged-classes", "a worker's images: two classes exchanged", None, "contents"),
+        ("missing-file", "a worker's images: one file missing", 1, "images"),
+        ("missing-files", "a worker's images: 20 of 160 files missing", 20, "images"),
     ):
         yield Drill(
             name,
             fault,
-            Expected((2, 2), "[^:]*: worker 1 has .*, worker 0 has [^:]*"),
+            Expected((2, 2), rf"{what} of \w+: worker 1 has .*, worker 0 has [^:]*"),
             _lack(count),
             is_of_folder=True,
         )
+    yield Drill(
+        "copied-folder",
+        "a worker's images: the same in another place",
+        Expected((0, 0)),
+        _copy,
+        is_of_folder=True,
+    )
 
 
 def _differ(key: str, value: str) -> Callable[[Trial], Outcome]:
@@ -57,21 +64,36 @@ def _lack(count: int | None) -> Callable[[Trial], Outcome]:
     """One worker lacks some files, or has two classes exchanged where None."""
 
     def lack(trial: Trial) -> Outcome:
-        source, copy = trial.folder.parent / "images", trial.folder / "images"
+        source, copy = _folders(trial)
         if count is None:
             exchange_classes(source, copy)
         else:
             leave_out(source, copy, count)
-        names = [f"--config.dataset.name=folder:{path}" for path in (source, copy)]
-        return _refused(trial, (names[0],), (names[1],))
+        return _refused(trial, (_of(source),), (_of(copy),))
 
     return lack
+
+
+def _copy(trial: Trial) -> Outcome:
+    source, copy = _folders(trial)
+    leave_out(source, copy, 0)
+    pair = trial.start_pair(((_of(source),), (_of(copy),)))
+    return trial.outcome(ends(pair, RUN_S), pair[0].told(), None, (_of(source),))
+
+
+def _folders(trial: Trial) -> tuple[Path, Path]:
+    """The undisturbed run's folder of images, and one that the trial may make."""
+    return trial.folder.parent / "images", trial.folder / "images"
+
+
+def _of(folder: Path) -> str:
+    return f"--config.dataset.name=folder:{folder}"
 
 
 def _refused(trial: Trial, chief: tuple[str, ...], other: tuple[str, ...]) -> Outcome:
     """Both must end; then the chief's command, on the cache that they had, as if nothing was."""
     pair = trial.start_pair((chief, other))
-    statuses = ends(pair, _END_S)
+    statuses = ends(pair, END_S)
     detected = time.monotonic() - pair[0].started
     lines = {process.told() for process in pair}
     if len(lines) > 1:  # all must say the same

@@ -13,9 +13,8 @@ from sparse_ist_tf.benchmarks.faults.processes import (
     local_workers,
     wait_until,
 )
-from sparse_ist_tf.benchmarks.faults.trial import RUN_S, Trial
+from sparse_ist_tf.benchmarks.faults.trial import END_S, RUN_S, Trial
 
-_END_S = 90.0  # until who lost a peer has to be gone, before it is killed
 _KILLED = -signal.SIGKILL
 _SHORT_S = 12.0  # workers that start at once meet within, on a busy machine too
 _LOST = r"lost worker {} \(127\.0\.0\.1:\d+\)"
@@ -73,7 +72,7 @@ def _kill(trial: Trial, victim: int) -> Outcome:
     trial.reach_checkpoint(pair)
     start = time.monotonic()
     pair[victim].send(signal.SIGKILL)
-    statuses = ends(pair, _END_S)
+    statuses = ends(pair, END_S)
     return trial.outcome(statuses, pair[1 - victim].told(), time.monotonic() - start)
 
 
@@ -82,7 +81,7 @@ def _kill_local(trial: Trial) -> Outcome:
     trial.reach_checkpoint([launcher])
     start = time.monotonic()
     os.kill(local_workers(launcher.pid)[1], signal.SIGKILL)
-    expect(lambda: "start again" in launcher.told(), _END_S, "workers start again")
+    expect(lambda: "start again" in launcher.told(), END_S, "workers start again")
     line, detected = launcher.told(), time.monotonic() - start
     return trial.outcome(ends([launcher], RUN_S), line, detected)
 
@@ -93,8 +92,8 @@ def _kill_launcher(trial: Trial) -> Outcome:
     workers = local_workers(launcher.pid)
     start = time.monotonic()
     launcher.send(signal.SIGKILL)
-    expect(lambda: not any(map(is_alive, workers)), _END_S, "its workers end")
-    return trial.outcome(ends([launcher], _END_S), "", time.monotonic() - start)
+    expect(lambda: not any(map(is_alive, workers)), END_S, "its workers end")
+    return trial.outcome(ends([launcher], END_S), "", time.monotonic() - start)
 
 
 def _kill_all(trial: Trial) -> Outcome:
@@ -103,7 +102,7 @@ def _kill_all(trial: Trial) -> Outcome:
     start = time.monotonic()
     for process in pair:
         process.send(signal.SIGKILL)
-    return trial.outcome(ends(pair, _END_S), "", time.monotonic() - start)
+    return trial.outcome(ends(pair, END_S), "", time.monotonic() - start)
 
 
 def _pause(seconds: float) -> Callable[[Trial], Outcome]:
@@ -123,7 +122,7 @@ def _stop(trial: Trial) -> Outcome:
     trial.reach_checkpoint(pair)
     start = time.monotonic()
     pair[1].send(signal.SIGSTOP)
-    wait_until(lambda: pair[0].status is not None, _END_S)
+    wait_until(lambda: pair[0].status is not None, END_S)
     detected = time.monotonic() - start
     pair[1].send(signal.SIGKILL)
     return trial.outcome(ends(pair, 0.5), pair[0].told(), detected)
@@ -135,6 +134,6 @@ def _ask_to_end(number: signal.Signals) -> Callable[[Trial], Outcome]:
         trial.reach_checkpoint(pair)
         start = time.monotonic()
         pair[1].send(number)
-        return trial.outcome(ends(pair, _END_S), pair[0].told(), time.monotonic() - start)
+        return trial.outcome(ends(pair, END_S), pair[0].told(), time.monotonic() - start)
 
     return ask

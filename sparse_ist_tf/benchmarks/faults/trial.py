@@ -21,6 +21,7 @@ from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.workers.launch import LIFELINE, free_ports
 
 RUN_S = 300.0  # a whole training takes seconds, more beside other work
+END_S = 120.0  # until who noticed a fault is gone, on a busy machine too
 CHECKPOINT_EVERY = 20  # rounds
 SMALL = (
     "--config.encoder.weights=random:vit_pico",
@@ -118,7 +119,7 @@ class Trial:
         hidden = ("TF_CONFIG", LIFELINE)
         kept = {name: value for name, value in os.environ.items() if name not in hidden}
         kept |= {"PYTHONUNBUFFERED": "1", "TF_DETERMINISTIC_OPS": "1", "GRPC_VERBOSITY": "NONE"}
-        kept |= {"XDG_CACHE_HOME": str(self.folder)} | extra
+        kept |= {"XDG_CACHE_HOME": str(self.folder), **extra}
         output = self.folder / f"output_{len(self._processes)}.txt"
         self._processes.append(Process(command, kept, output))
         return self._processes[-1]
