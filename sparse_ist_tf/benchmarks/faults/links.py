@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from sparse_ist_tf.benchmarks.faults.drill import Drill, Expected, Outcome
 from sparse_ist_tf.benchmarks.faults.network import Network
 from sparse_ist_tf.benchmarks.faults.processes import ends
-from sparse_ist_tf.benchmarks.faults.trial import END_S, RUN_S, Trial
+from sparse_ist_tf.benchmarks.faults.trial import END_S, RUN_S, SHORT_S, Trial
 
 _DOWN_S = 5.0
 
@@ -19,7 +19,7 @@ def drills() -> Iterable[Drill]:
         "link down for good",
         Expected((1, 1), r"lost worker 1 \(10\.77\.0\.2:\d+\).*lost worker 0 \(10\.77\.0\.1:\d+\)"),
         _cut,
-        peer_timeout_s=12.0,
+        peer_timeout_s=SHORT_S,
     )
 
 

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sparse_ist_tf.benchmarks.faults.drill import Drill, Expected, Outcome
 from sparse_ist_tf.benchmarks.faults.processes import ends
-from sparse_ist_tf.benchmarks.faults.trial import END_S, RUN_S, Trial, loopback
+from sparse_ist_tf.benchmarks.faults.trial import END_S, RUN_S, SHORT_S, Trial, loopback
 
 _LATE_S = 40.0
-_SHORT_S = 12.0
 _HELD = 800
 _GARBAGE = (b"", b"GET / HTTP/1.1\r\n\r\n", b"{}\n", b"[" * 5000 + b"\n", bytes(range(256)))
 
@@ -24,7 +23,7 @@ def drills() -> Iterable[Drill]:
         "a worker that never comes",
         Expected((1,), r"can't reach worker 1 \(127\.0\.0\.1:\d+\)"),
         _never_come,
-        peer_timeout_s=_SHORT_S,
+        peer_timeout_s=SHORT_S,
     )
     yield Drill(
         "strangers",
@@ -39,7 +38,7 @@ def drills() -> Iterable[Drill]:
             f"a peer's port {what}",
             Expected((1,), r"can't meet worker 1 \(127\.0\.0\.1:\d+\)"),
             _meet_another(greeting),
-            peer_timeout_s=_SHORT_S,
+            peer_timeout_s=SHORT_S,
         )
 
 

@@ -16,7 +16,7 @@ _KEYS = {
     "masks.ratio": "0.25",
     "seed": "1",
     "learning_rate": "0.002",
-    "total_epochs": "31",
+    "total_epochs": "21",
     "eval_every_rounds": "41",
     "checkpoint_every_rounds": "21",
     "ist.local_steps": "5",

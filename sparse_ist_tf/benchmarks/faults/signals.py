@@ -13,10 +13,9 @@ from sparse_ist_tf.benchmarks.faults.processes import (
     local_workers,
     wait_until,
 )
-from sparse_ist_tf.benchmarks.faults.trial import END_S, RUN_S, Trial
+from sparse_ist_tf.benchmarks.faults.trial import END_S, RUN_S, SHORT_S, Trial
 
 _KILLED = -signal.SIGKILL
-_SHORT_S = 12.0  # workers that start at once meet within, on a busy machine too
 _LOST = r"lost worker {} \(127\.0\.0\.1:\d+\)"
 
 
@@ -27,14 +26,14 @@ def drills() -> Iterable[Drill]:
         "kill -9 of a worker",
         Expected((1, _KILLED), _LOST.format(1)),
         lambda trial: _kill(trial, 1),
-        peer_timeout_s=_SHORT_S,
+        peer_timeout_s=SHORT_S,
     )
     yield Drill(
         "kill-chief",
         "kill -9 of the chief",
         Expected((_KILLED, 1), _LOST.format(0)),
         lambda trial: _kill(trial, 0),
-        peer_timeout_s=_SHORT_S,
+        peer_timeout_s=SHORT_S,
     )
     yield Drill(
         "kill-local-worker",
@@ -56,7 +55,7 @@ def drills() -> Iterable[Drill]:
         "SIGSTOP of a worker for ever",
         Expected((1, _KILLED), _LOST.format(1)),
         _stop,
-        peer_timeout_s=_SHORT_S,
+        peer_timeout_s=SHORT_S,
     )
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         yield Drill(

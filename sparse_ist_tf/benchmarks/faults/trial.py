@@ -22,12 +22,13 @@ from sparse_ist_tf.workers.launch import LIFELINE, free_ports
 
 RUN_S = 300.0  # a whole training takes seconds, more beside other work
 END_S = 120.0  # until who noticed a fault is gone, on a busy machine too
+SHORT_S = 15.0  # the least patience with which workers that start at once meet there
 CHECKPOINT_EVERY = 20  # rounds
 SMALL = (
     "--config.encoder.weights=random:vit_pico",
     "--config.head.hidden=(48, 32)",
     "--config.centralized_baseline=False",
-    "--config.total_epochs=30",
+    "--config.total_epochs=20",
     "--config.ist.local_steps=4",
     "--config.eval_every_rounds=40",
     f"--config.checkpoint_every_rounds={CHECKPOINT_EVERY}",
