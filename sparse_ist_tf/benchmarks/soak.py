@@ -86,18 +86,21 @@ def _disturb(plan: Plan, trial: Trial) -> tuple[list[growth.Sample], list[int]]:
     bar = _Bar(launcher)
     now = time.monotonic()
     end, kill_at = now + 60 * plan.minutes, now + 60 * plan.every_minutes
+    seen = 0
     while time.monotonic() < end:
         if launcher.status is not None:
             raise RunError(f"the training ended with {launcher.told()!r}")
         workers = local_workers(launcher.pid)
-        if (round_ := bar.round(workers)) and len(workers) == NUM_WORKERS:
+        round_ = bar.round(workers)
+        if round_ and len(workers) == NUM_WORKERS:
             pids = {_LAUNCHER: launcher.pid, **dict(enumerate(workers))}
             found = (growth.take(worker, pid, round_) for worker, pid in pids.items())
             samples += [sample for sample in found if sample]
-        if time.monotonic() > kill_at and len(workers) == NUM_WORKERS:
-            kills.append(chance.randrange(NUM_WORKERS))
-            os.kill(workers[kills[-1]], signal.SIGKILL)
-            kill_at += 60 * plan.every_minutes
+            # Restarts that bring a run no further are given up.
+            if time.monotonic() > kill_at and trial.newest() > seen:
+                kills.append(chance.randrange(NUM_WORKERS))
+                os.kill(workers[kills[-1]], signal.SIGKILL)
+                kill_at, seen = kill_at + 60 * plan.every_minutes, trial.newest()
         time.sleep(_EVERY_S)
     launcher.send(signal.SIGTERM)
     status = ends([launcher], RUN_S)[0]
