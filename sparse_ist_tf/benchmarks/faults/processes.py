@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from sparse_ist_tf.workers.stopping import SIGNALS
 
 _POLL_S = 0.02
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
-_TOLD = ("error: ", "warning: ", "stopped by ")
+# A line for the user, at the end of a progress bar too, which who was killed hasn't ended.
+_TOLD = re.compile(r"(?:^|\])((?:error: |warning: |stopped by ).*)", re.M)
 
 
 class Process:
@@ -61,7 +63,7 @@ class Process:
 
     def told(self) -> str:
         """The last line that tells the user something besides its progress; "" where none does."""
-        lines = [line for line in self.text().splitlines() if line.startswith(_TOLD)]
+        lines = _TOLD.findall(self.text())
         return lines[-1] if lines else ""
 
     def kill(self) -> None:

@@ -27,6 +27,12 @@ def test_what_is_told_is_the_last_line_besides_progress(tmp_path):
     assert process.text().splitlines()[-2:] == [" 50%|", "behind"]
 
 
+def test_a_line_at_the_end_of_a_progress_bar_is_told_too(tmp_path):
+    process = _start(tmp_path, r"print('\r 50%| | 2/4 [00:01, loss 1]warning: again')")
+    assert ends([process], 30) == (0,)
+    assert process.told() == "warning: again"
+
+
 def test_what_does_not_end_is_killed_with_its_children(tmp_path):
     code = "import subprocess; subprocess.run(['sleep', '60'])"
     process = _start(tmp_path, code)
