@@ -38,15 +38,16 @@ def compare(drills: Sequence[Drill]) -> int:
     Returns:
         1 if one falls short of what is expected, or none could be made; else 0.
     """
-    results = []
-    with Workshop() as workshop:
-        for number, drill in enumerate(drills, 1):
-            result = _made(workshop, drill)
-            results.append(result)
-            print(f"[{number}/{len(drills)}] {drill.fault}", flush=True)
-            for line in _lines(result):
-                print(f"    {line}", flush=True)
-    print(format_table([TITLES, *(result.row() for result in results)]))
+    results: list[Result] = []
+    try:
+        with Workshop() as workshop:
+            for number, drill in enumerate(drills, 1):
+                results.append(_made(workshop, drill))
+                print(f"[{number}/{len(drills)}] {drill.fault}", flush=True)
+                for line in _lines(results[-1]):
+                    print(f"    {line}", flush=True)
+    finally:  # of those that are over, where Ctrl-C ends it
+        print(format_table([TITLES, *(result.row() for result in results)]), flush=True)
     short = [result.drill.name for result in results if result.shortcomings()]
     made = sum(result.is_possible for result in results)
     print(f"{made} drills, {len(short)} fall short{': ' if short else ''}{', '.join(short)}")
