@@ -7,12 +7,13 @@
 The second measures ViT-B/16, beside timm's where that is installed. Speed is measured in one run
 and each figure is the best of several repetitions: quote ratios, machines are noisy. The third
 measures no speed but what visible patches tell of hidden pixels, and `bytes` what images cost.
+`faults` makes every fault that workers have to survive or to name, `soak` kills them for long.
 """
 
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from sparse_ist_tf.workers.link import Link
 
 FLAGS = flags.FLAGS
-PARTS = ("encode", "train", "exchange", "export", "quantize", "leak", "bytes")
-_BY_DEFAULT = PARTS[:4]  # what is behind needs packages of its own, or is of images
+PARTS = ("encode", "train", "exchange", "export", "quantize", "leak", "bytes", "faults", "soak")
+_BY_DEFAULT = PARTS[:4]  # what is behind needs packages of its own, is of images, or no speed
 
 
 def best_time(function: Callable[[], object], repetitions: int = 5) -> float:
@@ -175,6 +176,20 @@ def _image_settings(part: str) -> tuple[list, dict]:
     return [FLAGS.dataset, sizes, ratios], rest
 
 
+def _make_faults(parts: Sequence[str]) -> int:
+    """Makes faults and soaks; an exit status, 0 where they aren't asked for."""
+    status = 0
+    if "faults" in parts:
+        from sparse_ist_tf.benchmarks.faults import catalogue
+
+        status = catalogue.compare(catalogue.chosen(FLAGS.drill))
+    if "soak" in parts:
+        from sparse_ist_tf.benchmarks import soak
+
+        status = soak.soak(soak.Plan(FLAGS.minutes, FLAGS.every_minutes, FLAGS.seed)) or status
+    return status
+
+
 def main(argv: list[str]) -> int:
     """Measures the parts that are named, as words or by --only."""
     follow_launcher(os.environ)
@@ -194,6 +209,10 @@ def main(argv: list[str]) -> int:
     if batch_size < 1:
         raise RequestError(f"--batch_size={batch_size}: must be at least 1")
     of_images = {part: _image_settings(part) for part in ("leak", "bytes") if part in parts}
+    if status := _make_faults(parts):
+        return status
+    if {"faults", "soak"}.issuperset(parts):
+        return 0
     with quiet():
         import tensorflow  # noqa: F401
     if "encode" in parts:
@@ -244,6 +263,10 @@ def define_flags() -> None:
     flags.DEFINE_list("ratio", "0.5,0.75", "Hidden shares of their patches.")
     flags.DEFINE_integer("images", 32, "Test images that leak attacks.")
     flags.DEFINE_integer("quality", 75, "JPEGs of bytes, 1 to 100.")
+    flags.DEFINE_list("drill", [], "Faults that are made, by their names; all where not given.")
+    flags.DEFINE_float("minutes", 30.0, "How long a soak lasts.", lower_bound=0.1)
+    flags.DEFINE_float("every_minutes", 2.0, "How often a soak kills a worker.", lower_bound=0.1)
+    flags.DEFINE_integer("seed", 0, "Of which workers a soak kills.", lower_bound=0)
 
 
 if __name__ == "__main__":

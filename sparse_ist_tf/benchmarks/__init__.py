@@ -1,1 +1,1 @@
-"""Speed of the parts."""
+"""Speed of the parts, what hidden pixels leak, and faults."""

@@ -120,12 +120,14 @@ def _without_bad_images(split: Split) -> Split:
 def facts(splits: Mapping[str, Split]) -> dict[str, str]:
     """What workers must have alike of a data set, the most telling first.
 
+    Where the images lie isn't among it.
+
     Returns:
         Texts by what they are of.
     """
     out = {}
-    for split in splits.values():
-        out[f"images of {split.name}"] = str(split.size)
-        out[f"classes of {split.name}"] = ", ".join(split.class_names)[:200]
-        out[f"contents of {split.name}"] = split.fingerprint[:16]
+    for part, split in splits.items():
+        out[f"images of {part}"] = str(split.size)
+        out[f"classes of {part}"] = ", ".join(split.class_names)[:200]
+        out[f"contents of {part}"] = split.fingerprint[:16]
     return out

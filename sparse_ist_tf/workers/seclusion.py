@@ -44,6 +44,11 @@ class Seclusion:
         """Whether this system allowed it; commands run as they are where it didn't."""
         return self._holder is not None
 
+    @property
+    def holder(self) -> int | None:
+        """The id of the process that holds it; None where none does."""
+        return self._holder.pid if self._holder else None
+
     def within(self, command: Sequence[str]) -> list[str]:
         """The command that runs a command in there."""
         if self._holder is None:

@@ -206,3 +206,16 @@ def test_unequal_classes_can_be_split(tmp_path):
     splits = load_folder(str(tmp_path))
     assert splits["train"].size + splits["test"].size == 38
     assert splits["test"].size == 8
+
+
+def test_workers_whose_images_lie_elsewhere_have_them_alike(tmp_path):
+    names = [f"{label}/{i}.png" for label in "ab" for i in range(10)]
+    fill(tmp_path / "one", names)
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    fill(tmp_path / "third", names[1:])
+    one, other, third = (
+        datasets.facts(load_folder(str(tmp_path / name))) for name in ("one", "other", "third")
+    )
+    assert one == other
+    assert one.keys() == third.keys()
+    assert one["contents of train"] != third["contents of train"]
