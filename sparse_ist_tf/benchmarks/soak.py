@@ -42,7 +42,8 @@ class Plan:
 def soak(plan: Plan) -> int:
     """Kills workers of a training, which its launcher starts again, and prints what that leaves.
 
-    Behind it the same rounds are trained by one worker that nothing happens to.
+    Behind it the same rounds are trained, on the same cache of features, by one worker that nothing
+    happens to.
 
     Args:
         plan: of it.
@@ -58,12 +59,12 @@ def soak(plan: Plan) -> int:
         with trial:
             samples, kills = _disturb(plan, trial)
         rounds = trial.newest()
-        with Trial(workshop.folder / "alone", 60.0, None) as alone:
+        with Trial(workshop.folder / "alone", 60.0, trial.folder) as alone:
             steps = f"--config.total_steps={_LOCAL_STEPS * rounds}"
             process = alone.launch("--num_workers=1", "--config.total_epochs=0", steps)
             if any(ends([process], RUN_S + 120 * plan.minutes)):
                 raise RunError(f"the undisturbed run ended with {process.told()!r}")
-        is_same = same_weights(trial.workdir, alone.workdir)
+            is_same = same_weights(trial.workdir, alone.workdir)
     rows, is_flat = _table(growth.warmed_up(samples, _WARM_UP))
     print(
         f"Soak: {plan.minutes:g} minutes, {NUM_WORKERS} workers on loopback, {rounds:,} rounds; "
@@ -77,7 +78,7 @@ def soak(plan: Plan) -> int:
 
 
 def _disturb(plan: Plan, trial: Trial) -> tuple[list[growth.Sample], list[int]]:
-    """Samples of a training that is killed at, and the workers that were killed."""
+    """Samples of a training whose workers are killed, and the workers that were killed."""
     chance, samples, kills = random.Random(plan.seed), [], []
     launcher = trial.launch(
         *(f"--num_workers={NUM_WORKERS}", f"--max_restarts={_NEVER}"),

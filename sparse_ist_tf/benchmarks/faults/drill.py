@@ -26,8 +26,8 @@ class Expected:
     Args:
         statuses: exit statuses of the processes in the order of their start, 0 where they come
             through, minus the signal's number where one is killed.
-        named: a pattern that the line which tells of the fault has to match; "" where the fault is
-            waited out, or nobody is left to tell.
+        named: a pattern that the line which tells of the fault has to match, with groups where only
+            parts of it are shown; "" where the fault is waited out, or nobody is left to tell.
         within_s: seconds until it must have been detected.
     """
 
@@ -130,7 +130,7 @@ class Result:
         """What the line about the fault names."""
         pattern = self.drill.expected.named
         match = re.search(pattern, self.outcome.line) if pattern and self.outcome else None
-        text = match[0] if match else ""
+        text = (" and ".join(match.groups()) or match[0]) if match else ""
         return text if len(text) <= _SIDE_BY_SIDE else f"{text[: _SIDE_BY_SIDE - 4]} ..."
 
 

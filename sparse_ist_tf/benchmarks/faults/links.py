@@ -17,7 +17,9 @@ def drills() -> Iterable[Drill]:
     yield Drill(
         "link-for-ever",
         "link down for good",
-        Expected((1, 1), r"lost worker 1 \(10\.77\.0\.2:\d+\).*lost worker 0 \(10\.77\.0\.1:\d+\)"),
+        Expected(
+            (1, 1), r"lost (worker 1 \(10\.77\.0\.2:\d+\)).*lost (worker 0 \(10\.77\.0\.1:\d+\))"
+        ),
         _cut,
         peer_timeout_s=SHORT_S,
     )

@@ -32,7 +32,7 @@ def drills() -> Iterable[Drill]:
         yield Drill(
             key,
             f"a worker with another {key}",
-            Expected((2, 2), rf"{re.escape(key)}: worker 1 has \S*{value}\S*, worker 0 has \S+"),
+            Expected((2, 2), rf"{re.escape(key)}: worker 1 has \S*{value}\S*, worker 0 has [^:]+"),
             _differ(key, value),
         )
     for name, fault, count, what in (
@@ -43,7 +43,7 @@ def drills() -> Iterable[Drill]:
         yield Drill(
             name,
             fault,
-            Expected((2, 2), rf"{what} of \w+: worker 1 has .*, worker 0 has [^:]*"),
+            Expected((2, 2), rf"{what} of \w+: worker 1 has .*, worker 0 has [^:]+"),
             _lack(count),
             is_of_folder=True,
         )

@@ -42,7 +42,8 @@ class Trial:
     Args:
         folder: of its own, which is made, and removed in the end.
         peer_timeout_s: cluster.peer_timeout_s of its workers, in seconds.
-        undisturbed: the folder of the trial that nothing happens to; None for that one.
+        undisturbed: the folder of the trial to compare with, whose cache is copied; None for that
+            one itself, which stays.
     """
 
     def __init__(self, folder: Path, peer_timeout_s: float, undisturbed: Path | None):

@@ -29,6 +29,11 @@ def test_what_is_as_expected_falls_short_of_nothing():
     }
 
 
+def test_parts_are_shown_where_a_line_is_long():
+    expected = Expected((1, -9), r"lost (worker \d).* goes (on)")
+    assert _result(GOOD, expected).named() == "worker 1 and on"
+
+
 @pytest.mark.parametrize(
     ("outcome", "words"),
     [
