@@ -44,14 +44,14 @@ def _command(*arguments, module="train"):
     return [sys.executable, "-m", f"sparse_ist_tf.{module}", *map(str, arguments)]
 
 
-def _run(caches, *arguments, module="train", cwd=None, **more):
+def _run(caches, *arguments, module="train", cwd=None, timeout_s=300, **more):
     return subprocess.run(
         _command(*arguments, module=module),
         env=_environment(caches, **more),
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout_s,
     )
 
 
@@ -406,6 +406,7 @@ def test_real_images_are_learned(caches, tmp_path, name, accuracy):
         "--config.head.hidden=(256, 256)",
         "--config.centralized_baseline=False",
         cwd=Path(__file__).parents[1],
+        timeout_s=1200,  # CIFAR-10 has 60,000 images to encode
     )
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())

@@ -173,7 +173,8 @@ def test_a_lost_worker_of_a_cluster_is_taken_back(undisturbed, runs):
     for process, path in (*workers, late):
         assert process.wait(400) == 0, path.read_text()
     for _, path in workers:
-        assert _lines(path)[2:] == ["warning: all 3 workers go on from the checkpoint"]
+        said = [line for line in _lines(path) if "waits until" not in line]  # where it takes long
+        assert said[2:] == ["warning: all 3 workers go on from the checkpoint"]
     # Said where that takes a while.
     assert _lines(late[1]) in ([], ["warning: worker 2 waits until the run takes it in"])
     _assert_same(runs.workdir, undisturbed, 3)
