@@ -16,17 +16,12 @@ import pytest
 from safetensors.numpy import load_file
 
 from sparse_ist_tf.workers.launch import free_ports
-from tests.fixtures.processes import worker_pids
+from tests.fixtures.processes import SMALL_RUN, worker_pids
 
 ROUNDS = 160
 SMALL = (
-    "--config.dataset.name=digits",
-    "--config.encoder.weights=random:vit_pico",
-    "--config.head.hidden=(48, 32)",
-    "--config.centralized_baseline=False",
-    "--config.total_epochs=0",
+    *SMALL_RUN,
     f"--config.total_steps={4 * ROUNDS}",
-    "--config.ist.local_steps=4",
     "--config.eval_every_rounds=1000",
     "--config.checkpoint_every_rounds=10",
 )

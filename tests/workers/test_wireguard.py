@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.processes import SMALL_RUN
+
 ROOT = Path(__file__).parents[2]
 TAG = f"{os.getpid() % 10_000}"
 PORT = 2222
@@ -96,13 +98,8 @@ def test_workers_train_where_only_they_are(hosts, joined, tmp_path):
     """Each reaches the other; a stranger on the hosts' network reaches neither."""
     addresses = [f"10.77.0.{number}:{PORT}" for number in (1, 2)]
     arguments = (
-        "--config.dataset.name=digits",
-        "--config.encoder.weights=random:vit_pico",
-        "--config.head.hidden=(48, 32)",
-        "--config.centralized_baseline=False",
-        "--config.total_epochs=0",
+        *SMALL_RUN,
         "--config.total_steps=400",
-        "--config.ist.local_steps=4",
         f"--workdir={tmp_path / 'run'}",
     )
     workers = []

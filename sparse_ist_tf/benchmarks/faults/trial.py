@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -58,12 +57,7 @@ class Trial:
             shutil.copytree(self._undisturbed / "cache", self.cache)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for process in self._processes:
             process.kill()
         if self._undisturbed:
@@ -202,12 +196,7 @@ class Workshop:
         self._count, self._undisturbed = 0, {}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         for number, handler in self._previous.items():
             signal.signal(number, handler)

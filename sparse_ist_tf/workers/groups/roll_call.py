@@ -115,9 +115,9 @@ class RollCall:
             if answer:
                 met = time.monotonic()
             if isinstance(answer, Greeting) and answer.worker == 0:
-                members = json.loads(answer.facts.get(_MEMBERS, "[]"))
-                if self.cluster.worker in members:
-                    return Call(tuple(members), answer.facts[_NAME])
+                call = _call_in(answer.facts)
+                if self.cluster.worker in call.members:
+                    return call
             elif answer and not is_told and met - begun > _ENDING_S:
                 is_told = True
                 warn(f"worker {self.cluster.worker} waits until the run takes it in")
@@ -146,3 +146,11 @@ class RollCall:
                 warn(f"worker {i} ({address}) isn't taken in: {difference}")
             found |= not difference
         return found
+
+
+def _call_in(facts: Facts) -> Call:
+    """The call that a chief's answer names; nobody takes part in it where it names none."""
+    try:
+        return Call(tuple(map(int, json.loads(facts[_MEMBERS]))), facts[_NAME])
+    except (KeyError, ValueError, TypeError):
+        return Call((), "")

@@ -8,7 +8,7 @@ import pytest
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.workers.cluster import Cluster
-from sparse_ist_tf.workers.groups.roll_call import RollCall
+from sparse_ist_tf.workers.groups.roll_call import RollCall, _call_in
 from sparse_ist_tf.workers.launch import free_ports
 from sparse_ist_tf.workers.meeting import meet
 
@@ -117,3 +117,17 @@ def test_those_of_different_calls_do_not_meet():
         thread.start()
     _join(threads)
     assert set(errors) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {},
+        {"members": "[0, 1"},
+        {"members": "1", "name of the call": "a"},
+        {"members": '["x"]', "name of the call": "a"},
+        {"members": "[0, 1]"},
+    ],
+)
+def test_nobody_takes_part_in_what_is_no_call(facts):
+    assert _call_in(facts).members == ()
