@@ -5,14 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.ist.exchange import Exchange, Plan
+from sparse_ist_tf.ist.exchange.transfers import Exchange, Plan
+from sparse_ist_tf.ist.exchange.variables import SubnetPartitionedVariable, per_worker_variable
 from sparse_ist_tf.ist.head import HeadSpec, init_blocks
 from sparse_ist_tf.ist.local import Batches, SlotOptimizer, SubnetState, make_local_steps
 from sparse_ist_tf.ist.partition import Partition, make_partition, subnet_sizes
 from sparse_ist_tf.ist.slots import SlotStore
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions, TrainingData
-from sparse_ist_tf.ist.variables import SubnetPartitionedVariable, per_worker_variable
 from sparse_ist_tf.ist.wholes import Wholes
 from sparse_ist_tf.tracing import traced
 from sparse_ist_tf.workers.link import Link

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from sparse_ist_tf.ist.exchange.variables import per_worker_variable
 from sparse_ist_tf.ist.head import ParameterSpec
 from sparse_ist_tf.ist.state import Weights
-from sparse_ist_tf.ist.variables import per_worker_variable
 from sparse_ist_tf.workers.link import Link, Shape
 
 

@@ -5,6 +5,7 @@ import abc
 import numpy as np
 import tensorflow as tf
 
+from sparse_ist_tf.ist.exchange.variables import per_worker_variable
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
 from sparse_ist_tf.ist.local import (
     Batches,
@@ -15,7 +16,6 @@ from sparse_ist_tf.ist.local import (
 )
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions, TrainingData
-from sparse_ist_tf.ist.variables import per_worker_variable
 from sparse_ist_tf.tracing import traced
 from sparse_ist_tf.workers.ledger import Purpose
 from sparse_ist_tf.workers.link import Link, ring_all_reduce_bytes

@@ -12,10 +12,10 @@ import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.inputs.batches import BatchStream
+from sparse_ist_tf.ist.exchange.variables import Skew
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, build_model, init_parameters, logits
 from sparse_ist_tf.ist.rounds import IstTrainer
 from sparse_ist_tf.ist.trainer import TrainerOptions, TrainingData
-from sparse_ist_tf.ist.variables import Skew
 from sparse_ist_tf.workers.launch import run_local_workers
 from sparse_ist_tf.workers.link import Link
 

@@ -10,12 +10,12 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparse_ist_tf.ist import variables
 from sparse_ist_tf.ist import wholes as wholes_module
-from sparse_ist_tf.ist.exchange import Exchange, make_plan
+from sparse_ist_tf.ist.exchange import variables
+from sparse_ist_tf.ist.exchange.transfers import Exchange, make_plan
+from sparse_ist_tf.ist.exchange.variables import Skew, SubnetPartitionedVariable
 from sparse_ist_tf.ist.head import HeadSpec, ParameterSpec
 from sparse_ist_tf.ist.partition import hosted_subnets, make_partition
-from sparse_ist_tf.ist.variables import Skew, SubnetPartitionedVariable
 from sparse_ist_tf.ist.wholes import Wholes
 from sparse_ist_tf.workers.link import Link
 

@@ -27,7 +27,7 @@ class Skew:
 
     Example:
         >>> from sparse_ist_tf.ist.head import ParameterSpec
-        >>> from sparse_ist_tf.ist.variables import Skew
+        >>> from sparse_ist_tf.ist.exchange.variables import Skew
         >>> Skew(ParameterSpec("k", (4, 6), (None, 0)), num_workers=2).home_size
         12
     """
@@ -191,7 +191,7 @@ class SubnetPartitionedVariable:
 
     Example:
         >>> from sparse_ist_tf.ist.head import ParameterSpec
-        >>> from sparse_ist_tf.ist.variables import SubnetPartitionedVariable
+        >>> from sparse_ist_tf.ist.exchange.variables import SubnetPartitionedVariable
         >>> kernel = ParameterSpec("dense_0/kernel", (4, 6), (None, 0))
         >>> variable = SubnetPartitionedVariable(kernel, 3, worker=0, num_workers=2,
         ...                                      block_sizes=(12,))

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from sparse_ist_tf.ist.exchange.variables import Skew, SubnetPartitionedVariable
 from sparse_ist_tf.ist.partition import Partition
-from sparse_ist_tf.ist.variables import Skew, SubnetPartitionedVariable
 from sparse_ist_tf.ist.wholes import Wholes
 from sparse_ist_tf.workers.ledger import Purpose
 from sparse_ist_tf.workers.link import Link, Shape
@@ -44,10 +44,10 @@ def make_plan(
         worker: this worker.
 
     Example:
-        >>> from sparse_ist_tf.ist.exchange import make_plan
+        >>> from sparse_ist_tf.ist.exchange.transfers import make_plan
         >>> from sparse_ist_tf.ist.head import ParameterSpec
         >>> from sparse_ist_tf.ist.partition import make_partition
-        >>> from sparse_ist_tf.ist.variables import Skew
+        >>> from sparse_ist_tf.ist.exchange.variables import Skew
         >>> skew = Skew(ParameterSpec("k", (4, 6), (None, 0)), num_workers=2)
         >>> make_plan([skew], make_partition(0, 0, (6,), 2), [(0,), (1,)], worker=0).chunk
         6

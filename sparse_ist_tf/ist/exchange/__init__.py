@@ -1,0 +1,1 @@
+"""What crosses between home shards and subnets, in which form, and who keeps what."""

@@ -1,0 +1,219 @@
+"""Forms in which numbers cross a link: floats, integers with a scale per neuron, one per neuron.
+
+A block is neuron by neuron, [neurons, inputs of each]. `lower` makes of it what the form keeps,
+tensors with a row per neuron, so that any neurons' rows can be taken; `pack` makes of some rows the
+32-bit words that cross, `unpack` and `lift` undo both. A form with integers rounds
+stochastically: what it gives is right in the mean, however often it is rounded.
+"""
+
+import abc
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+Rows = list[tf.Tensor]  # what a form keeps of a block: tensors with a row per neuron
+_INT32 = 4  # bytes of a word
+
+
+class Form(abc.ABC):
+    """A form of numbers while they cross."""
+
+    @abc.abstractmethod
+    def lower(self, block: tf.Tensor, seed: tf.Tensor | None = None) -> Rows:
+        """What the form keeps.
+
+        Args:
+            block: float32[neurons, inputs].
+            seed: int32[2], of its rounding; to the nearest where None.
+        """
+
+    @abc.abstractmethod
+    def lift(self, rows: Rows, inputs: int) -> tf.Tensor:
+        """What the form says of a block: float32[neurons, inputs]."""
+
+    @abc.abstractmethod
+    def pack(self, rows: Rows) -> list[tf.Tensor]:
+        """Some neurons' rows as words: int32 vectors."""
+
+    @abc.abstractmethod
+    def unpack(self, words: tf.Tensor, neurons: tf.Tensor, inputs: int) -> Rows:
+        """The inverse of pack.
+
+        Args:
+            words: int32[num_words(neurons, inputs)].
+            neurons: int32, how many.
+            inputs: of each.
+        """
+
+    @abc.abstractmethod
+    def num_words(self, neurons: tf.Tensor, inputs: int) -> tf.Tensor:
+        """How many words some neurons take: int32."""
+
+    @abc.abstractmethod
+    def neuron_bytes(self, inputs: int) -> float:
+        """Bytes of one neuron, without what fills up a word."""
+
+
+class Float(Form):
+    """Floats of 32 or 16 bits."""
+
+    def __init__(self, dtype: tf.DType):
+        self.dtype = dtype
+
+    def lower(self, block: tf.Tensor, seed: tf.Tensor | None = None) -> Rows:
+        """As Form.lower; with a seed bfloat16 is rounded stochastically, float16 never is."""
+        if seed is not None and self.dtype == tf.bfloat16:
+            noise = tf.random.stateless_uniform(tf.shape(block), seed, 0, 1 << 16, tf.int32)
+            bits = (tf.bitcast(block, tf.int32) + noise) & tf.constant(-1 << 16)
+            block = tf.bitcast(bits, tf.float32)
+        return [tf.cast(block, self.dtype)]
+
+    def lift(self, rows: Rows, inputs: int) -> tf.Tensor:
+        """As Form.lift."""
+        return tf.cast(rows[0], tf.float32)
+
+    def pack(self, rows: Rows) -> list[tf.Tensor]:
+        """As Form.pack."""
+        return [_to_words(rows[0])]
+
+    def unpack(self, words: tf.Tensor, neurons: tf.Tensor, inputs: int) -> Rows:
+        """As Form.unpack."""
+        return [_of_words(words, self.dtype, neurons, inputs)]
+
+    def num_words(self, neurons: tf.Tensor, inputs: int) -> tf.Tensor:
+        """As Form.num_words."""
+        return _words_of(neurons * inputs, self.dtype.size)
+
+    def neuron_bytes(self, inputs: int) -> float:
+        """As Form.neuron_bytes."""
+        return self.dtype.size * inputs
+
+
+class Integer(Form):
+    """Integers of 8 or 4 bits, and a float32 scale per neuron.
+
+    Args:
+        bits: 8, or 4: two to a byte.
+    """
+
+    def __init__(self, bits: int):
+        self.bits, self.most = bits, 2 ** (bits - 1) - 1
+
+    def lower(self, block: tf.Tensor, seed: tf.Tensor | None = None) -> Rows:
+        """As Form.lower: int8 in [-most, most], and the scales."""
+        scales = tf.reduce_max(tf.abs(block), axis=1, keepdims=True) / self.most
+        scaled = tf.math.divide_no_nan(block, scales)
+        if seed is None:
+            rounded = tf.round(scaled)
+        else:
+            rounded = tf.floor(scaled + tf.random.stateless_uniform(tf.shape(block), seed))
+        limit = float(self.most)
+        return [tf.cast(tf.clip_by_value(rounded, -limit, limit), tf.int8), scales]
+
+    def lift(self, rows: Rows, inputs: int) -> tf.Tensor:
+        """As Form.lift."""
+        integers, scales = rows
+        return tf.cast(integers, tf.float32) * scales
+
+    def pack(self, rows: Rows) -> list[tf.Tensor]:
+        """As Form.pack."""
+        integers, scales = rows
+        flat = tf.reshape(integers, (-1,))
+        if self.bits == 4:
+            low, high = tf.unstack(tf.reshape(_filled(flat, 2), (-1, 2)), axis=1)
+            flat = (low & 15) | tf.bitwise.left_shift(high, tf.constant(4, tf.int8))
+        return [_to_words(scales), _to_words(flat)]
+
+    def unpack(self, words: tf.Tensor, neurons: tf.Tensor, inputs: int) -> Rows:
+        """As Form.unpack."""
+        scales = _of_words(words[:neurons], tf.float32, neurons, 1)
+        if self.bits == 8:
+            return [_of_words(words[neurons:], tf.int8, neurons, inputs), scales]
+        pairs = tf.reshape(tf.bitcast(words[neurons:], tf.int8), (-1,))
+        four = tf.constant(4, tf.int8)
+        low = tf.bitwise.right_shift(tf.bitwise.left_shift(pairs, four), four)
+        both = tf.stack([low, tf.bitwise.right_shift(pairs, four)], axis=1)
+        flat = tf.reshape(both, (-1,))[: neurons * inputs]
+        return [tf.reshape(flat, (neurons, inputs)), scales]
+
+    def num_words(self, neurons: tf.Tensor, inputs: int) -> tf.Tensor:
+        """As Form.num_words."""
+        count = neurons * inputs
+        return neurons + _words_of(count if self.bits == 8 else (count + 1) // 2, 1)
+
+    def neuron_bytes(self, inputs: int) -> float:
+        """As Form.neuron_bytes."""
+        return inputs * self.bits / 8 + _INT32
+
+
+class PerNeuron(Form):
+    """One float32 per neuron, the mean over its inputs.
+
+    Source: "Adam-mini: Use Fewer Learning Rates To Gain More" (Zhang et al., 2024), algorithm 1.
+    """
+
+    def lower(self, block: tf.Tensor, seed: tf.Tensor | None = None) -> Rows:
+        """As Form.lower; of a block that has one number per neuron these."""
+        return [tf.reduce_mean(block, axis=1, keepdims=True)]
+
+    def lift(self, rows: Rows, inputs: int) -> tf.Tensor:
+        """As Form.lift."""
+        return tf.repeat(rows[0], inputs, axis=1)
+
+    def pack(self, rows: Rows) -> list[tf.Tensor]:
+        """As Form.pack."""
+        return [_to_words(rows[0])]
+
+    def unpack(self, words: tf.Tensor, neurons: tf.Tensor, inputs: int) -> Rows:
+        """As Form.unpack."""
+        return [_of_words(words, tf.float32, neurons, 1)]
+
+    def num_words(self, neurons: tf.Tensor, inputs: int) -> tf.Tensor:
+        """As Form.num_words."""
+        return neurons
+
+    def neuron_bytes(self, inputs: int) -> float:
+        """As Form.neuron_bytes."""
+        return _INT32
+
+
+FORMS: dict[str, Form] = {
+    "float32": Float(tf.float32),
+    "bfloat16": Float(tf.bfloat16),
+    "float16": Float(tf.float16),
+    "int8": Integer(8),
+    "int4": Integer(4),
+    "neuron": PerNeuron(),
+}
+
+
+def bits_to_floats(words: tf.Tensor, shape: Sequence[int]) -> tf.Tensor:
+    """float32 in a shape of as many words."""
+    return tf.reshape(tf.bitcast(words, tf.float32), shape)
+
+
+def floats_to_bits(floats: tf.Tensor) -> tf.Tensor:
+    """The words of float32 numbers: int32[entries]."""
+    return tf.bitcast(tf.reshape(floats, (-1,)), tf.int32)
+
+
+def _words_of(count: tf.Tensor, size: int) -> tf.Tensor:
+    """Words that so many numbers of a size in bytes take."""
+    each = _INT32 // size
+    return (count + each - 1) // each
+
+
+def _filled(flat: tf.Tensor, multiple: int) -> tf.Tensor:
+    return tf.pad(flat, [[0, -tf.size(flat) % multiple]])
+
+
+def _to_words(tensor: tf.Tensor) -> tf.Tensor:
+    flat, each = tf.reshape(tensor, (-1,)), _INT32 // tensor.dtype.size
+    if each == 1:
+        return tf.bitcast(flat, tf.int32)
+    return tf.bitcast(tf.reshape(_filled(flat, each), (-1, each)), tf.int32)
+
+
+def _of_words(words: tf.Tensor, dtype: tf.DType, neurons: tf.Tensor, inputs: int) -> tf.Tensor:
+    flat = tf.reshape(tf.bitcast(words, dtype), (-1,))
+    return tf.reshape(flat[: neurons * inputs], (neurons, inputs))
