@@ -20,6 +20,7 @@ class Stream(enum.IntEnum):
     BATCHES = 303
     BASIS = 304  # of the rotation that spreads outliers before quantization
     CALIBRATION = 305
+    ROUNDING = 306  # of what subnets give back
     SAMPLED_IMAGES = 404  # whose bytes are counted
     RESNET_WEIGHTS = 405
     ENCODER_WEIGHTS = 406

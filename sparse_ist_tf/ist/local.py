@@ -96,6 +96,9 @@ class SlotOptimizer:
         if len(counts) != 1:
             raise RequestError(f"optimizer.name={name!r}: keeps unlike moments for its weights")
         self.num_slots = counts.pop()
+        # Of each moment, is it a mean of gradients, "first", or of their squares, "second"?
+        paths = [self.optimizer.variables[2 + place].path for place in self.places[0]]
+        self.kinds = ["second" if "velocity" in path else "first" for path in paths]
 
     def apply(
         self, step: tf.Tensor, rate: tf.Tensor, gradients: Sequence[tf.Tensor], state: SubnetState

@@ -1,12 +1,12 @@
 """Independent Subnetwork Training: rounds of dispatch, local steps and collect."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.ist.exchange.transfers import Exchange, Plan
-from sparse_ist_tf.ist.exchange.variables import SubnetPartitionedVariable, per_worker_variable
+from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.ist.exchange.checkpoints import gather, scatter
+from sparse_ist_tf.ist.exchange.transfers import Dealt, Exchange, Report
+from sparse_ist_tf.ist.exchange.variables import per_worker_variable
 from sparse_ist_tf.ist.head import HeadSpec, init_blocks
 from sparse_ist_tf.ist.local import Batches, SlotOptimizer, SubnetState, make_local_steps
 from sparse_ist_tf.ist.partition import Partition, make_partition, subnet_sizes
@@ -14,8 +14,12 @@ from sparse_ist_tf.ist.slots import SlotStore
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions, TrainingData
 from sparse_ist_tf.ist.wholes import Wholes
+from sparse_ist_tf.streams import Stream
 from sparse_ist_tf.tracing import traced
 from sparse_ist_tf.workers.link import Link
+
+# What every worker is told of a subnet's round; the signal is the one that asks to stop.
+_RECORD = ("mean loss", "right answers", "signal", "finite")
 
 
 class IstTrainer(Trainer):
@@ -56,8 +60,15 @@ class IstTrainer(Trainer):
         self.shapes = {n: [block_shape(part, n) for part in specs] for n in self.mine}
         config = options.optimizer_config()
         optimizers = {n: SlotOptimizer(config, self.shapes[n]) for n in self.mine}
-        self.num_slots = next(iter(optimizers.values())).num_slots
-        self.num_columns = 1 + self.num_slots * (options.moments == "carry")
+        kinds = next(iter(optimizers.values())).kinds
+        self.num_slots = len(kinds)
+        forms = options.forms
+        # Of an optimizer's moments those that go with the neurons.
+        self.travelling = [
+            i
+            for i, kind in enumerate(kinds)
+            if options.moments == "carry" and forms.moment(kind) != "reset"
+        ]
         self._local = {}
         for n in self.mine:
             pairs = zip(spec.hidden, layers, strict=True)
@@ -67,19 +78,20 @@ class IstTrainer(Trainer):
         self.travels = [len(part.shape) == 2 or options.biases == "carry" for part in specs]
         shares = options.capacities or (1,) * options.num_subnets
         self.shares = np.array(shares, np.float32) / np.float32(sum(shares))
+        partitioned = [part for part, t in zip(specs[:-1], self.travels[:-1], strict=True) if t]
+        moments = [kinds[i] for i in self.travelling]
+        # The output bias, if it travels, belongs to all subnets.
+        self.shared_shape = spec.num_classes * self.travels[-1], 1 + len(moments)
         with link.strategy.scope():
-            self.variables = [
-                SubnetPartitionedVariable(
-                    part,
-                    self.num_columns,
-                    link.worker,
-                    link.num_workers,
-                    [int(np.prod(self.shapes[n][i])) for n in self.mine],
-                )
-                for i, part in enumerate(specs[:-1])
-                if self.travels[i]
-            ]
-            self.shared = per_worker_variable((spec.num_classes, self.num_columns), "shared")
+            self.exchange = Exchange(
+                link,
+                partitioned,
+                [forms.columns(part, moments) for part in partitioned],
+                self.hosted,
+                layers,
+                (self.shared_shape, (len(_RECORD),)),
+            )
+            self.shared = per_worker_variable((spec.num_classes, 1 + len(moments)), "shared")
             self.slots = SlotStore(
                 specs,
                 block_shape,
@@ -89,13 +101,7 @@ class IstTrainer(Trainer):
                 biases=options.biases == "slot",
                 moments=options.moments == "slot",
             )
-        # Behind the output bias, if it travels, three rows: the mean loss, the right answers, and
-        # the signal that asks to stop.
-        shared_size = spec.num_classes * self.travels[-1] + 3
-        self.exchange = Exchange(link, self.variables, self.hosted, shared_size, self.num_columns)
         self._stopped_by = 0
-        self._planner = ThreadPoolExecutor(1)
-        self._plans: dict = {}
         self._traced = None
         self._set_initial_weights()
 
@@ -112,44 +118,35 @@ class IstTrainer(Trainer):
         return self.partition_of(self.options, self.spec.hidden, round_index)
 
     def _set_initial_weights(self):
-        options = self.options
-        travelling = [i for i, t in enumerate(self.travels[:-1]) if t]
-        self.exchange.set_homes(
-            init_blocks(
-                self.spec.parameters()[i],
-                options.seed,
-                i,
-                options.initializer,
-                options.num_subnets,
-                variable.skew.row_blocks(1),
-            )
-            for i, variable in zip(travelling, self.variables, strict=True)
-        )
-
-    def _plan(self, round_index: int) -> Plan:
-        """The plan of a round; that of the next one is worked out meanwhile."""
-        key = round_index if self.options.num_subnets > 1 else 0
-        for wanted in (key, key + 1 if self.options.num_subnets > 1 else key):
-            if wanted not in self._plans:
-                job = self._planner.submit(lambda r: self.exchange.plan(self.partition(r)), wanted)
-                self._plans[wanted] = job
-        for old in [r for r in self._plans if r < key]:
-            del self._plans[old]
-        return self._plans[key].result()
+        options, positions = self.options, {p.name: i for i, p in enumerate(self.spec.parameters())}
+        for parameter in self.exchange.parameters:
+            variable, part = parameter.variables[0], parameter.spec
+            rows = list(variable.row_blocks())
+            kind, count = options.initializer, options.num_subnets
+            blocks = init_blocks(part, options.seed, positions[part.name], kind, count, rows)
+            for some, block in zip(rows, blocks, strict=True):
+                shard = variable.cut(block[..., 0], some, self.link.worker)
+                variable.set_home_rows(some, shard)
 
     def train_round(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """A round of dispatch, local steps and collect; as Trainer.train_round."""
-        plan = self._plan(self.round)
+        dealt = Dealt.of(self.partition(self.round), self.link.next_key())
         rows, rates = self._batches(steps)
-        parts = (plan.serve, plan.hold, np.int32(plan.chunk))
-        tensors = tf.nest.map_structure(tf.constant, parts)
-        keys = (self.link.next_key(), self.link.next_key())
-        args = (tensors, self.features, self.labels, rows, rates, tf.constant(self.step), keys)
+        seeds = [Stream.ROUNDING.rng(self.options.seed, self.round, n) for n in self.mine]
+        seeds = tf.constant(np.stack([rng.integers(1 << 31, size=2) for rng in seeds]), tf.int32)
+        step = tf.constant(self.step)
+        args = (dealt, self.features, self.labels, rows, rates, step, seeds)
         if self._traced is None:
             self._traced = self._trace(args)
-        report = self.link.run(self._traced, args)
-        self._stopped_by = int(report[:, 2].max())
-        return report[:, 0], report[:, 1]
+        records = self.link.run(self._traced, args)
+        losses, right, signals, finite = records.T
+        for subnet in np.flatnonzero(finite == 0):
+            raise RunError(
+                f"round {self.round}, subnet {subnet}: what it learnt is not finite; "
+                "lower config.learning_rate"
+            )
+        self._stopped_by = int(signals.max())
+        return losses, right
 
     def asked_to_stop(self) -> int:
         """As Trainer.asked_to_stop."""
@@ -160,43 +157,63 @@ class IstTrainer(Trainer):
             shape = [None] * tensor.shape.rank if tensor.dtype == tf.int32 else tensor.shape
             return tf.TensorSpec(shape, tensor.dtype)
 
-        plan, features, labels, rows, rates, step, keys = tf.nest.map_structure(open_shape, args)
+        _, features, labels, rows, rates, step, seeds = tf.nest.map_structure(open_shape, args)
+        dealt = tf.nest.map_structure(tf.TensorSpec.from_tensor, args[0])
         rows = tf.TensorSpec((len(self.mine), None, self.options.batch_size), tf.int32)
         features = tf.TensorSpec((None, self.spec.feature_dim), tf.float32)
         rates = tf.TensorSpec((None,), tf.float32)
-        signature = (plan, features, labels, rows, rates, step, keys)
+        signature = (dealt, features, labels, rows, rates, step, seeds)
         return traced(self._round, input_signature=signature)
 
-    def _round(self, plan, features, labels, rows, rates, first_step, keys):
-        plan = Plan(*plan)
-        self.exchange.dispatch(plan, keys[0])
-        trained, copies, kept, stays = [], [], self.slots.read(), {}
-        for k, subnet in enumerate(self.mine):
-            state = self._unpack(k, subnet, kept[subnet])
+    def _round(self, dealt, features, labels, rows, rates, first_step, seeds):
+        blocks, kept = self.exchange.dispatch(dealt), self.slots.read()
+        reports, stays, before = [], {}, []
+        for subnet in range(self.options.num_subnets):
+            if subnet not in self.mine:
+                reports.append(self.exchange.take_back(dealt, subnet))
+                continue
+            k = self.mine.index(subnet)
+            # One after the other: what is ready crosses while the next one trains.
+            with tf.control_dependencies(before):
+                start = tf.nest.map_structure(tf.identity, blocks[subnet])
+            state = self._unpack(subnet, start, kept[subnet])
             batches = Batches(features, labels, rows[k], rates)
             made = self._train_subnet(subnet, state, batches, first_step)
             columns, stays[subnet], losses, right = made
-            trained.append([columns[i] for i in range(len(columns) - 1) if self.travels[i]])
+            before = [losses] if self.link.num_workers > 1 else []
             with tf.control_dependencies([losses]):
                 signal = self.stop_signal.read_value()
-            record = tf.stack([tf.reduce_mean(losses), tf.cast(right, tf.float32), signal])
-            record = tf.pad(record[:, None], [[0, 0], [0, self.num_columns - 1]])
-            copies.append(tf.concat([*columns[-1:][: self.travels[-1]], record], axis=0))
+            back, shared = self._given_back(start, columns)
+            finite = tf.reduce_all(
+                [tf.reduce_all(tf.math.is_finite(c)) for c in tf.nest.flatten(back)]
+            )
+            record = [tf.reduce_mean(losses), tf.cast(right, tf.float32), signal]
+            record = tf.stack([*record, tf.cast(finite, tf.float32)])
+            reports.append(Report(shared, record))
+            self.exchange.give_back(dealt, subnet, back, seeds[k], reports[-1])
         self.slots.write(stays)
-        for variable, columns in zip(self.variables, zip(*trained, strict=True), strict=True):
-            variable.blocks.assign(tf.concat(columns, axis=0))
-        everyone = self.exchange.collect(plan, tf.stack(copies), keys[1])
         if self.travels[-1]:
             # One after the other: a sum that TensorFlow sees whole it may add up in an order that
             # depends on P.
-            parts = self.shares[:, None, None] * everyone[:, :-3]
+            parts = self.shares[:, None, None] * tf.stack([report.shared for report in reports])
             zero = tf.zeros_like(self.shared)
             self.shared.assign(tf.foldl(tf.add, parts, zero, parallel_iterations=1))
-        return everyone[:, -3:, 0]
+        return tf.stack([report.record for report in reports])
+
+    def _given_back(self, start, columns):
+        """Of what a subnet made what goes home, and its copy of the output bias."""
+        travelled = (values for values, t in zip(columns[:-1], self.travels[:-1], strict=True) if t)
+        back = []
+        for parameter, old, new in zip(self.exchange.parameters, start, travelled, strict=True):
+            pairs = zip(parameter.columns, old, map(parameter.to_block, new), strict=True)
+            back.append([now - old if c.is_difference else now for c, old, now in pairs])
+        if not self.travels[-1]:
+            return back, tf.zeros(self.shared_shape)
+        return back, tf.stack(columns[-1], axis=1)
 
     def _train_subnet(self, subnet, state, batches, first_step):
         """A subnet's local steps: what travels and what stays, the losses and right answers."""
-        resets = self.options.moments == "reset"
+        resets = not self.travelling and self.options.moments != "slot"
         states, start, losses, right = [state], 0, [], 0
         last = tf.shape(batches.rows)[0]
         for stop in [last] if self.options.keep_last_step else [last - 1, last]:
@@ -210,64 +227,64 @@ class IstTrainer(Trainer):
         stays = {}
         for part, weight, moments in zip(self.spec.parameters(), *states[-1], strict=True):
             stays |= {(part.name, i): column for i, column in enumerate([weight, *moments])}
-        columns = [self._pack(w, s) for w, s in zip(*states[1], strict=True)]
+        columns = [
+            [weight, *(moments[i] for i in self.travelling)]
+            for weight, moments in zip(*states[1], strict=True)
+        ]
         return columns, stays, tf.concat(losses, axis=0), right
 
-    def _unpack(self, k, subnet, kept):
-        """Weights and moments of a hosted subnet, from the blocks and from what it has kept."""
+    def _unpack(self, subnet, blocks, kept):
+        """Weights and moments of a hosted subnet, from its blocks and from what it has kept."""
         weights, slots = [], []
-        variables = iter(self.variables)
-        parts = zip(self.spec.parameters(), self.shapes[subnet], self.travels, strict=True)
-        for i, (part, shape, travels) in enumerate(parts):
+        parameters = iter(zip(self.exchange.parameters, blocks, strict=True))
+        specs = zip(self.spec.parameters(), self.shapes[subnet], self.travels, strict=True)
+        for i, (part, shape, travels) in enumerate(specs):
             columns = []
-            if travels and i < len(self.travels) - 1:
-                variable = next(variables)
-                sizes, block = variable.block_sizes, variable.blocks
-                columns = self._columns(block, sum(sizes[:k]), sum(sizes[: k + 1]), shape)
+            if travels and i == len(self.travels) - 1:
+                shared = tf.ensure_shape(self.shared, (shape[0], self.shared_shape[1]))
+                columns = tf.unstack(shared, axis=1)
             elif travels:
-                columns = self._columns(self.shared, 0, self.spec.num_classes, shape)
+                parameter, columns = next(parameters)
+                columns = [parameter.of_block(block) for block in columns]
             weights.append(columns[0] if travels else kept[part.name, 0])
-            columns = columns[1:] or [
-                kept.get((part.name, 1 + i), tf.zeros(shape)) for i in range(self.num_slots)
+            travelled = dict(zip(self.travelling, columns[1:], strict=False))
+            moments = [
+                travelled[i] if i in travelled else kept.get((part.name, 1 + i))
+                for i in range(self.num_slots)
             ]
-            slots.append(columns)
+            slots.append([tf.zeros(shape) if m is None else m for m in moments])
         return SubnetState(weights, slots)
 
-    def _columns(self, block, first, behind, shape):
-        block = tf.convert_to_tensor(block)
-        return [tf.reshape(block[first:behind, c], shape) for c in range(self.num_columns)]
-
-    def _pack(self, weight, slots):
-        """[entries, columns] of one parameter."""
-        columns = [weight, *slots][: self.num_columns]
-        flat = tf.stack([tf.reshape(column, (-1,)) for column in columns])
-        return tf.transpose(flat)  # a third of the time of stacking along the last axis
+    def _variables(self):
+        return [variable for p in self.exchange.parameters for variable in p.variables]
 
     def gather_weights(self) -> HeadState | None:
         """The merged head, and what stays in slots; as Trainer.gather_weights."""
-        wholes = self.exchange.gather(Wholes(self.scratch))
+        wholes = list(gather(self.link, self._variables(), Wholes(self.scratch)))
         slots = self.slots.gather()
-        if wholes is None:
+        if not self.link.chief:
             return None
-        state = HeadState(slots=slots)
+        state, found = HeadState(slots=slots), iter(wholes)
         shared = [np.ascontiguousarray(column) for column in self.shared.numpy().T]
-        found = iter([*wholes, shared])
-        for part, travels in zip(self.spec.parameters(), self.travels, strict=True):
-            # What never travelled is untrained in the merged head.
-            columns = next(found) if travels else [np.zeros(part.shape, np.float32)]
+        specs, count = self.spec.parameters(), 1 + len(self.travelling)
+        for part, travels in zip(specs, self.travels, strict=True):
+            if not travels:  # what never travelled is untrained in the merged head
+                columns = [np.zeros(part.shape, np.float32)]
+            else:
+                columns = shared if part is specs[-1] else [next(found) for _ in range(count)]
             state.head.set_columns(part.name, columns)
         return state
 
     def restore_weights(self, state: HeadState | None) -> None:
         """As Trainer.restore_weights."""
         self.slots.restore(state.slots if state else None)
-        wholes = None
+        wholes = shared = None
         if state:
-            pairs = zip(self.spec.parameters(), self.travels, strict=True)
-            specs = [part for part, travels in pairs if travels]
-            wholes = [state.head.columns(part.name)[: self.num_columns] for part in specs]
+            count = 1 + len(self.travelling)
+            names = [p.spec.name for p in self.exchange.parameters]
+            wholes = [array for name in names for array in state.head.columns(name)[:count]]
+            shared = state.head.columns(self.spec.parameters()[-1].name)[:count]
         if self.travels[-1]:
-            shared = np.stack(wholes.pop(), axis=1) if wholes else None
-            shape = (self.spec.num_classes, self.num_columns)
-            self.shared.assign(self._from_chief(shared, shape))
-        self.exchange.scatter(wholes)
+            whole = np.stack(shared, axis=1) if shared else None
+            self.shared.assign(self._from_chief(whole, self.shared_shape))
+        scatter(self.link, self._variables(), wholes)

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.inputs.batches import BatchStream
+from sparse_ist_tf.ist.exchange.parameters import Forms
 from sparse_ist_tf.ist.head import HeadSpec, Standard, hidden_statistics
 from sparse_ist_tf.ist.local import LossOptions
 from sparse_ist_tf.ist.partition import Partition, hosted_subnets
@@ -31,6 +32,7 @@ class TrainerOptions:
         local_steps: steps of a round.
         moments: "carry" (they travel with their neurons), "reset" (zero at every round) or "slot"
             (they stay with the subnet, whatever neurons it holds).
+        forms: in which weights and moments that travel cross.
         biases: "carry", or "slot": they stay with the subnet, and the merged head's are untrained.
         scale_inputs: multiply inputs from a hidden layer by (layer width / subnet width).
         keep_last_step: collect what the last step of a round made of the weights, too.
@@ -49,6 +51,7 @@ class TrainerOptions:
     capacities: tuple[float, ...] = ()
     local_steps: int = 20
     moments: str = "carry"
+    forms: Forms = dataclasses.field(default_factory=Forms)
     biases: str = "carry"
     scale_inputs: bool = True
     keep_last_step: bool = True

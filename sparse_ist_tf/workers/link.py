@@ -9,7 +9,7 @@ from sparse_ist_tf.tracing import traced
 from sparse_ist_tf.workers.ledger import PURPOSES, Ledger, Purpose
 from sparse_ist_tf.workers.watch import Watch
 
-_ALL, _PAIR = 7_001, 7_100  # group keys, apart from those of tf.distribute
+_ALL, _PAIR, _MESSAGE = 7_001, 1_000_000, 2_000_000  # group keys, apart from tf.distribute's
 # What bytes are for; of several, by their shares in what is sent.
 Shares = Purpose | Mapping[Purpose, int]
 
@@ -114,6 +114,49 @@ class Link:
             input=tf.identity(chunks), instance_key=key, **self._everyone()
         )
 
+    def send(
+        self, words: tf.Tensor, worker: int, key: tf.Tensor, purposes: Mapping[Purpose, tf.Tensor]
+    ) -> None:
+        """Sends a worker a message; called inside strategy.run, while that one calls receive.
+
+        Args:
+            words: int32[n].
+            worker: the receiver.
+            key: int32, a number that no other message between the two has.
+            purposes: how many of the words are for what.
+        """
+        sent = tf.raw_ops.CollectiveBcastSendV2(
+            input=tf.identity(words),
+            group_key=self._group(_MESSAGE, worker),
+            instance_key=key,
+            **self._pair(),
+        )
+        # What nothing depends on a graph leaves out: the count makes it run.
+        with tf.control_dependencies([sent]):
+            for purpose, count in purposes.items():
+                self._count_in_graph(tf.cast(count, tf.int64) * words.dtype.size, purpose)
+
+    def receive(self, num_words: tf.Tensor, worker: int, key: tf.Tensor) -> tf.Tensor:
+        """The message of a worker that calls send: int32[num_words].
+
+        Args:
+            num_words: int32, as many as it sends.
+            worker: the sender.
+            key: as it has it.
+        """
+        return tf.raw_ops.CollectiveBcastRecvV2(
+            T=tf.int32,
+            shape=tf.reshape(num_words, (1,)),
+            group_key=self._group(_MESSAGE, worker),
+            instance_key=key,
+            **self._pair(),
+        )
+
+    def _group(self, kind: int, worker: int) -> tf.Tensor:
+        """The key of the group of this worker and another."""
+        pair = self.worker, worker
+        return tf.constant(kind + min(pair) * self.num_workers + max(pair), tf.int32)
+
     def all_reduce(self, vector: tf.Tensor, key: tf.Tensor, purpose: Shares) -> tf.Tensor:
         """The sum of all workers' vectors; called inside strategy.run, by all workers.
 
@@ -192,8 +235,7 @@ class Link:
         pair = (source, target)
         self._pair_keys[pair] = self._pair_keys.get(pair, 0) + 1
         instance = tf.constant(2 * self._pair_keys[pair] + (source > target), tf.int32)
-        group = _PAIR + min(pair) * self.num_workers + max(pair)
-        keys = (tf.constant(group, tf.int32), instance)
+        keys = (self._group(_PAIR, target if self.worker == source else source), instance)
         if self.worker == source:
             value = np.asarray(array)
             self._sent.add(purpose, value.nbytes)

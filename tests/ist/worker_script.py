@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
+from sparse_ist_tf.ist.exchange.parameters import Forms
 from sparse_ist_tf.ist.head import HeadSpec
 from sparse_ist_tf.ist.rounds import IstTrainer
 from sparse_ist_tf.ist.state import HeadState
@@ -17,7 +18,7 @@ from sparse_ist_tf.workers.link import Link, Shape
 
 SPEC = HeadSpec(16, (64, 48), 5)
 ROUNDS, LOCAL_STEPS, SUBNETS = 10, 5, 4
-HALVES = ("carry", "published", "dressed", "states")  # kinds that another run goes on with
+HALVES = ("carry", "published", "dressed", "states", "thin")  # kinds that another run goes on with
 
 
 def data():
@@ -32,13 +33,13 @@ class CountingLink(Link):
 
     sent = 0
 
-    def all_to_all(self, chunks, key, purpose):
+    def send(self, words, worker, key, purposes):
         def count(size):
-            self.sent += 4 * int(size) * (self.num_workers - 1) // self.num_workers
+            self.sent += 4 * int(size)
             return np.int32(0)
 
-        with tf.control_dependencies([tf.numpy_function(count, [tf.size(chunks)], tf.int32)]):
-            return super().all_to_all(tf.identity(chunks), key, purpose)
+        with tf.control_dependencies([tf.numpy_function(count, [tf.size(words)], tf.int32)]):
+            super().send(tf.identity(words), worker, key, purposes)
 
 
 def make(kind, link):
@@ -53,6 +54,8 @@ def make(kind, link):
             "capacities": (4.0, 2.0, 1.0, 1.0),  # one worker of two hosts three of them
         },
         "many": {"num_subnets": 16},
+        "thin": {"forms": Forms("bfloat16", "int4", "int8", "neuron")},
+        "thinnest": {"forms": Forms("float16", "int8", "reset", "neuron")},
         "dressed": {"standardize": True, "normalization": "batch", "dropout": 0.2},
     }
     kind = kind.removesuffix("-resumed")
@@ -91,7 +94,7 @@ def main(folder, kinds):
             start = link.ledger.counts()
             trainer.restore(state, ROUNDS // 2, ROUNDS // 2 * LOCAL_STEPS)
             restored = Ledger.of_counts(link.ledger.counts() - start).as_dict()
-        before, counted = link.sent, link.ledger.training
+        before, counted = link.sent, link.ledger.counts()
         while trainer.round < ROUNDS:
             record = trainer.run_round()
             if kind in HALVES and trainer.round == ROUNDS // 2:
@@ -101,7 +104,7 @@ def main(folder, kinds):
         facts[kind] = {
             "loss": record["loss"],
             "sent": link.sent - before,
-            "ledger": link.ledger.training - counted,
+            "ledger": Ledger.of_counts(link.ledger.counts() - counted).as_dict(),
         }
         if kind.endswith("-resumed"):
             facts[kind]["restored"] = restored

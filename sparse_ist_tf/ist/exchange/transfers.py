@@ -1,261 +1,265 @@
-"""How blocks travel between home shards and subnets: one all-to-all each way in a round."""
+"""How subnets get their neurons from home shards and give them back, once in a round."""
 
-import dataclasses
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.ist.exchange.variables import Skew, SubnetPartitionedVariable
+from sparse_ist_tf.ist.exchange.forms import Rows
+from sparse_ist_tf.ist.exchange.homes import home_shares, make_homes, own_bounds
+from sparse_ist_tf.ist.exchange.parameters import Column, PartitionedParameter
+from sparse_ist_tf.ist.exchange.variables import neuron_axis
+from sparse_ist_tf.ist.head import ParameterSpec
 from sparse_ist_tf.ist.partition import Partition
-from sparse_ist_tf.ist.wholes import Wholes
-from sparse_ist_tf.workers.ledger import Purpose
-from sparse_ist_tf.workers.link import Link, Shape
+from sparse_ist_tf.workers.link import Link
+
+Blocks = list[list[tf.Tensor]]  # of each parameter its columns: float32[neurons, inputs]
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """Which entries travel in a round, as index vectors; the same partition gives the same plan.
-
-    Args:
-        serve: serve[variable][worker], places in this worker's home shard that the worker needs.
-        hold: hold[variable][home], places in this worker's blocks whose entries live there; empty
-            with one worker, which serves in the order of its blocks.
-        chunk: rows of the fullest pair, for which the buffer has room from every worker.
-    """
-
-    serve: list[list[np.ndarray | tf.Tensor]]
-    hold: list[list[np.ndarray | tf.Tensor]]
-    chunk: int | tf.Tensor
-
-
-def make_plan(
-    skews: Sequence[Skew],
-    partition: Partition,
-    hosted: Sequence[Sequence[int]],
-    worker: int,
-) -> Plan:
-    """Works out what one worker sends and receives in a round.
+class Dealt(NamedTuple):
+    """Who holds which neuron in a round, as graphs take it.
 
     Args:
-        skews: of the partitioned parameters.
-        partition: of the round.
-        hosted: hosted[worker], the subnets of each worker.
-        worker: this worker.
-
-    Example:
-        >>> from sparse_ist_tf.ist.exchange.transfers import make_plan
-        >>> from sparse_ist_tf.ist.head import ParameterSpec
-        >>> from sparse_ist_tf.ist.partition import make_partition
-        >>> from sparse_ist_tf.ist.exchange.variables import Skew
-        >>> skew = Skew(ParameterSpec("k", (4, 6), (None, 0)), num_workers=2)
-        >>> make_plan([skew], make_partition(0, 0, (6,), 2), [(0,), (1,)], worker=0).chunk
-        6
+        key: int32, from Link.next_key.
+        neurons: of each hidden layer int32[width]: those of subnet 0, of subnet 1, ..., ascending.
     """
-    workers = range(len(hosted))
-    pairs = np.zeros((len(hosted), len(hosted)), np.int64)
-    for skew in skews:
-        for w in workers:
-            pairs[w] += sum(skew.counts(partition, n) for n in hosted[w])
-    chunk = int(pairs.max())
-    serve, hold = [], []
-    for skew in skews:
-        serve.append(
-            [
-                np.concatenate([skew.in_home(partition, n, worker) for n in hosted[w]])
-                for w in workers
-            ]
-        )
-        if len(hosted) == 1:
-            continue
-        starts = np.cumsum([0] + [skew.counts(partition, n).sum() for n in hosted[worker]])
-        hold.append(
-            [
-                np.concatenate(
-                    [
-                        skew.in_block(partition, n, home) + np.int32(start)
-                        for n, start in zip(hosted[worker], starts[:-1], strict=True)
-                    ]
-                )
-                for home in workers
-            ]
-        )
-    return Plan(serve, hold, chunk)
+
+    key: tf.Tensor
+    neurons: tuple[tf.Tensor, ...]
+
+    @classmethod
+    def of(cls, partition: Partition, key: tf.Tensor) -> "Dealt":
+        """The same of a partition."""
+        layers = (np.concatenate(parts).astype(np.int32) for parts in partition.indices)
+        return cls(key, tuple(map(tf.constant, layers)))
+
+
+class Report(NamedTuple):
+    """What every worker gets of a subnet beside its neurons.
+
+    Args:
+        shared: float32[entries, columns], its copy of what all subnets share.
+        record: float32[n], how its training went.
+    """
+
+    shared: tf.Tensor
+    record: tf.Tensor
 
 
 class Exchange:
-    """Moves all parameters of a head between home shards and blocks.
+    """Moves a head's partitioned parameters between home shards and subnets.
 
-    Everything is packed into one buffer: one all-to-all each way; one worker packs and sends
-    nothing. `shared` parameters (the output bias) belong to all subnets; their copies travel with
-    collect to every worker, which averages them by capacity in the order of the subnets.
+    A subnet's neurons come in one message from each worker that keeps some, and go back in one.
+    Nothing is filled up to the size of another, so that a worker with little to train sends little.
+    A message goes as soon as it is ready, whatever the worker's other subnets still do.
 
     Args:
         link: to the other workers.
-        variables: the partitioned parameters.
+        specs: the partitioned parameters.
+        columns: of each, what travels.
         hosted: hosted[worker], the subnets of each worker.
-        shared_size: entries of all shared parameters together.
-        num_columns: weight and travelling moments.
+        sizes: sizes[layer][subnet], neurons of each hidden layer.
+        report: shapes of a subnet's report.
     """
 
     def __init__(
         self,
         link: Link,
-        variables: Sequence[SubnetPartitionedVariable],
+        specs: Sequence[ParameterSpec],
+        columns: Sequence[Sequence[Column]],
         hosted: Sequence[Sequence[int]],
-        shared_size: int,
-        num_columns: int,
+        sizes: Sequence[Sequence[int]],
+        report: tuple[tuple[int, int], tuple[int]],
     ):
-        self.link, self.variables, self.hosted = link, list(variables), hosted
-        self.shared_size, self.num_columns = shared_size, num_columns
-        self._purpose: dict[Purpose, int] = {"weights": 1, "moments": num_columns - 1}
-        self.most_hosted = max(len(subnets) for subnets in hosted)
-
-    def plan(self, partition: Partition) -> Plan:
-        """The plan of a round; needs no other worker."""
-        skews = [variable.skew for variable in self.variables]
-        return make_plan(skews, partition, self.hosted, self.link.worker)
-
-    def dispatch(self, plan: Plan, key: tf.Tensor) -> None:
-        """Fills the blocks from the home shards; called inside strategy.run.
-
-        Args:
-            plan: of the round, its arrays as tensors.
-            key: from Link.next_key.
-        """
-        rows = [
-            [tf.gather(v.home, places) for v, places in zip(self.variables, row, strict=True)]
-            for row in zip(*plan.serve, strict=True)
+        self.link, self.sizes, self.report = link, sizes, report
+        self.mine = hosted[link.worker]
+        self.hosts = {n: worker for worker, subnets in enumerate(hosted) for n in subnets}
+        starts = [np.cumsum([0, *layer]).tolist() for layer in sizes]
+        self._parts = [list(itertools.pairwise(s)) for s in starts]
+        kinds = list(zip(specs, columns, strict=True))
+        out, back = (
+            [sum(self._bytes(kinds, n, way) for n in subnets) for subnets in hosted]
+            for way in ("out", "back")
+        )
+        self._bound = own_bounds(out, back)[link.worker]
+        shares = home_shares(out, back)
+        self.homes = [make_homes(sum(layer), shares) for layer in sizes]
+        self.parameters = [
+            PartitionedParameter(spec, some, self.homes, link.worker) for spec, some in kinds
         ]
-        if self.link.num_workers == 1:
-            for variable, block in zip(self.variables, rows[0], strict=True):
-                variable.blocks.assign(block)
-            return
-        got = self.link.all_to_all(self._pack(rows, plan.chunk), key, self._purpose)
-        blocks = [variable.blocks for variable in self.variables]
-        self._unpack(got, blocks, plan.hold, [0] * len(self.hosted))
 
-    def collect(self, plan: Plan, shared: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
-        """Writes the blocks back to the home shards; called inside strategy.run.
+    def _bytes(self, kinds, subnet, way):
+        """What crosses of a subnet in all, as if no home were its own worker's."""
+        return sum(
+            getattr(column, way).neuron_bytes(self._num_inputs(spec, subnet))
+            * self.sizes[spec.layers[neuron_axis(spec)]][subnet]
+            for spec, columns in kinds
+            for column in columns
+        )
 
-        Args:
-            plan: as for dispatch.
-            shared: float32[hosted subnets, shared_size, columns], this worker's copies.
-            key: from Link.next_key.
-
-        Returns:
-            float32[N, shared_size, columns], the copies of all subnets.
-        """
-        if self.link.num_workers == 1:
-            for variable, (places,) in zip(self.variables, plan.serve, strict=True):
-                blocks = tf.convert_to_tensor(variable.blocks)
-                variable.home.scatter_update(tf.IndexedSlices(blocks, places))
-            return shared
-        rows = [
-            [tf.gather(v.blocks, places) for v, places in zip(self.variables, row, strict=True)]
-            for row in zip(*plan.hold, strict=True)
-        ]
-        missing = self.most_hosted - shared.shape[0]
-        copies = tf.pad(shared, [[0, missing], [0, 0], [0, 0]])
-        copies = tf.reshape(copies, (-1, self.num_columns))
-        rows = [[copies, *row] for row in rows]
-        extra = self.most_hosted * self.shared_size
-        packed = self._pack(rows, plan.chunk + extra)
-        got = self.link.all_to_all(packed, key, self._purpose)
-        homes = [variable.home for variable in self.variables]
-        self._unpack(got, homes, plan.serve, [extra] * len(self.hosted))
-        shape = (-1, self.most_hosted, self.shared_size, self.num_columns)
-        copies = tf.reshape(got[:, :extra], shape)
-        return tf.concat([copies[w, : len(s)] for w, s in enumerate(self.hosted)], axis=0)
-
-    def _pack(self, rows, chunk) -> tf.Tensor:
-        """[P, chunk, columns] from a list of pieces per worker, copied once."""
-        padded = []
-        for pieces in rows:
-            room = chunk - tf.add_n([tf.shape(piece)[0] for piece in pieces])
-            padded += [*pieces, tf.zeros((room, self.num_columns))]
-        return tf.reshape(tf.concat(padded, axis=0), (len(rows), chunk, self.num_columns))
-
-    def _unpack(self, got, targets, places, starts) -> None:
-        """Writes what each worker sent, from its start on, to places[target][worker]."""
-        for target, row in zip(targets, places, strict=True):
-            for worker, those in enumerate(row):
-                stop = starts[worker] + tf.size(those)
-                piece = got[worker, starts[worker] : stop]
-                target.scatter_update(tf.IndexedSlices(piece, those))
-                starts[worker] = stop
+    def _num_inputs(self, spec, subnet) -> int:
+        """Of each neuron that a subnet holds."""
+        if len(spec.shape) == 1:
+            return 1
+        axis = 1 - neuron_axis(spec)
+        layer = spec.layers[axis]
+        return spec.shape[axis] if layer is None else self.sizes[layer][subnet]
 
     def lower_bound_bytes(self) -> float:
-        """The least that this worker has to send in a round: 2 S (P - 1) / P, times 4 bytes."""
-        workers = self.link.num_workers
-        entries = sum(sum(variable.block_sizes) for variable in self.variables)
-        return 2 * entries * (workers - 1) / workers * 4 * self.num_columns
+        """What this worker's subnets ask of it in a round: their bytes, (P - 1) / P of them."""
+        return float(self._bound)
 
-    def gather(self, wholes: Wholes) -> list[list[np.ndarray]] | None:
-        """Whole parameters, on the chief alone; called by all workers.
+    def dispatch(self, dealt: Dealt) -> dict[int, Blocks]:
+        """The hosted subnets' neurons; called inside strategy.run, by all workers.
 
         Args:
-            wholes: where the chief puts them together, a block of rows at a time.
+            dealt: of the round.
 
         Returns:
-            Of each parameter its weight and travelling moments, float32 in its shape.
+            What the forms leave of their blocks, by subnet.
         """
-        found = []
-        for variable in self.variables:
-            skew, columns = variable.skew, range(self.num_columns)
-            made = [wholes.array(skew.spec.shape) for _ in columns if self.link.chief]
-            for rows in skew.row_blocks(self.num_columns):
-                parts = self._gather_rows(variable, rows)
-                if parts:
-                    block = skew.whole_of(parts, rows.start)
-                    for column, array in enumerate(made):
-                        array.write(block[..., column])
-            found.append([array.array() for array in made])
-        return found if self.link.chief else None
+        kept = {n: self._kept_here(dealt, n) for n in self.hosts}
+        for subnet, host in self.hosts.items():
+            if subnet not in self.mine:
+                self._send(dealt, subnet, host, kept[subnet], None)
+        return {n: self._assembled(dealt, n, kept[n]) for n in self.mine}
 
-    def _gather_rows(self, variable, rows) -> list[np.ndarray] | None:
-        """What all workers keep of some rows, on the chief."""
-        mine = variable.home_rows(rows)
-        if not self.link.chief:
-            self.link.pass_on(mine, self.link.worker, 0, purpose="checkpoint")
-            return None
-        like, others = Shape(mine.shape), range(1, self.link.num_workers)
-        parts = (self.link.pass_on(like, w, 0, purpose="checkpoint") for w in others)
-        return [mine, *parts]
-
-    def set_homes(self, parameters: Iterable[Iterable[np.ndarray]]) -> None:
-        """Cuts this worker's home shards out of whole parameters; sends nothing.
+    def give_back(
+        self, dealt: Dealt, subnet: int, blocks: Blocks, seed: tf.Tensor, report: Report
+    ) -> None:
+        """Sends what a hosted subnet made of its neurons; as dispatch.
 
         Args:
-            parameters: each as blocks of its rows, one behind the other: float32[rows, entries of
-                a row, columns]; columns that it lacks keep their values.
+            dealt: of the round.
+            subnet: which.
+            blocks: what comes back, differences where a column says so.
+            seed: int32[2], of its rounding.
+            report: for every worker.
         """
-        for variable, blocks in zip(self.variables, parameters, strict=True):
-            first = 0
-            for block in blocks:
-                rows = slice(first, first + len(block))
-                shard = variable.skew.home_of(block, self.link.worker, first)
-                variable.set_home_rows(rows, shard)
-                first = rows.stop
+        lowered = []
+        for i, (parameter, columns) in enumerate(zip(self.parameters, blocks, strict=True)):
+            seeds = (_fold(seed, i, j) for j in range(len(columns)))
+            forms = (column.back for column in parameter.columns)
+            found = zip(forms, columns, seeds, strict=True)
+            lowered.append([form.lower(block, key) for form, block, key in found])
+        for worker in range(self.link.num_workers):
+            rows = self._of_home(dealt, subnet, worker, lowered)
+            if worker == self.link.worker:
+                self._write(dealt, subnet, rows)
+            else:
+                self._send(dealt, subnet, worker, rows, report)
 
-    def scatter(self, wholes: Sequence[Sequence[np.ndarray]] | None) -> None:
-        """Sends each worker its home shards of what the chief holds; called by all workers.
+    def take_back(self, dealt: Dealt, subnet: int) -> Report:
+        """Receives what another worker's subnet made of the neurons of this home; as dispatch."""
+        rows, report = self._receive(dealt, subnet, self.hosts[subnet], is_back=True)
+        self._write(dealt, subnet, rows)
+        return report
 
-        Args:
-            wholes: as gather returns them, on the chief; None elsewhere.
-        """
-        for i, variable in enumerate(self.variables):
-            for rows in variable.skew.row_blocks(self.num_columns):
-                shard = self._scatter_rows(variable.skew, rows, wholes and wholes[i])
-                variable.set_home_rows(rows, shard)
+    def _neurons(self, dealt, subnet, layer) -> tf.Tensor:
+        first, behind = self._parts[layer][subnet]
+        return dealt.neurons[layer][first:behind]
 
-    def _scatter_rows(self, skew, rows, whole) -> np.ndarray:
-        """This worker's part of some rows; the chief, who has them, sends the others theirs."""
-        if not self.link.chief:
-            shape = Shape(((rows.stop - rows.start) * skew.stride, self.num_columns))
-            return self.link.pass_on(shape, 0, self.link.worker, purpose="checkpoint")
-        block = np.stack([column.reshape(skew.matrix_shape)[rows] for column in whole], axis=-1)
-        for worker in range(1, self.link.num_workers):
-            shard = skew.home_of(block, worker, rows.start)
-            self.link.pass_on(shard, 0, worker, purpose="checkpoint")
-        return skew.home_of(block, 0, rows.start)
+    def _owned(self, dealt, subnet, layer, worker) -> tf.Tensor:
+        """Which of a subnet's neurons a worker keeps, as places in its block."""
+        owners = tf.gather(self.homes[layer].owners, self._neurons(dealt, subnet, layer))
+        return tf.cast(tf.where(owners == worker)[:, 0], tf.int32)
+
+    def _where(self, dealt, subnet, parameter):
+        """Slots here and inputs of a subnet's neurons, and how many inputs."""
+        owned = self._owned(dealt, subnet, parameter.layer, self.link.worker)
+        neurons = tf.gather(self._neurons(dealt, subnet, parameter.layer), owned)
+        slots = tf.gather(self.homes[parameter.layer].slots, neurons)
+        layer = parameter.input_layer
+        inputs = None if layer is None else self._neurons(dealt, subnet, layer)
+        return slots, inputs, self._num_inputs(parameter.spec, subnet)
+
+    def _kept_here(self, dealt, subnet) -> list[list[Rows]]:
+        return [p.lowered(*self._where(dealt, subnet, p)) for p in self.parameters]
+
+    def _write(self, dealt, subnet, rows) -> None:
+        for parameter, found in zip(self.parameters, rows, strict=True):
+            parameter.write(*self._where(dealt, subnet, parameter), found)
+
+    def _of_home(self, dealt, subnet, worker, lowered) -> list[list[Rows]]:
+        """Of a subnet's blocks the rows that a worker keeps."""
+        return [
+            [
+                [tf.gather(t, self._owned(dealt, subnet, p.layer, worker)) for t in rows]
+                for rows in columns
+            ]
+            for p, columns in zip(self.parameters, lowered, strict=True)
+        ]
+
+    def _assembled(self, dealt, subnet, here) -> Blocks:
+        """A hosted subnet's blocks, of what all workers keep of it."""
+        workers = range(self.link.num_workers)
+        parts = [
+            here if w == self.link.worker else self._receive(dealt, subnet, w, is_back=False)[0]
+            for w in workers
+        ]
+        blocks = []
+        for i, parameter in enumerate(self.parameters):
+            owned = [self._owned(dealt, subnet, parameter.layer, w) for w in workers]
+            order = tf.math.invert_permutation(tf.concat(owned, axis=0))
+            size = self.sizes[parameter.layer][subnet]
+            num_inputs = self._num_inputs(parameter.spec, subnet)
+            blocks.append([])
+            for j, column in enumerate(parameter.columns):
+                pieces = zip(*(part[i][j] for part in parts), strict=True)
+                rows = [tf.gather(tf.concat(piece, axis=0), order) for piece in pieces]
+                blocks[-1].append(
+                    tf.ensure_shape(column.out.lift(rows, num_inputs), (size, num_inputs))
+                )
+        return blocks
+
+    def _send(self, dealt, subnet, worker, rows, report) -> None:
+        """Sends a subnet's rows; on their way back, with a report."""
+        words, counts = [], {"weights": 0, "moments": 0, "control": 0}
+        way = "out" if report is None else "back"
+        for parameter, found in zip(self.parameters, rows, strict=True):
+            for column, some in zip(parameter.columns, found, strict=True):
+                packed = getattr(column, way).pack(some)
+                words += packed
+                counts[column.purpose] += tf.add_n([tf.size(vector) for vector in packed])
+        if report is not None:
+            entries, columns = self.report[0]
+            words += [tf.bitcast(tf.reshape(part, (-1,)), tf.int32) for part in report]
+            counts["weights"] += entries
+            counts["moments"] += entries * (columns - 1)
+            counts["control"] += self.report[1][0]
+        key = self._message(dealt, subnet, is_back=report is not None)
+        self.link.send(tf.concat(words, axis=0), worker, key, counts)
+
+    def _receive(self, dealt, subnet, worker, is_back):
+        """What _send sends: rows, and where they are on their way back a report."""
+        home = self.link.worker if is_back else worker
+        way, sizes, forms = "back" if is_back else "out", [], []
+        for parameter in self.parameters:
+            neurons = tf.size(self._owned(dealt, subnet, parameter.layer, home))
+            num_inputs = self._num_inputs(parameter.spec, subnet)
+            for column in parameter.columns:
+                forms.append((getattr(column, way), neurons, num_inputs))
+                sizes.append(forms[-1][0].num_words(neurons, num_inputs))
+        entries = [int(np.prod(shape)) for shape in self.report] if is_back else []
+        key = self._message(dealt, subnet, is_back)
+        words = self.link.receive(tf.add_n([*sizes, *entries]), worker, key)
+        parts = tf.split(words, [*sizes, *entries], num=len(sizes) + len(entries))
+        unpacked = iter(
+            [form.unpack(some, *of) for (form, *of), some in zip(forms, parts, strict=False)]
+        )
+        rows = [[next(unpacked) for _ in parameter.columns] for parameter in self.parameters]
+        told = zip(parts[len(sizes) :], self.report if is_back else (), strict=True)
+        report = [tf.reshape(tf.bitcast(part, tf.float32), shape) for part, shape in told]
+        return rows, Report(*report) if is_back else None
+
+    def _message(self, dealt, subnet, is_back):
+        """A number that no other message between two workers has."""
+        return (dealt.key * len(self.hosts) + subnet) * 2 + is_back
+
+
+def _fold(seed: tf.Tensor, *counters: int) -> tf.Tensor:
+    for counter in counters:
+        seed = tf.random.experimental.stateless_fold_in(seed, counter)
+    return seed

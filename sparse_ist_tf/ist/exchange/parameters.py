@@ -1,0 +1,146 @@
+"""A partitioned parameter of the head: what travels of it, in which form, and what is kept."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from sparse_ist_tf.ist.exchange.forms import FORMS, Form, PerNeuron, Rows
+from sparse_ist_tf.ist.exchange.homes import Homes
+from sparse_ist_tf.ist.exchange.variables import SubnetPartitionedVariable, neuron_axis
+from sparse_ist_tf.ist.head import ParameterSpec
+from sparse_ist_tf.workers.ledger import Purpose
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """What travels of a parameter: its weight, or one of its moments.
+
+    Args:
+        purpose: what its bytes are for.
+        out: its form on the way to a subnet.
+        back: its form on the way home.
+        is_difference: does what the subnet made of it come back as a difference?
+    """
+
+    purpose: Purpose
+    out: Form
+    back: Form
+    is_difference: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Forms:
+    """The forms of what travels.
+
+    Args:
+        weights: of weights that go out: "float32", "bfloat16" or "float16".
+        differences: of what training adds to them: "float32", "bfloat16", "int8" or "int4".
+        first_moment: "float32", "int8", "int4", or "reset": zero at every round.
+        second_moment: "float32", "neuron" (the mean over a neuron's inputs), or "reset".
+    """
+
+    weights: str = "float32"
+    differences: str = "float32"
+    first_moment: str = "float32"
+    second_moment: str = "float32"
+
+    def moment(self, kind: str) -> str:
+        """The form of a moment that is "first" or "second"."""
+        return self.first_moment if kind == "first" else self.second_moment
+
+    def columns(self, spec: ParameterSpec, moments: Sequence[str]) -> list[Column]:
+        """What travels of a parameter: of a vector, whose neurons have one number each, float32.
+
+        Args:
+            spec: the parameter.
+            moments: of each that travels, whether it is a "first" or a "second" one.
+        """
+        exact = FORMS["float32"]
+        if len(spec.shape) == 1:
+            return [
+                Column("weights", exact, exact),
+                *(Column("moments", exact, exact) for _ in moments),
+            ]
+        is_difference = (self.weights, self.differences) != ("float32", "float32")
+        weight = Column("weights", FORMS[self.weights], FORMS[self.differences], is_difference)
+        kept = (FORMS[self.moment(kind)] for kind in moments)
+        return [weight, *(Column("moments", form, form) for form in kept)]
+
+
+class PartitionedParameter:
+    """The columns of a parameter, each with the variable that keeps it between rounds.
+
+    Blocks are neuron by neuron: [neurons, inputs of each].
+
+    Args:
+        spec: of the parameter.
+        columns: what travels of it.
+        homes: of the neurons of each hidden layer.
+        worker: this worker's index.
+    """
+
+    def __init__(
+        self, spec: ParameterSpec, columns: Sequence[Column], homes: Sequence[Homes], worker: int
+    ):
+        self.spec, self.columns = spec, list(columns)
+        self.axis = neuron_axis(spec)
+        self.layer: int = spec.layers[self.axis]
+        self.input_layer = spec.layers[1 - self.axis] if len(spec.shape) == 2 else None
+        self.variables = [
+            SubnetPartitionedVariable(part, homes[self.layer], worker) for part in self.kept_specs()
+        ]
+
+    def kept_specs(self) -> list[ParameterSpec]:
+        """Of each column what is kept: the parameter's shape, or one number per neuron."""
+        neurons = ParameterSpec(
+            self.spec.name, (self.spec.shape[self.axis],), (self.spec.layers[self.axis],)
+        )
+        is_lean = (isinstance(column.back, PerNeuron) for column in self.columns)
+        return [neurons if lean else self.spec for lean in is_lean]
+
+    def lowered(self, slots: tf.Tensor, inputs: tf.Tensor | None, num_inputs: int) -> list[Rows]:
+        """What is kept of some neurons here, as it goes out.
+
+        Args:
+            slots: int32[neurons], where they are.
+            inputs: int32[num_inputs], which; None for all.
+            num_inputs: of each neuron.
+        """
+        found = []
+        for column, variable in zip(self.columns, self.variables, strict=True):
+            rows = variable.rows(slots, inputs)
+            block = variable.read(rows, 1 if isinstance(column.back, PerNeuron) else num_inputs)
+            found.append(column.out.lower(block))
+        return found
+
+    def write(
+        self,
+        slots: tf.Tensor,
+        inputs: tf.Tensor | None,
+        num_inputs: int,
+        found: Sequence[Rows],
+    ) -> None:
+        """Takes what came back of some neurons.
+
+        Args:
+            slots: as lowered, and the next two.
+            inputs: which.
+            num_inputs: of each neuron.
+            found: of each column, as its form keeps it.
+        """
+        for column, variable, rows in zip(self.columns, self.variables, found, strict=True):
+            values = column.back.lift(rows, 1 if isinstance(column.back, PerNeuron) else num_inputs)
+            variable.write(variable.rows(slots, inputs), values, column.is_difference)
+
+    def to_block(self, value: tf.Tensor) -> tf.Tensor:
+        """Neuron by neuron what has the parameter's axes."""
+        if value.shape.rank == 1:
+            return value[:, None]
+        return tf.transpose(value) if self.axis else value
+
+    def of_block(self, block: tf.Tensor) -> tf.Tensor:
+        """The inverse of to_block."""
+        if len(self.spec.shape) == 1:
+            return block[:, 0]
+        return tf.transpose(block) if self.axis else block
