@@ -166,11 +166,12 @@ class IstTrainer(Trainer):
         return traced(self._round, input_signature=signature)
 
     def _round(self, dealt, features, labels, rows, rates, first_step, seeds):
-        blocks, kept = self.exchange.dispatch(dealt), self.slots.read()
+        places, kept = self.exchange.places(dealt), self.slots.read()
+        blocks = self.exchange.dispatch(places)
         reports, stays, before = [], {}, []
         for subnet in range(self.options.num_subnets):
             if subnet not in self.mine:
-                reports.append(self.exchange.take_back(dealt, subnet))
+                reports.append(self.exchange.take_back(places, subnet))
                 continue
             k = self.mine.index(subnet)
             # One after the other: what is ready crosses while the next one trains.
@@ -190,7 +191,7 @@ class IstTrainer(Trainer):
             record = [tf.reduce_mean(losses), tf.cast(right, tf.float32), signal]
             record = tf.stack([*record, tf.cast(finite, tf.float32)])
             reports.append(Report(shared, record))
-            self.exchange.give_back(dealt, subnet, back, seeds[k], reports[-1])
+            self.exchange.give_back(places, subnet, back, seeds[k], reports[-1])
         self.slots.write(stays)
         if self.travels[-1]:
             # One after the other: a sum that TensorFlow sees whole it may add up in an order that

@@ -7,10 +7,11 @@ stochastically: what it gives is right in the mean, however often it is rounded.
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+Seed = Callable[[], tf.Tensor]
 Rows = list[tf.Tensor]  # what a form keeps of a block: tensors with a row per neuron
 _INT32 = 4  # bytes of a word
 
@@ -19,12 +20,12 @@ class Form(abc.ABC):
     """A form of numbers while they cross."""
 
     @abc.abstractmethod
-    def lower(self, block: tf.Tensor, seed: tf.Tensor | None = None) -> Rows:
+    def lower(self, block: tf.Tensor, seed: Seed | None = None) -> Rows:
         """What the form keeps.
 
         Args:
             block: float32[neurons, inputs].
-            seed: int32[2], of its rounding; to the nearest where None.
+            seed: gives int32[2], of its rounding; to the nearest where None.
         """
 
     @abc.abstractmethod
@@ -60,10 +61,10 @@ class Float(Form):
     def __init__(self, dtype: tf.DType):
         self.dtype = dtype
 
-    def lower(self, block: tf.Tensor, seed: tf.Tensor | None = None) -> Rows:
+    def lower(self, block: tf.Tensor, seed: Seed | None = None) -> Rows:
         """As Form.lower; with a seed bfloat16 is rounded stochastically, float16 never is."""
         if seed is not None and self.dtype == tf.bfloat16:
-            noise = tf.random.stateless_uniform(tf.shape(block), seed, 0, 1 << 16, tf.int32)
+            noise = tf.random.stateless_uniform(tf.shape(block), seed(), 0, 1 << 16, tf.int32)
             bits = (tf.bitcast(block, tf.int32) + noise) & tf.constant(-1 << 16)
             block = tf.bitcast(bits, tf.float32)
         return [tf.cast(block, self.dtype)]
@@ -99,14 +100,14 @@ class Integer(Form):
     def __init__(self, bits: int):
         self.bits, self.most = bits, 2 ** (bits - 1) - 1
 
-    def lower(self, block: tf.Tensor, seed: tf.Tensor | None = None) -> Rows:
+    def lower(self, block: tf.Tensor, seed: Seed | None = None) -> Rows:
         """As Form.lower: int8 in [-most, most], and the scales."""
         scales = tf.reduce_max(tf.abs(block), axis=1, keepdims=True) / self.most
         scaled = tf.math.divide_no_nan(block, scales)
         if seed is None:
             rounded = tf.round(scaled)
         else:
-            rounded = tf.floor(scaled + tf.random.stateless_uniform(tf.shape(block), seed))
+            rounded = tf.floor(scaled + tf.random.stateless_uniform(tf.shape(block), seed()))
         limit = float(self.most)
         return [tf.cast(tf.clip_by_value(rounded, -limit, limit), tf.int8), scales]
 
@@ -152,7 +153,7 @@ class PerNeuron(Form):
     Source: "Adam-mini: Use Fewer Learning Rates To Gain More" (Zhang et al., 2024), algorithm 1.
     """
 
-    def lower(self, block: tf.Tensor, seed: tf.Tensor | None = None) -> Rows:
+    def lower(self, block: tf.Tensor, seed: Seed | None = None) -> Rows:
         """As Form.lower; of a block that has one number per neuron these."""
         return [tf.reduce_mean(block, axis=1, keepdims=True)]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 # What a worker may send over what its own subnets ask for, before its home shards get smaller.
-_SLACK = 1.05
+_SLACK = 1.02
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ def home_shares(out: Sequence[float], back: Sequence[float]) -> tuple[float, ...
     A worker with the share h whose subnets take `out` bytes of the A that all take, and give back
     `back`, sends (1 - h) back + h (A - out): what it trained to other homes, and what it keeps to
     other workers' subnets. Equal shares are best where loads are equal. A worker with little to
-    train would serve the others more than it trains; it keeps less, until it sends at most 1.05
+    train would serve the others more than it trains; it keeps less, until it sends at most 1.02
     times what it would with equal loads, (out + back) (P - 1) / P.
 
     Args:

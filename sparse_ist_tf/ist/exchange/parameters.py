@@ -1,7 +1,7 @@
 """A partitioned parameter of the head: what travels of it, in which form, and what is kept."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -10,6 +10,8 @@ from sparse_ist_tf.ist.exchange.homes import Homes
 from sparse_ist_tf.ist.exchange.variables import SubnetPartitionedVariable, neuron_axis
 from sparse_ist_tf.ist.head import ParameterSpec
 from sparse_ist_tf.workers.ledger import Purpose
+
+RowsOf = Callable[[SubnetPartitionedVariable, int], tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,6 @@ class PartitionedParameter:
         self.spec, self.columns = spec, list(columns)
         self.axis = neuron_axis(spec)
         self.layer: int = spec.layers[self.axis]
-        self.input_layer = spec.layers[1 - self.axis] if len(spec.shape) == 2 else None
         self.variables = [
             SubnetPartitionedVariable(part, homes[self.layer], worker) for part in self.kept_specs()
         ]
@@ -99,39 +100,35 @@ class PartitionedParameter:
         is_lean = (isinstance(column.back, PerNeuron) for column in self.columns)
         return [neurons if lean else self.spec for lean in is_lean]
 
-    def lowered(self, slots: tf.Tensor, inputs: tf.Tensor | None, num_inputs: int) -> list[Rows]:
+    def lowered(self, rows_of: RowsOf, num_inputs: int) -> list[Rows]:
         """What is kept of some neurons here, as it goes out.
 
         Args:
-            slots: int32[neurons], where they are.
-            inputs: int32[num_inputs], which; None for all.
+            rows_of: from a variable and its layer to where it keeps them.
             num_inputs: of each neuron.
         """
         found = []
         for column, variable in zip(self.columns, self.variables, strict=True):
-            rows = variable.rows(slots, inputs)
-            block = variable.read(rows, 1 if isinstance(column.back, PerNeuron) else num_inputs)
-            found.append(column.out.lower(block))
+            rows, count = rows_of(variable, self.layer), self._num_kept(column, num_inputs)
+            found.append(column.out.lower(variable.read(rows, count)))
         return found
 
-    def write(
-        self,
-        slots: tf.Tensor,
-        inputs: tf.Tensor | None,
-        num_inputs: int,
-        found: Sequence[Rows],
-    ) -> None:
+    def write(self, rows_of: RowsOf, num_inputs: int, found: Sequence[Rows]) -> None:
         """Takes what came back of some neurons.
 
         Args:
-            slots: as lowered, and the next two.
-            inputs: which.
+            rows_of: as lowered.
             num_inputs: of each neuron.
             found: of each column, as its form keeps it.
         """
         for column, variable, rows in zip(self.columns, self.variables, found, strict=True):
-            values = column.back.lift(rows, 1 if isinstance(column.back, PerNeuron) else num_inputs)
-            variable.write(variable.rows(slots, inputs), values, column.is_difference)
+            values = column.back.lift(rows, self._num_kept(column, num_inputs))
+            variable.write(rows_of(variable, self.layer), values, column.is_difference)
+
+    @staticmethod
+    def _num_kept(column: Column, num_inputs: int) -> int:
+        """Numbers that are kept of a neuron."""
+        return 1 if isinstance(column.back, PerNeuron) else num_inputs
 
     def to_block(self, value: tf.Tensor) -> tf.Tensor:
         """Neuron by neuron what has the parameter's axes."""

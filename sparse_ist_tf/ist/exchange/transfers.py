@@ -1,16 +1,16 @@
 """How subnets get their neurons from home shards and give them back, once in a round."""
 
-import itertools
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.ist.exchange.forms import Rows
-from sparse_ist_tf.ist.exchange.homes import home_shares, make_homes, own_bounds
+from sparse_ist_tf.ist.exchange.homes import Homes, home_shares, make_homes, own_bounds
 from sparse_ist_tf.ist.exchange.parameters import Column, PartitionedParameter
-from sparse_ist_tf.ist.exchange.variables import neuron_axis
+from sparse_ist_tf.ist.exchange.variables import SubnetPartitionedVariable, neuron_axis
 from sparse_ist_tf.ist.head import ParameterSpec
 from sparse_ist_tf.ist.partition import Partition
 from sparse_ist_tf.workers.link import Link
@@ -34,6 +34,66 @@ class Dealt(NamedTuple):
         """The same of a partition."""
         layers = (np.concatenate(parts).astype(np.int32) for parts in partition.indices)
         return cls(key, tuple(map(tf.constant, layers)))
+
+
+class Places:
+    """Where the neurons of a round are, worked out once for a graph.
+
+    Args:
+        dealt: of the round.
+        sizes: sizes[layer][subnet], neurons of each hidden layer.
+        homes: of each hidden layer's neurons.
+        worker: this worker's index.
+    """
+
+    def __init__(
+        self, dealt: Dealt, sizes: Sequence[Sequence[int]], homes: Sequence[Homes], worker: int
+    ):
+        self.dealt, self._homes, self._worker = dealt, homes, worker
+        self._neurons = [
+            tf.split(neurons, list(layer))
+            for neurons, layer in zip(dealt.neurons, sizes, strict=True)
+        ]
+        self._owners = [
+            tf.split(tf.gather(home.owners, neurons), list(layer))
+            for home, neurons, layer in zip(homes, dealt.neurons, sizes, strict=True)
+        ]
+        self._found: dict = {}
+
+    def owned(self, subnet: int, layer: int, worker: int) -> tf.Tensor:
+        """Which of a subnet's neurons a worker keeps, as places among them: int32."""
+        key = subnet, layer, worker
+        if key not in self._found:
+            is_owned = self._owners[layer][subnet] == worker
+            self._found[key] = tf.cast(tf.where(is_owned)[:, 0], tf.int32)
+        return self._found[key]
+
+    def order(self, subnet: int, layer: int, num_workers: int) -> tf.Tensor:
+        """Of a subnet's neurons, home by home, the ascending order."""
+        key = subnet, layer, None
+        if key not in self._found:
+            owned = [self.owned(subnet, layer, worker) for worker in range(num_workers)]
+            self._found[key] = tf.math.invert_permutation(tf.concat(owned, axis=0))
+        return self._found[key]
+
+    def rows(self, subnet: int, variable: SubnetPartitionedVariable, layer: int) -> tf.Tensor:
+        """Where a variable keeps the part of a subnet that is here.
+
+        Args:
+            subnet: which.
+            variable: whose.
+            layer: that its neurons are of.
+        """
+        inputs = variable.input_layer
+        key = subnet, layer, (inputs, variable.inputs)
+        if key not in self._found:
+            neurons = tf.gather(
+                self._neurons[layer][subnet], self.owned(subnet, layer, self._worker)
+            )
+            slots = tf.gather(self._homes[layer].slots, neurons)
+            columns = None if inputs is None else self._neurons[inputs][subnet]
+            self._found[key] = variable.rows(slots, columns)
+        return self._found[key]
 
 
 class Report(NamedTuple):
@@ -76,8 +136,6 @@ class Exchange:
         self.link, self.sizes, self.report = link, sizes, report
         self.mine = hosted[link.worker]
         self.hosts = {n: worker for worker, subnets in enumerate(hosted) for n in subnets}
-        starts = [np.cumsum([0, *layer]).tolist() for layer in sizes]
-        self._parts = [list(itertools.pairwise(s)) for s in starts]
         kinds = list(zip(specs, columns, strict=True))
         out, back = (
             [sum(self._bytes(kinds, n, way) for n in subnets) for subnets in hosted]
@@ -111,28 +169,32 @@ class Exchange:
         """What this worker's subnets ask of it in a round: their bytes, (P - 1) / P of them."""
         return float(self._bound)
 
-    def dispatch(self, dealt: Dealt) -> dict[int, Blocks]:
+    def places(self, dealt: Dealt) -> Places:
+        """Where the neurons of a round are; called inside strategy.run, once."""
+        return Places(dealt, self.sizes, self.homes, self.link.worker)
+
+    def dispatch(self, places: Places) -> dict[int, Blocks]:
         """The hosted subnets' neurons; called inside strategy.run, by all workers.
 
         Args:
-            dealt: of the round.
+            places: of the round.
 
         Returns:
             What the forms leave of their blocks, by subnet.
         """
-        kept = {n: self._kept_here(dealt, n) for n in self.hosts}
+        kept = {n: self._kept_here(places, n) for n in self.hosts}
         for subnet, host in self.hosts.items():
             if subnet not in self.mine:
-                self._send(dealt, subnet, host, kept[subnet], None)
-        return {n: self._assembled(dealt, n, kept[n]) for n in self.mine}
+                self._send(places, subnet, host, kept[subnet], None)
+        return {n: self._assembled(places, n, kept[n]) for n in self.mine}
 
     def give_back(
-        self, dealt: Dealt, subnet: int, blocks: Blocks, seed: tf.Tensor, report: Report
+        self, places: Places, subnet: int, blocks: Blocks, seed: tf.Tensor, report: Report
     ) -> None:
         """Sends what a hosted subnet made of its neurons; as dispatch.
 
         Args:
-            dealt: of the round.
+            places: of the round.
             subnet: which.
             blocks: what comes back, differences where a column says so.
             seed: int32[2], of its rounding.
@@ -140,81 +202,70 @@ class Exchange:
         """
         lowered = []
         for i, (parameter, columns) in enumerate(zip(self.parameters, blocks, strict=True)):
-            seeds = (_fold(seed, i, j) for j in range(len(columns)))
             forms = (column.back for column in parameter.columns)
-            found = zip(forms, columns, seeds, strict=True)
-            lowered.append([form.lower(block, key) for form, block, key in found])
+            found = enumerate(zip(forms, columns, strict=True))
+            lowered.append(
+                [f.lower(block, lambda i=i, j=j: _fold(seed, i, j)) for j, (f, block) in found]
+            )
         for worker in range(self.link.num_workers):
-            rows = self._of_home(dealt, subnet, worker, lowered)
+            rows = self._of_home(places, subnet, worker, lowered)
             if worker == self.link.worker:
-                self._write(dealt, subnet, rows)
+                self._write(places, subnet, rows)
             else:
-                self._send(dealt, subnet, worker, rows, report)
+                self._send(places, subnet, worker, rows, report)
 
-    def take_back(self, dealt: Dealt, subnet: int) -> Report:
+    def take_back(self, places: Places, subnet: int) -> Report:
         """Receives what another worker's subnet made of the neurons of this home; as dispatch."""
-        rows, report = self._receive(dealt, subnet, self.hosts[subnet], is_back=True)
-        self._write(dealt, subnet, rows)
+        rows, report = self._receive(places, subnet, self.hosts[subnet], is_back=True)
+        self._write(places, subnet, rows)
         return report
 
-    def _neurons(self, dealt, subnet, layer) -> tf.Tensor:
-        first, behind = self._parts[layer][subnet]
-        return dealt.neurons[layer][first:behind]
+    def _kept_here(self, places, subnet) -> list[list[Rows]]:
+        """The part of a subnet that is here, as it goes out."""
+        return [
+            p.lowered(partial(places.rows, subnet), self._num_inputs(p.spec, subnet))
+            for p in self.parameters
+        ]
 
-    def _owned(self, dealt, subnet, layer, worker) -> tf.Tensor:
-        """Which of a subnet's neurons a worker keeps, as places in its block."""
-        owners = tf.gather(self.homes[layer].owners, self._neurons(dealt, subnet, layer))
-        return tf.cast(tf.where(owners == worker)[:, 0], tf.int32)
+    def _write(self, places, subnet, rows) -> None:
+        """Takes what came back of the part of a subnet that is here."""
+        for p, found in zip(self.parameters, rows, strict=True):
+            p.write(partial(places.rows, subnet), self._num_inputs(p.spec, subnet), found)
 
-    def _where(self, dealt, subnet, parameter):
-        """Slots here and inputs of a subnet's neurons, and how many inputs."""
-        owned = self._owned(dealt, subnet, parameter.layer, self.link.worker)
-        neurons = tf.gather(self._neurons(dealt, subnet, parameter.layer), owned)
-        slots = tf.gather(self.homes[parameter.layer].slots, neurons)
-        layer = parameter.input_layer
-        inputs = None if layer is None else self._neurons(dealt, subnet, layer)
-        return slots, inputs, self._num_inputs(parameter.spec, subnet)
-
-    def _kept_here(self, dealt, subnet) -> list[list[Rows]]:
-        return [p.lowered(*self._where(dealt, subnet, p)) for p in self.parameters]
-
-    def _write(self, dealt, subnet, rows) -> None:
-        for parameter, found in zip(self.parameters, rows, strict=True):
-            parameter.write(*self._where(dealt, subnet, parameter), found)
-
-    def _of_home(self, dealt, subnet, worker, lowered) -> list[list[Rows]]:
+    def _of_home(self, places, subnet, worker, lowered) -> list[list[Rows]]:
         """Of a subnet's blocks the rows that a worker keeps."""
+        if self.link.num_workers == 1:
+            return lowered
         return [
             [
-                [tf.gather(t, self._owned(dealt, subnet, p.layer, worker)) for t in rows]
+                [tf.gather(t, places.owned(subnet, p.layer, worker)) for t in rows]
                 for rows in columns
             ]
             for p, columns in zip(self.parameters, lowered, strict=True)
         ]
 
-    def _assembled(self, dealt, subnet, here) -> Blocks:
+    def _assembled(self, places, subnet, here) -> Blocks:
         """A hosted subnet's blocks, of what all workers keep of it."""
         workers = range(self.link.num_workers)
         parts = [
-            here if w == self.link.worker else self._receive(dealt, subnet, w, is_back=False)[0]
+            here if w == self.link.worker else self._receive(places, subnet, w, is_back=False)[0]
             for w in workers
         ]
-        blocks = []
+        blocks: Blocks = []
         for i, parameter in enumerate(self.parameters):
-            owned = [self._owned(dealt, subnet, parameter.layer, w) for w in workers]
-            order = tf.math.invert_permutation(tf.concat(owned, axis=0))
-            size = self.sizes[parameter.layer][subnet]
             num_inputs = self._num_inputs(parameter.spec, subnet)
+            shape = self.sizes[parameter.layer][subnet], num_inputs
             blocks.append([])
             for j, column in enumerate(parameter.columns):
-                pieces = zip(*(part[i][j] for part in parts), strict=True)
-                rows = [tf.gather(tf.concat(piece, axis=0), order) for piece in pieces]
-                blocks[-1].append(
-                    tf.ensure_shape(column.out.lift(rows, num_inputs), (size, num_inputs))
-                )
+                rows = parts[0][i][j]
+                if len(parts) > 1:
+                    order = places.order(subnet, parameter.layer, len(parts))
+                    pieces = zip(*(part[i][j] for part in parts), strict=True)
+                    rows = [tf.gather(tf.concat(piece, axis=0), order) for piece in pieces]
+                blocks[-1].append(tf.ensure_shape(column.out.lift(rows, num_inputs), shape))
         return blocks
 
-    def _send(self, dealt, subnet, worker, rows, report) -> None:
+    def _send(self, places, subnet, worker, rows, report) -> None:
         """Sends a subnet's rows; on their way back, with a report."""
         words, counts = [], {"weights": 0, "moments": 0, "control": 0}
         way = "out" if report is None else "back"
@@ -229,21 +280,21 @@ class Exchange:
             counts["weights"] += entries
             counts["moments"] += entries * (columns - 1)
             counts["control"] += self.report[1][0]
-        key = self._message(dealt, subnet, is_back=report is not None)
+        key = self._message(places, subnet, is_back=report is not None)
         self.link.send(tf.concat(words, axis=0), worker, key, counts)
 
-    def _receive(self, dealt, subnet, worker, is_back):
+    def _receive(self, places, subnet, worker, is_back):
         """What _send sends: rows, and where they are on their way back a report."""
         home = self.link.worker if is_back else worker
         way, sizes, forms = "back" if is_back else "out", [], []
         for parameter in self.parameters:
-            neurons = tf.size(self._owned(dealt, subnet, parameter.layer, home))
+            neurons = tf.size(places.owned(subnet, parameter.layer, home))
             num_inputs = self._num_inputs(parameter.spec, subnet)
             for column in parameter.columns:
                 forms.append((getattr(column, way), neurons, num_inputs))
                 sizes.append(forms[-1][0].num_words(neurons, num_inputs))
         entries = [int(np.prod(shape)) for shape in self.report] if is_back else []
-        key = self._message(dealt, subnet, is_back)
+        key = self._message(places, subnet, is_back)
         words = self.link.receive(tf.add_n([*sizes, *entries]), worker, key)
         parts = tf.split(words, [*sizes, *entries], num=len(sizes) + len(entries))
         unpacked = iter(
@@ -254,9 +305,9 @@ class Exchange:
         report = [tf.reshape(tf.bitcast(part, tf.float32), shape) for part, shape in told]
         return rows, Report(*report) if is_back else None
 
-    def _message(self, dealt, subnet, is_back):
+    def _message(self, places, subnet, is_back):
         """A number that no other message between two workers has."""
-        return (dealt.key * len(self.hosts) + subnet) * 2 + is_back
+        return (places.dealt.key * len(self.hosts) + subnet) * 2 + is_back
 
 
 def _fold(seed: tf.Tensor, *counters: int) -> tf.Tensor:
