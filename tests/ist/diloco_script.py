@@ -18,7 +18,7 @@ SPEC = HeadSpec(16, (150,), 5)  # seven blocks, the last one partly filled
 ROUNDS, LOCAL_STEPS = 4, 4
 SGD = {"class_name": "SGD", "config": {"momentum": 0.9}}
 KINDS = {form: {"differences": form, "optimizer": SGD} for form in DIFFERENCES}
-KINDS["uneven"] = {"differences": "int4", "num_subnets": 5}  # with Adam; of two workers one has 3
+KINDS["uneven"] = {"differences": "int4", "num_subnets": 3}  # with Adam
 RESUMED = "uneven"
 
 
