@@ -1,7 +1,7 @@
 """The configuration of train: its keys, what they may hold, and what follows from them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlencode
 
 from ml_collections import ConfigDict
@@ -48,6 +48,8 @@ _UNITS = (
 )
 # Keys of 0.1.0 that are part of encoder.weights, and what they were where they said nothing.
 _OF_THE_WEIGHTS = {"num_heads": 0, "qk_scale": 0.0, "epsilon": 0.0}
+# Keys that came later, of which names are made only where they aren't their defaults.
+_LATER = ("ist.exchange.differences", "ist.outer_learning_rate", "ist.outer_momentum")
 # What the training of the encoder's blocks needs: features change at every step.
 _TUNABLE = {
     "ist.algorithm": "centralized",
@@ -80,6 +82,10 @@ def table() -> list[Key]:
         Key("ist.keep_last_step", True, None, "whether the last step of a round counts"),
         choice("ist.variant", ("corrected", "published"),
             "published: the four keys above as in the paper's code"),
+        choice("ist.exchange.differences", ("float32", "bfloat16", "int8", "int4"),
+            "what differences are sent as; but for float32 rounded up or down at random"),
+        Key("ist.outer_learning_rate", 0.7, positive, "of the step by replicas' mean difference"),
+        Key("ist.outer_momentum", 0.9, RATIO, "of these steps, Nesterov's"),
     ]
     return [
         Key("seed", 0, Number(0), "of masks, partitions, batches and initial weights"),
@@ -204,9 +210,22 @@ def identity(config: ConfigDict) -> dict:
     """Plain values with the keys of 0.1.0, of which names are made that hold in every version."""
     values = config.to_dict()
     values["encoder"] |= _OF_THE_WEIGHTS
+    default = get_config()
+    for key in _LATER:
+        if lookup(values, key) == lookup(default, key):
+            _drop(values, key.split("."))
     if values["masks"]["grid"] == "scaled":
         del values["masks"]["grid"]
     return values
+
+
+def _drop(values: dict, path: Sequence[str]) -> None:
+    """Leaves a key out, and what holds nothing without it."""
+    first, *rest = path
+    if rest:
+        _drop(values[first], rest)
+    if not (rest and values[first]):
+        del values[first]
 
 
 def validate(config: ConfigDict, num_workers: int) -> None:

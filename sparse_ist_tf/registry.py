@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Of the configuration's `ist`, what rounds, replicas and subnets use.
 _ROUNDS = frozenset({"ist.local_steps", "ist.local_steps_schedule"})
 _REPLICAS = _ROUNDS | {"ist.num_subnets"}
+_OUTER = {"ist.exchange.differences", "ist.outer_learning_rate", "ist.outer_momentum"}
 _SUBNETS = _REPLICAS | {"ist.capacities", "ist.widths", "ist.moments", "ist.biases"}
 _SUBNETS |= {"ist.scale_inputs", "ist.keep_last_step", "ist.variant"}
 
@@ -68,6 +69,12 @@ _ENTRIES = {
             "sparse_ist_tf.ist.synchronous:LocalSgd",
             _REPLICAS,
             meaning="replicas of the whole head, averaged at the end of every round",
+        ),
+        AlgorithmEntry(
+            "diloco",
+            "sparse_ist_tf.ist.diloco:Diloco",
+            _REPLICAS | _OUTER,
+            meaning="replicas that keep their moments, an outer step by their mean difference",
         ),
         AlgorithmEntry(
             "centralized",

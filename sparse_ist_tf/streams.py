@@ -25,6 +25,8 @@ class Stream(enum.IntEnum):
     RESNET_WEIGHTS = 405
     ENCODER_WEIGHTS = 406
     SUBSETS = 505  # of subnets that are left when workers are missing
+    REPLICA_ROUNDING = 511  # of a replica's difference
+    MEAN_ROUNDING = 512  # of all replicas' mean difference
     PRETRAINING_ORDER = 601
     PRETRAINING_SIZE = 602
     PRETRAINING_RATIO = 603

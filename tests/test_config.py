@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from sparse_ist_tf import config, pretrain_config, registry, study_config
-from sparse_ist_tf.config import completed, get_config, validate
+from sparse_ist_tf.config import completed, get_config, identity, validate
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.keys import as_help, as_markdown, assign
 
@@ -67,7 +67,7 @@ def test_every_file_in_configs_is_valid(name):
         ("head.hidden", (), "whole numbers of at least 1"),
         ("head.hidden", (1000, 0), "whole numbers of at least 1"),
         ("head.hidden", (1000, 3), "at least ist.num_subnets=4"),
-        ("ist.algorithm", "fedavg", "one of ist, data_parallel, local_sgd, centralized"),
+        ("ist.algorithm", "fedavg", "one of ist, data_parallel, local_sgd, diloco, centralized"),
         ("ist.num_subnets", 1, "at least num_workers=2"),
         ("ist.num_subnets", 2.5, "of type int"),
         ("ist.num_subnets", True, "of type int"),
@@ -75,6 +75,9 @@ def test_every_file_in_configs_is_valid(name):
         ("ist.capacities", (1, 2, 0, 1), "one number above 0"),
         ("ist.local_steps", 0, "at least 1"),
         ("ist.moments", "keep", "one of carry, reset"),
+        ("ist.exchange.differences", "int2", "one of float32, bfloat16, int8, int4"),
+        ("ist.outer_learning_rate", 0.0, "above 0"),
+        ("ist.outer_momentum", 1.0, "in [0, 1)"),
         ("optimizer.name", "ftrl", "one of adam, adamw, sgd, lion, rmsprop"),
         ("learning_rate", math.nan, "above 0"),
         ("learning_rate", math.inf, "above 0"),
@@ -140,6 +143,14 @@ def test_an_impossible_value_names_key_value_and_what_is_allowed(key, value, all
                 ("capacities", (4, 2, 1, 1)),
                 ("widths", "subnet"),
                 ("variant", "published"),
+            )
+        ),
+        *(
+            ({key: value}, f"{key}={value!r}", "ist.algorithm is diloco")
+            for key, value in (
+                ("ist.exchange.differences", "int4"),
+                ("ist.outer_learning_rate", 1.0),
+                ("ist.outer_momentum", 0.5),
             )
         ),
         *(
@@ -260,8 +271,20 @@ def test_a_stored_configuration_gets_the_keys_that_came_later():
 def test_a_configuration_of_0_1_0_says_of_the_encoder_what_its_weights_say_now():
     stored = get_config().to_dict()
     stored["encoder"] |= {"num_heads": 0, "qk_scale": 0.0, "epsilon": 0.0}
+    for later in ("exchange", "outer_learning_rate", "outer_momentum"):
+        del stored["ist"][later]
     assert completed(stored) == get_config()
     assert config.identity(get_config()) == stored
     stored["encoder"] |= {"weights": "mae.pth", "num_heads": 16, "epsilon": 1e-5}
     assert completed(stored).encoder.weights == "mae.pth?num_heads=16&epsilon=1e-05"
     validate(completed(stored), 1)
+
+
+def test_names_are_made_of_keys_that_came_later_only_where_they_say_something():
+    config = get_config()
+    later = {"exchange", "outer_learning_rate", "outer_momentum"}
+    assert not identity(config)["ist"].keys() & later
+    config.ist.exchange.differences = "int4"
+    assert identity(config)["ist"]["exchange"] == {"differences": "int4"}
+    assert identity(config)["ist"].keys() & later == {"exchange"}
+    assert config.ist.outer_momentum == 0.9

@@ -1,4 +1,4 @@
-"""The baselines that send whole heads: synchronous data parallel training and local SGD."""
+"""Replicas of whole heads, and two baselines: synchronous data parallel training, local SGD."""
 
 import abc
 
@@ -22,14 +22,17 @@ from sparse_ist_tf.workers.link import Link, ring_all_reduce_bytes
 
 
 class Replicas(Trainer):
-    """Replicas of the whole head, options.num_subnets of them; what is averaged differs."""
+    """Replicas of the whole head, options.num_subnets of them; what crosses differs.
+
+    Every worker keeps the same `state`: the weights, and behind them columns of as many entries.
+    """
 
     def __init__(self, spec: HeadSpec, options: TrainerOptions, link: Link, data: TrainingData):
         super().__init__(spec, options, link, data)
         self.shapes = [part.shape for part in spec.parameters()]
         self.optimizer = SlotOptimizer(options.optimizer_config(), self.shapes)
         self.num_slots = self.optimizer.num_slots
-        self.num_columns = 1 + self.num_slots
+        self.num_columns = self._count_columns()
         ones = [1.0] * len(spec.hidden)
         self._losses = {n: options.loss_options(ones, n) for n in self.mine}
         with link.strategy.scope():
@@ -39,63 +42,18 @@ class Replicas(Trainer):
         whole[0] = np.concatenate([initial[part.name].ravel() for part in spec.parameters()])
         self.state.assign(whole)
         self._stopped_by = 0
-        self._traced = traced(self._replicas, reduce_retracing=True)
 
-    @classmethod
-    @abc.abstractmethod
-    def expected_bytes(
-        cls, spec: HeadSpec, num_slots: int, num_workers: int, steps: int, rounds: int
-    ) -> int:
-        """What a worker sends in a training, its losses apart."""
-
-    @abc.abstractmethod
-    def replica(
-        self, k: int, state: SubnetState, batches: Batches, first_step: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """What one hosted replica makes, in a graph.
-
-        Returns:
-            (float32[columns, entries] to average, mean loss, right answers).
-        """
-
-    def updated(
-        self, mean: tf.Tensor, state: SubnetState, rate: tf.Tensor, first_step: tf.Tensor
-    ) -> tf.Tensor:
-        """The next state from the mean over all replicas: float32[columns, entries]."""
-        return mean
-
-    def _synchronise(self, rows, rates, first_step) -> np.ndarray:
-        batches = Batches(self.features, self.labels, rows, rates)
-        args = (batches, tf.constant(first_step), self.link.next_key())
-        return self.link.run(self._traced, args)
-
-    def _replicas(self, batches, first_step, key):
-        columns = tf.ensure_shape(self.state, (self.num_columns, self.spec.num_parameters))
-        state = self._split(columns)
-        count, entries = self.options.num_subnets, self.spec.num_parameters
-        losses, right, signals = ([tf.zeros(())] * count for _ in range(3))
-        total = 0.0
-        for k, replica in enumerate(self.mine):
-            mine = batches._replace(rows=batches.rows[k])
-            made, losses[replica], hits = self.replica(k, state, mine, first_step)
-            total += made
-            right[replica] = tf.cast(hits, tf.float32)
-            with tf.control_dependencies([hits]):
-                signals[replica] = self.stop_signal.read_value()
-        report = tf.reshape(tf.stack([losses, right, signals]), (-1,))
-        flat = tf.concat([tf.reshape(total, (-1,)) / count, report], axis=0)
-        flat = self.link.all_reduce(flat, key, self._purpose(entries + 3 * count))
-        mean = tf.reshape(flat[: -3 * count], (-1, entries))
-        self.state.assign(self.updated(mean, state, batches.rates[0], first_step))
-        return tf.reshape(flat[-3 * count :], (3, count))
+    def _count_columns(self) -> int:
+        """Of state; moments of the optimizer behind the weights, where nothing else is said."""
+        return 1 + self.num_slots
 
     def asked_to_stop(self) -> int:
         """As Trainer.asked_to_stop."""
         return self._stopped_by
 
-    @abc.abstractmethod
-    def _purpose(self, entries: int) -> dict[Purpose, int]:
-        """How many of the numbers that are averaged are for what; losses are sent beside."""
+    def _read(self) -> tf.Tensor:
+        """The state in a graph: float32[columns, entries]."""
+        return tf.ensure_shape(self.state, (self.num_columns, self.spec.num_parameters))
 
     def _split(self, columns: tf.Tensor) -> SubnetState:
         """Weights and moments, in the parameters' shapes, from [columns, entries]."""
@@ -132,14 +90,73 @@ class Replicas(Trainer):
         self.state.assign(self._from_chief(whole, (self.num_columns, self.spec.num_parameters)))
 
 
-class DataParallel(Replicas):
+class AllReduced(Replicas):
+    """Replicas whose sum is made by an all-reduce."""
+
+    def __init__(self, spec: HeadSpec, options: TrainerOptions, link: Link, data: TrainingData):
+        super().__init__(spec, options, link, data)
+        self._traced = traced(self._replicas, reduce_retracing=True)
+
+    @classmethod
+    @abc.abstractmethod
+    def expected_bytes(
+        cls, spec: HeadSpec, num_slots: int, num_workers: int, steps: int, rounds: int
+    ) -> int:
+        """What a worker sends in a training, its losses apart."""
+
+    @abc.abstractmethod
+    def replica(
+        self, k: int, state: SubnetState, batches: Batches, first_step: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """What one hosted replica makes, in a graph.
+
+        Returns:
+            (float32[columns, entries] to average, mean loss, right answers).
+        """
+
+    def updated(
+        self, mean: tf.Tensor, state: SubnetState, rate: tf.Tensor, first_step: tf.Tensor
+    ) -> tf.Tensor:
+        """The next state from the mean over all replicas: float32[columns, entries]."""
+        return mean
+
+    def _synchronise(self, rows, rates, first_step) -> np.ndarray:
+        batches = Batches(self.features, self.labels, rows, rates)
+        args = (batches, tf.constant(first_step), self.link.next_key())
+        return self.link.run(self._traced, args)
+
+    def _replicas(self, batches, first_step, key):
+        state = self._split(self._read())
+        count, entries = self.options.num_subnets, self.spec.num_parameters
+        losses, right, signals = ([tf.zeros(())] * count for _ in range(3))
+        total = 0.0
+        for k, replica in enumerate(self.mine):
+            mine = batches._replace(rows=batches.rows[k])
+            made, losses[replica], hits = self.replica(k, state, mine, first_step)
+            total += made
+            right[replica] = tf.cast(hits, tf.float32)
+            with tf.control_dependencies([hits]):
+                signals[replica] = self.stop_signal.read_value()
+        report = tf.reshape(tf.stack([losses, right, signals]), (-1,))
+        flat = tf.concat([tf.reshape(total, (-1,)) / count, report], axis=0)
+        flat = self.link.all_reduce(flat, key, self._purpose(entries + 3 * count))
+        mean = tf.reshape(flat[: -3 * count], (-1, entries))
+        self.state.assign(self.updated(mean, state, batches.rates[0], first_step))
+        return tf.reshape(flat[-3 * count :], (3, count))
+
+    @abc.abstractmethod
+    def _purpose(self, entries: int) -> dict[Purpose, int]:
+        """How many of the numbers that are averaged are for what; losses are sent beside."""
+
+
+class DataParallel(AllReduced):
     """Synchronous data parallel training: gradients are averaged at every step."""
 
     @classmethod
     def expected_bytes(
         cls, spec: HeadSpec, num_slots: int, num_workers: int, steps: int, rounds: int
     ) -> int:
-        """Gradients at every step; as Replicas.expected_bytes."""
+        """Gradients at every step; as AllReduced.expected_bytes."""
         return ring_all_reduce_bytes(spec.num_parameters, num_workers) * steps
 
     def train_round(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -155,7 +172,7 @@ class DataParallel(Replicas):
     def replica(
         self, k: int, state: SubnetState, batches: Batches, first_step: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The gradients of one batch; as Replicas.replica."""
+        """The gradients of one batch; as AllReduced.replica."""
         rows, options = batches.rows[0], self._losses[self.mine[k]]
         batch = tf.gather(batches.features, rows), tf.gather(batches.labels, rows)
         loss, hits, gradients = loss_and_gradients(state.weights, *batch, options, first_step)
@@ -164,7 +181,7 @@ class DataParallel(Replicas):
     def updated(
         self, mean: tf.Tensor, state: SubnetState, rate: tf.Tensor, first_step: tf.Tensor
     ) -> tf.Tensor:
-        """A step of the optimizer; as Replicas.updated."""
+        """A step of the optimizer; as AllReduced.updated."""
         gradients = self._split(mean).weights
         return self._join(self.optimizer.apply(first_step, rate, gradients, state))
 
@@ -172,7 +189,7 @@ class DataParallel(Replicas):
         return {"gradients": entries}
 
 
-class LocalSgd(Replicas):
+class LocalSgd(AllReduced):
     """Local SGD: weights and moments are averaged at the end of every round.
 
     Source: "Local SGD Converges Fast and Communicates Little" (Stich, 2019), algorithm 1.
@@ -182,7 +199,7 @@ class LocalSgd(Replicas):
     def expected_bytes(
         cls, spec: HeadSpec, num_slots: int, num_workers: int, steps: int, rounds: int
     ) -> int:
-        """Weights and moments at every round; as Replicas.expected_bytes."""
+        """Weights and moments at every round; as AllReduced.expected_bytes."""
         return ring_all_reduce_bytes(spec.num_parameters * (1 + num_slots), num_workers) * rounds
 
     def train_round(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -194,7 +211,7 @@ class LocalSgd(Replicas):
     def replica(
         self, k: int, state: SubnetState, batches: Batches, first_step: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Some steps of one replica by itself; as Replicas.replica."""
+        """Some steps of one replica by itself; as AllReduced.replica."""
         train = make_local_steps(self.optimizer, self._losses[self.mine[k]])
         state, losses, hits = train(state, batches, first_step, first_step)
         return self._join(state), tf.reduce_mean(losses), hits

@@ -45,6 +45,9 @@ class TrainerOptions:
         optimizer: as keras.optimizers.serialize gives it; its learning rate is not used.
         learning_rate: from the step, counted from 0, to the rate.
         seed: of the initial weights, partitions and batches.
+        differences: of replicas, the form in which they cross.
+        outer_learning_rate: of the optimizer that takes the replicas' mean difference.
+        outer_momentum: of the same, in [0, 1).
     """
 
     num_subnets: int = 1
@@ -64,6 +67,9 @@ class TrainerOptions:
     optimizer: Mapping | None = None
     learning_rate: Callable[[int], float] = lambda step: 1e-3
     seed: int = 0
+    differences: str = "float32"
+    outer_learning_rate: float = 0.7
+    outer_momentum: float = 0.9
 
     def optimizer_config(self) -> dict:
         """The optimizer, Adam where none is given."""

@@ -23,7 +23,15 @@ from sparse_ist_tf.workers.link import Link
 
 _CLASSES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lion": "Lion", "rmsprop": "RMSprop"}
 # Keys of config.ist that an algorithm may use as they are.
-_OPTIONS = ("num_subnets", "moments", "biases", "scale_inputs", "keep_last_step")
+_OPTIONS = (
+    "num_subnets",
+    "moments",
+    "biases",
+    "scale_inputs",
+    "keep_last_step",
+    "outer_learning_rate",
+    "outer_momentum",
+)
 
 
 def load_splits(config: ConfigDict) -> dict[str, datasets.Split]:
@@ -104,6 +112,8 @@ def trainer_options(config: ConfigDict, steps: int) -> TrainerOptions:
     """
     ist, head, keys = ist_options(config), config.head, find_algorithm(config.ist.algorithm).keys
     used = {name: ist[name] for name in _OPTIONS if f"ist.{name}" in keys}
+    if "ist.exchange.differences" in keys:
+        used["differences"] = ist.exchange.differences
     return TrainerOptions(
         **used,
         capacities=tuple(ist.capacities) if "ist.capacities" in keys else (),

@@ -33,6 +33,7 @@ _UNITS = {
 _VALUES = {
     "ist": "IST",
     "local_sgd": "local SGD",
+    "diloco": "DiLoCo",
     "data_parallel": "data parallel",
     "centralized": "centralised",
 }

@@ -1,0 +1,75 @@
+"""One worker of test_diloco.py: trains small replicas and leaves their state and bytes in files."""
+
+import json
+import os
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from sparse_ist_tf.ist.diloco import DIFFERENCES, Diloco
+from sparse_ist_tf.ist.head import HeadSpec
+from sparse_ist_tf.ist.state import HeadState
+from sparse_ist_tf.ist.trainer import TrainerOptions, TrainingData
+from sparse_ist_tf.workers.cluster import Cluster, make_strategy, read_tf_config
+from sparse_ist_tf.workers.link import Link
+
+SPEC = HeadSpec(16, (150,), 5)  # seven blocks, the last one partly filled
+ROUNDS, LOCAL_STEPS = 4, 4
+SGD = {"class_name": "SGD", "config": {"momentum": 0.9}}
+KINDS = {form: {"differences": form, "optimizer": SGD} for form in DIFFERENCES}
+KINDS["uneven"] = {"differences": "int4", "num_subnets": 3}  # with Adam
+RESUMED = "uneven"
+
+
+def data():
+    """Features and labels that a head can learn."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(400, 16)).astype(np.float32)
+    return features, (features @ rng.normal(size=(16, 5))).argmax(1).astype(np.int32)
+
+
+def make(link, **changed):
+    """A trainer under test."""
+    options = TrainerOptions(**{"num_subnets": 4, "local_steps": LOCAL_STEPS, **changed})
+    shards = [np.arange(400)] * options.num_subnets
+    return Diloco(SPEC, options, link, TrainingData(*data(), shards))
+
+
+def main(folder, half):
+    """Every kind from the beginning, one also on from a half that another run left in a folder."""
+    tf.config.experimental.enable_op_determinism()
+    cluster = read_tf_config(os.environ) or Cluster(0, ())
+    strategy = make_strategy(cluster, 60.0)
+    link = Link(strategy, cluster.worker, cluster.num_workers, 120.0)
+    facts = {}
+
+    def keep(trainer, name):
+        state = trainer.gather()
+        if link.chief:
+            np.savez(f"{folder}/{name}.npz", **state.arrays())
+
+    for kind, changed in KINDS.items():
+        trainer, before = make(link, **changed), link.ledger.training
+        for _ in range(ROUNDS):
+            trainer.run_round()
+            if trainer.round == ROUNDS // 2 and kind == RESUMED:
+                keep(trainer, f"{kind}_half")
+        keep(trainer, kind)
+        facts[kind] = link.ledger.training - before, ROUNDS * trainer.exchange.round_bytes()
+        if half and kind == RESUMED:
+            trainer = make(link, **changed)
+            state = None
+            if link.chief:
+                with np.load(f"{half}/{kind}_half.npz") as arrays:
+                    state = HeadState.of_arrays(arrays)
+            trainer.restore(state, ROUNDS // 2, ROUNDS // 2 * LOCAL_STEPS)
+            while trainer.round < ROUNDS:
+                trainer.run_round()
+            keep(trainer, f"{kind}_resumed")
+    with open(f"{folder}/facts_{cluster.worker}.json", "w", encoding="utf-8") as file:
+        json.dump(facts, file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
