@@ -35,23 +35,23 @@ def test_a_worker_that_starts_again_goes_on(tmp_path):
 def test_no_file_has_no_lines_and_a_damaged_one_is_named(tmp_path):
     assert read_rounds(tmp_path / "none.jsonl") == []
     (tmp_path / "bad.jsonl").write_text("nothing\n")
-    with pytest.raises(RunError, match="bad.jsonl is damaged"):
+    with pytest.raises(RunError, match=r"bad\.jsonl is damaged"):
         read_rounds(tmp_path / "bad.jsonl")
 
 
 def test_a_folder_that_cant_be_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="worker_0.jsonl can't be written"):
+    with pytest.raises(RunError, match=r"worker_0\.jsonl can't be written"):
         RoundsLog(tmp_path / "file", 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_interfaces_are_counted_without_the_loopback():
     before = interface_bytes(os.getpid())
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname()) as one:
-            server.accept()[0].close()
-            one.send(bytes(10))
+    server = socket.create_server(("127.0.0.1", 0))
+    with server, socket.create_connection(server.getsockname()) as one:
+        server.accept()[0].close()
+        one.send(bytes(10))
     after = interface_bytes()
     assert set(after) == {"received", "sent"}
     assert all(after[name] >= before[name] >= 0 for name in after)
