@@ -92,7 +92,8 @@ def accuracy_rows(curves: Mapping[str, Sequence[Point]]) -> list[tuple[str, ...]
         curves: accuracy by round of each setting, of the reference too.
     """
     target = curves[REFERENCE][-1].accuracy
-    rows = [("setting", "rounds", "in the end", "at best", "rounds to the end of data parallel")]
+    titles = ("setting", "rounds", "in the end", "at best", "rounds to the end of data parallel")
+    rows: list[tuple[str, ...]] = [titles]
     for setting, points in curves.items():
         reached = rounds_to(points, target)
         rows.append(
@@ -113,7 +114,7 @@ def weak_rows(rows: Sequence[tuple[str, Row]]) -> list[tuple[str, ...]]:
     Args:
         rows: what each stands for, and what was measured.
     """
-    lines = [_WEAK_TITLES]
+    lines: list[tuple[str, ...]] = [_WEAK_TITLES]
     for what, row in rows:
         found = row.measured
         start = (str(row.cell.shape), what, f"{found.rounds}")
