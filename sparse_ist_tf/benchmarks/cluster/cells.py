@@ -60,7 +60,9 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
-        return f"{self.case.dataset}, {self.num_workers} workers, {self.shape}, {self.case.setting}"
+        weak = f", the last worker at {self.weak_share} of a core" if self.weak_share else ""
+        case = self.case
+        return f"{case.dataset}, {self.num_workers} workers, {self.shape}, {case.setting}{weak}"
 
 
 @dataclasses.dataclass(frozen=True)
