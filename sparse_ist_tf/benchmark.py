@@ -8,6 +8,7 @@ The second measures ViT-B/16, beside timm's where that is installed. Speed is me
 and each figure is the best of several repetitions: quote ratios, machines are noisy. The third
 measures no speed but what visible patches tell of hidden pixels, and `bytes` what images cost.
 `faults` makes every fault that workers have to survive or to name, `soak` kills them for long.
+`cluster` puts workers on hosts of their own, as root, behind links that are really thin.
 """
 
 import os
@@ -20,6 +21,7 @@ import numpy as np
 from absl import flags
 
 from sparse_ist_tf.allowed import Number
+from sparse_ist_tf.benchmarks.cluster import flags as cluster_flags
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.reports.report import format_table
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
     from sparse_ist_tf.workers.link import Link
 
 FLAGS = flags.FLAGS
-PARTS = ("encode", "train", "exchange", "export", "quantize", "leak", "bytes", "faults", "soak")
+PARTS = ("encode", "train", "exchange", "export", "quantize", "leak", "bytes")
+PARTS += ("faults", "soak", "cluster")
 _BY_DEFAULT = PARTS[:4]  # what is behind needs packages of its own, is of images, or no speed
 
 
@@ -173,16 +176,18 @@ def _image_settings(part: str) -> tuple[list, dict]:
         if getattr(FLAGS, name) not in allowed:
             raise RequestError(f"--{name}={getattr(FLAGS, name)}: must be {allowed}")
     rest = {name: getattr(FLAGS, name) for name in ("patch_size", *of_part, "data_dir")}
-    return [FLAGS.dataset, sizes, ratios], rest
+    return [FLAGS.dataset or ["mnist5k", "digits"], sizes, ratios], rest
 
 
-def _make_faults(parts: Sequence[str]) -> int:
-    """Makes faults and soaks; an exit status, 0 where they aren't asked for."""
+def _train_for_real(parts: Sequence[str]) -> int:
+    """The parts that are whole trainings; an exit status, 0 where none is asked for."""
     status = 0
+    if "cluster" in parts:
+        status = cluster_flags.run(FLAGS.dataset or (), FLAGS.num_workers, FLAGS.data_dir)
     if "faults" in parts:
         from sparse_ist_tf.benchmarks.faults import catalogue
 
-        status = catalogue.compare(catalogue.chosen(FLAGS.drill))
+        status = catalogue.compare(catalogue.chosen(FLAGS.drill)) or status
     if "soak" in parts:
         from sparse_ist_tf.benchmarks import soak
 
@@ -202,16 +207,16 @@ def main(argv: list[str]) -> int:
         raise RequestError(f"--only={unknown[0]}: must be some of {', '.join(PARTS)}")
     if argv[1:] and FLAGS.only:
         raise RequestError(f"--only={','.join(FLAGS.only)}: must not stand beside {argv[1]!r}")
-    if not {"2", "3", "4"}.issuperset(FLAGS.num_workers):
+    if "exchange" in parts and not {"2", "3", "4"}.issuperset(FLAGS.num_workers):
         raise RequestError(f"--num_workers={','.join(FLAGS.num_workers)}: must be some of 2, 3, 4")
     preset, batch_size = ("vit_base", 32) if set(parts) == {"encode"} else ("vit_micro", 64)
     batch_size = batch_size if FLAGS.batch_size is None else FLAGS.batch_size
     if batch_size < 1:
         raise RequestError(f"--batch_size={batch_size}: must be at least 1")
     of_images = {part: _image_settings(part) for part in ("leak", "bytes") if part in parts}
-    if status := _make_faults(parts):
+    if status := _train_for_real(parts):
         return status
-    if {"faults", "soak"}.issuperset(parts):
+    if {"faults", "soak", "cluster"}.issuperset(parts):
         return 0
     with quiet():
         import tensorflow  # noqa: F401
@@ -255,8 +260,10 @@ def define_flags() -> None:
     flags.DEFINE_string("preset", None, f"Encoder, a preset; {text}")
     text = "where not given, 64; 32 where only encoding is measured."
     flags.DEFINE_integer("batch_size", None, f"Images of an encoding batch; {text}")
-    flags.DEFINE_list("num_workers", "2,4", "Workers of the exchange, each 2 to 4.")
-    flags.DEFINE_list("dataset", "mnist5k,digits", "Data sets of leak and bytes.")
+    text = "Workers of the exchange, each 2 to 4, or of cluster, to 16."
+    flags.DEFINE_list("num_workers", "2,4", text)
+    text = "Data sets of leak and bytes (mnist5k,digits) or of cluster (aid,cifar10)."
+    flags.DEFINE_list("dataset", None, text)
     flags.DEFINE_string("data_dir", None, "Where TFDS looks, as dataset.data_dir of train.")
     flags.DEFINE_list("image_size", "64", "Sides in pixels that their images are scaled to.")
     flags.DEFINE_integer("patch_size", 8, "Side of their patches in pixels.")
@@ -267,6 +274,7 @@ def define_flags() -> None:
     flags.DEFINE_float("minutes", 30.0, "How long a soak lasts.", lower_bound=0.1)
     flags.DEFINE_float("every_minutes", 2.0, "How often a soak kills a worker.", lower_bound=0.1)
     flags.DEFINE_integer("seed", 0, "Of which workers a soak kills.", lower_bound=0)
+    cluster_flags.define_flags()
 
 
 if __name__ == "__main__":

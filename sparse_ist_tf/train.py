@@ -106,7 +106,7 @@ def main(_: list[str]) -> int:
     with quiet():
         from sparse_ist_tf.runs.training import train_and_evaluate
     cluster = cluster or Cluster(0, ())
-    results = train_and_evaluate(config, directory.path, cluster, stop)
+    results = train_and_evaluate(config, directory.path, cluster, stop, FLAGS.rounds_log)
     return 0 if is_launched or results is None else _show(directory, results)
 
 
@@ -148,6 +148,8 @@ def define_flags() -> None:
     plugins.define_flag()
     flags.DEFINE_string("workdir", None, "Run directory; runs/NAME-DIGEST where not given.")
     flags.DEFINE_integer("num_workers", None, "Local worker processes; 2 where not given.")
+    text = "A folder where each worker notes its rounds: seconds, bytes; none where not given."
+    flags.DEFINE_string("rounds_log", None, text)
     define_restart_flags()
     define_elastic_flags()
 

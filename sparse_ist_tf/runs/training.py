@@ -40,6 +40,7 @@ from sparse_ist_tf.runs.parts import (
     transport,
 )
 from sparse_ist_tf.runs.progress import Progress
+from sparse_ist_tf.runs.rounds_log import RoundsLog
 from sparse_ist_tf.runs.schedules import rounds_between, steps_of_round, total_steps
 from sparse_ist_tf.runs.trained import is_trained
 from sparse_ist_tf.runs.views import Views
@@ -212,12 +213,13 @@ class Run:
         if self.baseline:
             self.baseline.restore(state.baseline, self.start_round, self.start_step)
 
-    def train(self, stop: Stop) -> None:
+    def train(self, stop: Stop, log: RoundsLog | None = None) -> None:
         """All rounds that are left, with evaluations and checkpoints; the last is always both.
 
         Args:
             stop: ends this process behind a round, once a checkpoint of it is written; the workers
                 end together.
+            log: of the rounds, before what may follow them; none where None.
         """
         config, trainer, size = self.config, self.trainer, self.splits["train"].size
         every = {what: rounds_between(config, what, size) for what in ("eval", "checkpoint")}
@@ -235,6 +237,8 @@ class Run:
                 steps = steps_of_round(config, trainer.step, self.steps)
                 self._draw_masks(steps)
                 record = trainer.run_round(steps)
+                if log:
+                    log.add(trainer.round, trainer.step, self.link.ledger)
                 if self.baseline:
                     self.baseline.run_round(steps)
                 asked, last = trainer.asked_to_stop(), trainer.step >= self.steps
@@ -320,7 +324,11 @@ def _check_masks(masks: MaskOptions, num_patches: int) -> None:
 
 
 def train_and_evaluate(
-    config: ConfigDict, workdir: str | Path, cluster: Cluster, stop: Stop | None = None
+    config: ConfigDict,
+    workdir: str | Path,
+    cluster: Cluster,
+    stop: Stop | None = None,
+    rounds_log: str | Path | None = None,
 ) -> dict | None:
     """Trains one worker's part, or goes on from the last checkpoint.
 
@@ -331,6 +339,7 @@ def train_and_evaluate(
         workdir: the run directory, written by the chief alone.
         cluster: this process's place.
         stop: ends the process behind a round; None where nothing does.
+        rounds_log: a folder for a RoundsLog; None for none.
 
     Returns:
         On the chief the results, as results.json has them; None elsewhere.
@@ -356,5 +365,5 @@ def train_and_evaluate(
             link = Link(strategy, cluster.worker, cluster.num_workers, _COLLECTIVE_TIMEOUT_S)
             link.check_order()
             run = Run(config, directory, link)
-            run.train(stop)
+            run.train(stop, RoundsLog(rounds_log, cluster.worker) if rounds_log else None)
         return finish(run) if chief else None

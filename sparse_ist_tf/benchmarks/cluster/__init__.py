@@ -1,0 +1,1 @@
+"""Workers on hosts of their own behind links that are really thin."""
