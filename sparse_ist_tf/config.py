@@ -18,6 +18,7 @@ from sparse_ist_tf.keys import (
     lookup,
     updated,
 )
+from sparse_ist_tf.links import AUTO, EXCHANGE, LINKS
 from sparse_ist_tf.registry import algorithm_names, algorithms_using, find_algorithm
 
 INITIALIZERS = (
@@ -49,7 +50,12 @@ _UNITS = (
 # Keys of 0.1.0 that are part of encoder.weights, and what they were where they said nothing.
 _OF_THE_WEIGHTS = {"num_heads": 0, "qk_scale": 0.0, "epsilon": 0.0}
 # Keys that came later, of which names are made only where they aren't their defaults.
-_LATER = ("ist.exchange.differences", "ist.outer_learning_rate", "ist.outer_momentum")
+_LATER = (
+    "ist.link",
+    *(f"ist.exchange.{name}" for name in EXCHANGE),
+    "ist.outer_learning_rate",
+    "ist.outer_momentum",
+)
 # What the training of the encoder's blocks needs: features change at every step.
 _TUNABLE = {
     "ist.algorithm": "centralized",
@@ -72,7 +78,9 @@ def table() -> list[Key]:
         Key("ist.capacities", (), Numbers("one number above 0 per subnet, or none", positive),
             "the subnets' shares; equal where empty"),
         choice("ist.widths", ("layer", "subnet"), "whose neurons head.hidden counts"),
-        Key("ist.local_steps", 20, Number(1), "steps of a round"),
+        choice("ist.link", tuple(LINKS), "what 0 and auto stand for in the five keys below"),
+        Key("ist.local_steps", 0, Number(0),
+            "of a round; where 0, 20, on a thin link 100, on the thinnest 500, at most an eighth"),
         choice("ist.local_steps_schedule", ("constant", "grow", "consensus"),
             "always all of them, more and more, one in the last tenth"),
         choice("ist.moments", ("carry", "reset", "slot"),
@@ -82,8 +90,14 @@ def table() -> list[Key]:
         Key("ist.keep_last_step", True, None, "whether the last step of a round counts"),
         choice("ist.variant", ("corrected", "published"),
             "published: the four keys above as in the paper's code"),
-        choice("ist.exchange.differences", ("float32", "bfloat16", "int8", "int4"),
-            "what differences are sent as; but for float32 rounded up or down at random"),
+        choice("ist.exchange.weights", (AUTO, "float32", "bfloat16", "float16"),
+            "what neurons' weights are sent to a subnet as"),
+        choice("ist.exchange.differences", (AUTO, "float32", "bfloat16", "int8", "int4"),
+            "what it sends back as, rounded up or down at random"),
+        choice("ist.exchange.first_moment", (AUTO, "float32", "int8", "int4", "reset"),
+            "what the optimizer's mean of gradients is sent as; reset: it isn't"),
+        choice("ist.exchange.second_moment", (AUTO, "float32", "neuron", "reset"),
+            "the same of their squares; neuron: the mean over a neuron's inputs"),
         Key("ist.outer_learning_rate", 0.7, positive, "of the step by replicas' mean difference"),
         Key("ist.outer_momentum", 0.9, RATIO, "of these steps, Nesterov's"),
     ]
@@ -161,6 +175,8 @@ def _used_by(key: str) -> tuple[When, ...]:
     names = algorithms_using(key)
     found = () if names == algorithm_names() else (When("ist.algorithm", names),)
     variant = (When("ist.variant", ("corrected",)),)
+    if key.endswith("_moment"):
+        return (*found, *variant, When("ist.moments", ("carry",)))
     return found + variant if key.removeprefix("ist.") in PUBLISHED else found
 
 
@@ -177,7 +193,7 @@ def paper_config(dataset: str, published: bool = False) -> ConfigDict:
         published: with the paper's encoder, and what its code does differently from its text.
     """
     config = get_config()
-    config.dataset.name, config.total_epochs = dataset, 30.0
+    config.dataset.name, config.total_epochs, config.ist.local_steps = dataset, 30.0, 20
     config.eval_every_rounds, config.eval_every_epochs = 0, 1.0
     config.checkpoint_every_rounds, config.checkpoint_every_epochs = 0, 3.0
     if published:
@@ -216,6 +232,7 @@ def identity(config: ConfigDict) -> dict:
             _drop(values, key.split("."))
     if values["masks"]["grid"] == "scaled":
         del values["masks"]["grid"]
+    values["ist"]["local_steps"] = values["ist"]["local_steps"] or LINKS["fast"].local_steps
     return values
 
 
@@ -251,8 +268,23 @@ def validate(config: ConfigDict, num_workers: int) -> None:
                     f"encoder.trainable_blocks={blocks}"
                 )
     check_optimizer(config, OPTIMIZERS)
+    _check_moments(config)
     _check_transport(config)
     _check_subnets(config, num_workers)
+
+
+def _check_moments(config):
+    """An optimizer that keeps no such moment sends none, whatever form is asked for."""
+    kwargs, name = config.optimizer.kwargs, config.optimizer.name
+    has_momentum = name not in ("sgd", "rmsprop") or kwargs.get("momentum", 0.0) > 0
+    kept = {"first": has_momentum, "second": name in ("adam", "adamw", "rmsprop")}
+    for kind, is_kept in kept.items():
+        value = config.ist.exchange[f"{kind}_moment"]
+        if value != AUTO and not is_kept:
+            raise RequestError(
+                f"ist.exchange.{kind}_moment={value!r}: must be {AUTO!r} for "
+                f"optimizer.name={name!r}, which keeps none"
+            )
 
 
 def _check_transport(config):
@@ -292,10 +324,13 @@ def _check_subnets(config, num_workers):
 
 
 def ist_options(config: ConfigDict) -> ConfigDict:
-    """The keys of config.ist, with what its variant stands for; a new dictionary."""
+    """The keys of config.ist, with what its variant and link stand for; a new dictionary."""
     ist = ConfigDict(config.ist.to_dict())
     if ist.variant == "published":
         ist.update(PUBLISHED)
+    for name in EXCHANGE:
+        if ist.exchange[name] == AUTO:
+            ist.exchange[name] = getattr(LINKS[ist.link], name)
     return ist
 
 

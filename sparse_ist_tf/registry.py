@@ -10,16 +10,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 from sparse_ist_tf.errors import RequestError, did_you_mean
+from sparse_ist_tf.links import EXCHANGE
 
 if TYPE_CHECKING:
     from sparse_ist_tf.ist.trainer import Trainer
 
 # Of the configuration's `ist`, what rounds, replicas and subnets use.
-_ROUNDS = frozenset({"ist.local_steps", "ist.local_steps_schedule"})
+_ROUNDS = frozenset({"ist.link", "ist.local_steps", "ist.local_steps_schedule"})
 _REPLICAS = _ROUNDS | {"ist.num_subnets"}
 _OUTER = {"ist.exchange.differences", "ist.outer_learning_rate", "ist.outer_momentum"}
 _SUBNETS = _REPLICAS | {"ist.capacities", "ist.widths", "ist.moments", "ist.biases"}
 _SUBNETS |= {"ist.scale_inputs", "ist.keep_last_step", "ist.variant"}
+_SUBNETS |= {f"ist.exchange.{name}" for name in EXCHANGE}
 
 
 @dataclasses.dataclass(frozen=True)

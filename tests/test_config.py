@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from sparse_ist_tf import config, pretrain_config, registry, study_config
-from sparse_ist_tf.config import completed, get_config, identity, validate
+from sparse_ist_tf.config import completed, get_config, identity, ist_options, validate
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.keys import as_help, as_markdown, assign
 
@@ -73,9 +73,9 @@ def test_every_file_in_configs_is_valid(name):
         ("ist.num_subnets", True, "of type int"),
         ("ist.capacities", (1, 2), "one number above 0 for each of 4 subnets"),
         ("ist.capacities", (1, 2, 0, 1), "one number above 0"),
-        ("ist.local_steps", 0, "at least 1"),
+        ("ist.local_steps", -1, "at least 0"),
         ("ist.moments", "keep", "one of carry, reset"),
-        ("ist.exchange.differences", "int2", "one of float32, bfloat16, int8, int4"),
+        ("ist.exchange.differences", "int2", "one of auto, float32, bfloat16, int8, int4"),
         ("ist.outer_learning_rate", 0.0, "above 0"),
         ("ist.outer_momentum", 1.0, "in [0, 1)"),
         ("optimizer.name", "ftrl", "one of adam, adamw, sgd, lion, rmsprop"),
@@ -148,10 +148,19 @@ def test_an_impossible_value_names_key_value_and_what_is_allowed(key, value, all
         *(
             ({key: value}, f"{key}={value!r}", "ist.algorithm is diloco")
             for key, value in (
-                ("ist.exchange.differences", "int4"),
                 ("ist.outer_learning_rate", 1.0),
                 ("ist.outer_momentum", 0.5),
             )
+        ),
+        (
+            {"ist.algorithm": "data_parallel", "ist.exchange.differences": "int4"},
+            "ist.exchange.differences='int4'",
+            "ist.algorithm is ist or diloco",
+        ),
+        (
+            {"ist.algorithm": "diloco", "ist.exchange.weights": "float16"},
+            "ist.exchange.weights='float16'",
+            "ist.algorithm is ist",
         ),
         *(
             ({"ist.algorithm": "centralized", key: value}, f"{key}={value!r}", "or data_parallel")
@@ -271,10 +280,14 @@ def test_a_stored_configuration_gets_the_keys_that_came_later():
 def test_a_configuration_of_0_1_0_says_of_the_encoder_what_its_weights_say_now():
     stored = get_config().to_dict()
     stored["encoder"] |= {"num_heads": 0, "qk_scale": 0.0, "epsilon": 0.0}
-    for later in ("exchange", "outer_learning_rate", "outer_momentum"):
+    for later in ("link", "exchange", "outer_learning_rate", "outer_momentum"):
         del stored["ist"][later]
-    assert completed(stored) == get_config()
+    stored["ist"]["local_steps"] = 20
     assert config.identity(get_config()) == stored
+    found = completed(stored)
+    assert found.ist.local_steps == 20
+    found.ist.local_steps = 0
+    assert found == get_config()
     stored["encoder"] |= {"weights": "mae.pth", "num_heads": 16, "epsilon": 1e-5}
     assert completed(stored).encoder.weights == "mae.pth?num_heads=16&epsilon=1e-05"
     validate(completed(stored), 1)
@@ -282,9 +295,52 @@ def test_a_configuration_of_0_1_0_says_of_the_encoder_what_its_weights_say_now()
 
 def test_names_are_made_of_keys_that_came_later_only_where_they_say_something():
     config = get_config()
-    later = {"exchange", "outer_learning_rate", "outer_momentum"}
+    later = {"link", "exchange", "outer_learning_rate", "outer_momentum"}
     assert not identity(config)["ist"].keys() & later
     config.ist.exchange.differences = "int4"
     assert identity(config)["ist"]["exchange"] == {"differences": "int4"}
     assert identity(config)["ist"].keys() & later == {"exchange"}
     assert config.ist.outer_momentum == 0.9
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kwargs", "key", "is_allowed"),
+    [
+        ("adam", {}, "first_moment", True),
+        ("adam", {}, "second_moment", True),
+        ("sgd", {}, "first_moment", False),
+        ("sgd", {"momentum": 0.9}, "first_moment", True),
+        ("sgd", {"momentum": 0.9}, "second_moment", False),
+        ("lion", {}, "second_moment", False),
+        ("rmsprop", {}, "first_moment", False),
+        ("rmsprop", {}, "second_moment", True),
+    ],
+)
+def test_a_form_of_a_moment_that_is_not_kept_is_refused(optimizer, kwargs, key, is_allowed):
+    config = get_config()
+    config.optimizer.name, config.ist.exchange[key] = optimizer, "reset"
+    with config.ignore_type(), config.unlocked():
+        config.optimizer.kwargs.update(kwargs)
+    if is_allowed:
+        validate(config, 2)
+    else:
+        with pytest.raises(RequestError, match=rf"ist.exchange.{key}='reset': must be 'auto'"):
+            validate(config, 2)
+
+
+def test_a_link_stands_for_what_keys_do_not_say():
+    config = get_config()
+    assert set(ist_options(config).exchange.values()) == {"float32"}
+    config.ist.link, config.ist.exchange.differences = "thinnest", "int8"
+    exchange = ist_options(config).exchange
+    assert exchange.to_dict() == {
+        "weights": "bfloat16",
+        "differences": "int8",
+        "first_moment": "reset",
+        "second_moment": "neuron",
+    }
+    config.ist.moments = "slot"
+    validate(config, 2)
+    config.ist.exchange.first_moment = "int8"
+    with pytest.raises(RequestError, match=r"first_moment.*only where.*ist.moments is carry"):
+        validate(config, 2)

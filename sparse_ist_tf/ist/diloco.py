@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.ist.exchange.forms import FORMS, Form, Rows, bits_to_floats, floats_to_bits
 from sparse_ist_tf.ist.head import HeadSpec
 from sparse_ist_tf.ist.local import Batches, SubnetState, make_local_steps
@@ -18,7 +18,6 @@ from sparse_ist_tf.tracing import traced
 from sparse_ist_tf.workers.link import Link
 
 BLOCK = 512  # entries that share a scale
-DIFFERENCES = ("float32", "bfloat16", "int8", "int4")
 _RECORD = 4  # mean loss, right answers, the signal that asks to stop, is the difference finite?
 
 
@@ -100,7 +99,9 @@ class MeanExchange:
     def _lower(self, blocks: tf.Tensor, seed: tf.Tensor) -> Rows:
         """Rounded blocks, and empty ones behind them so that slices are equal."""
         missing = self.slice_blocks * self.link.num_workers - self.num_blocks
-        return [tf.pad(row, [[0, missing], [0, 0]]) for row in self.form.lower(blocks, seed)]
+        return [
+            tf.pad(row, [[0, missing], [0, 0]]) for row in self.form.lower(blocks, lambda: seed)
+        ]
 
     def _slices(self, rows: Rows) -> list[tf.Tensor]:
         """The words of every worker's slice."""
@@ -125,15 +126,10 @@ class Diloco(Replicas):
     2023), algorithm 1.
 
     Raises:
-        RequestError: if options.differences isn't one of DIFFERENCES, or as Trainer.
+        RequestError: as Trainer.
     """
 
     def __init__(self, spec: HeadSpec, options: TrainerOptions, link: Link, data: TrainingData):
-        if options.differences not in DIFFERENCES:
-            raise RequestError(
-                f"ist.exchange.differences={options.differences!r}: must be one of "
-                f"{', '.join(DIFFERENCES)}"
-            )
         super().__init__(spec, options, link, data)
         self._local = {n: make_local_steps(self.optimizer, self._losses[n]) for n in self.mine}
         with link.strategy.scope():
@@ -146,7 +142,7 @@ class Diloco(Replicas):
                 biases=False,
                 moments=True,
             )
-        form = FORMS[options.differences]
+        form = FORMS[options.forms.differences]
         self.exchange = MeanExchange(link, self.hosted, spec.num_parameters, form)
         self._traced = traced(self._round, reduce_retracing=True)
 

@@ -32,7 +32,7 @@ class TrainerOptions:
         local_steps: steps of a round.
         moments: "carry" (they travel with their neurons), "reset" (zero at every round) or "slot"
             (they stay with the subnet, whatever neurons it holds).
-        forms: in which weights and moments that travel cross.
+        forms: in which weights, their differences and moments that travel cross.
         biases: "carry", or "slot": they stay with the subnet, and the merged head's are untrained.
         scale_inputs: multiply inputs from a hidden layer by (layer width / subnet width).
         keep_last_step: collect what the last step of a round made of the weights, too.
@@ -45,7 +45,6 @@ class TrainerOptions:
         optimizer: as keras.optimizers.serialize gives it; its learning rate is not used.
         learning_rate: from the step, counted from 0, to the rate.
         seed: of the initial weights, partitions and batches.
-        differences: of replicas, the form in which they cross.
         outer_learning_rate: of the optimizer that takes the replicas' mean difference.
         outer_momentum: of the same, in [0, 1).
     """
@@ -67,7 +66,6 @@ class TrainerOptions:
     optimizer: Mapping | None = None
     learning_rate: Callable[[int], float] = lambda step: 1e-3
     seed: int = 0
-    differences: str = "float32"
     outer_learning_rate: float = 0.7
     outer_momentum: float = 0.9
 

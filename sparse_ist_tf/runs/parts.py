@@ -12,13 +12,15 @@ from sparse_ist_tf.encoder.features import FeatureOptions, Features
 from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
+from sparse_ist_tf.ist.exchange.parameters import Forms
 from sparse_ist_tf.ist.finetuning import FineTuningTrainer, Tuning
 from sparse_ist_tf.ist.head import HeadSpec
 from sparse_ist_tf.ist.partition import Partition
 from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions, TrainingData
+from sparse_ist_tf.links import EXCHANGE
 from sparse_ist_tf.masks.options import MaskOptions
 from sparse_ist_tf.registry import find_algorithm
-from sparse_ist_tf.runs.schedules import learning_rate_schedule
+from sparse_ist_tf.runs.schedules import learning_rate_schedule, local_steps
 from sparse_ist_tf.workers.link import Link
 
 _CLASSES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lion": "Lion", "rmsprop": "RMSprop"}
@@ -112,12 +114,12 @@ def trainer_options(config: ConfigDict, steps: int) -> TrainerOptions:
     """
     ist, head, keys = ist_options(config), config.head, find_algorithm(config.ist.algorithm).keys
     used = {name: ist[name] for name in _OPTIONS if f"ist.{name}" in keys}
-    if "ist.exchange.differences" in keys:
-        used["differences"] = ist.exchange.differences
+    forms = {name: ist.exchange[name] for name in EXCHANGE if f"ist.exchange.{name}" in keys}
     return TrainerOptions(
         **used,
         capacities=tuple(ist.capacities) if "ist.capacities" in keys else (),
-        local_steps=ist.local_steps,
+        forms=Forms(**forms),
+        local_steps=local_steps(config, steps),
         batch_size=config.batch_size,
         label_smoothing=config.label_smoothing,
         initializer=head.initializer,

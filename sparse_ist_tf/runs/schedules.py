@@ -5,7 +5,10 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from sparse_ist_tf.links import LINKS
 from sparse_ist_tf.registry import find_algorithm
+
+_FEWEST_ROUNDS = 8  # of a run whose rounds have no length of their own
 
 
 def total_steps(config: ConfigDict, num_examples: int) -> int:
@@ -37,10 +40,36 @@ def _sharing(config: ConfigDict) -> int:
     return config.ist.num_subnets if config.share_total and several else 1
 
 
+def local_steps(config: ConfigDict, steps: int) -> int:
+    """Steps of a round before config.ist.local_steps_schedule: config.ist.local_steps.
+
+    Where that is 0 as many as config.ist.link asks for, fewer where shards differ, and never so
+    many that the run has less than eight rounds: neurons that are dealt once or twice never meet.
+
+    Args:
+        config: valid.
+        steps: of the whole run.
+
+    Returns:
+        At least 1.
+
+    Example:
+        >>> from sparse_ist_tf.config import get_config
+        >>> from sparse_ist_tf.runs.schedules import local_steps
+        >>> local_steps(get_config(), 1000), local_steps(get_config(), 40)
+        (20, 5)
+    """
+    if config.ist.local_steps:
+        return int(config.ist.local_steps)
+    link = LINKS[config.ist.link]
+    most = link.unlike if config.dataset.shards == "dirichlet" else link.local_steps
+    return max(1, min(most, steps // _FEWEST_ROUNDS))
+
+
 def steps_of_round(config: ConfigDict, step: int, steps: int) -> int:
     """Local steps of the round that begins at a step, by config.ist.local_steps_schedule.
 
-    "constant": always config.ist.local_steps. "grow": from 1, in proportion to the steps done, to
+    "constant": always local_steps(). "grow": from 1, in proportion to the steps done, to
     all of them at half of the run. "consensus": a single one in the last tenth of the run, so that
     the subnets agree in the end.
 
@@ -52,7 +81,7 @@ def steps_of_round(config: ConfigDict, step: int, steps: int) -> int:
     Returns:
         At least 1, at most what is left.
     """
-    local, schedule = int(config.ist.local_steps), config.ist.local_steps_schedule
+    local, schedule = local_steps(config, steps), config.ist.local_steps_schedule
     if schedule == "grow":
         local = max(1, min(local, local * 2 * step // steps))
     elif schedule == "consensus":
@@ -75,7 +104,7 @@ def rounds_between(config: ConfigDict, what: str, num_examples: int) -> int:
     if rounds := config[f"{what}_every_rounds"]:
         return int(rounds)
     steps = config[f"{what}_every_epochs"] * num_examples / config.batch_size / _sharing(config)
-    return max(1, round(steps / config.ist.local_steps))
+    return max(1, round(steps / local_steps(config, total_steps(config, num_examples))))
 
 
 def learning_rate_schedule(config: ConfigDict, steps: int) -> Callable[[int], float]:

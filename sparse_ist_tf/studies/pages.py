@@ -121,6 +121,11 @@ def _cell(tag, text) -> str:
     return f"<{tag}{long}>{html.escape(text)}</{tag}>"
 
 
+def _round(ist: Mapping) -> str:
+    steps = ist["local_steps"]
+    return f"{steps} local steps a round" if steps else f"rounds for a {ist['link']} link"
+
+
 def _settings(base: Mapping) -> str:
     durations = {"total_steps": "steps", "total_epochs": "epochs", "total_examples": "examples"}
     [lasts] = [f"{base[key]:g} {word}" for key, word in durations.items() if base[key]]
@@ -128,7 +133,7 @@ def _settings(base: Mapping) -> str:
     return (
         f"Data {base['dataset']['name']}, encoder {base['encoder']['weights']}, head with hidden "
         f"layers of {hidden}, {base['optimizer']['name']} at {base['learning_rate']:g}, batches of "
-        f"{base['batch_size']}, {lasts}, {base['ist']['local_steps']} local steps a round, where a "
+        f"{base['batch_size']}, {lasts}, {_round(base['ist'])}, where a "
         f"table doesn't say otherwise. {_SHARES[base['share_total']]} Means and standard "
         f"deviations are over the seeds. {where_masks_lie(base['masks'])}"
     )

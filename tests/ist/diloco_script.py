@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.ist.diloco import DIFFERENCES, Diloco
+from sparse_ist_tf.ist.diloco import Diloco
+from sparse_ist_tf.ist.exchange.parameters import ALLOWED_FORMS, Forms
 from sparse_ist_tf.ist.head import HeadSpec
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.trainer import TrainerOptions, TrainingData
@@ -17,8 +18,9 @@ from sparse_ist_tf.workers.link import Link
 SPEC = HeadSpec(16, (150,), 5)  # seven blocks, the last one partly filled
 ROUNDS, LOCAL_STEPS = 4, 4
 SGD = {"class_name": "SGD", "config": {"momentum": 0.9}}
-KINDS = {form: {"differences": form, "optimizer": SGD} for form in DIFFERENCES}
-KINDS["uneven"] = {"differences": "int4", "num_subnets": 3}  # with Adam
+DIFFERENCES = ALLOWED_FORMS["differences"]
+KINDS = {form: {"forms": Forms(differences=form), "optimizer": SGD} for form in DIFFERENCES}
+KINDS["uneven"] = {"forms": Forms(differences="int4"), "num_subnets": 3}  # with Adam
 RESUMED = "uneven"
 
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.ist.diloco import BLOCK, MeanExchange
 from sparse_ist_tf.ist.exchange.forms import FORMS
+from sparse_ist_tf.ist.exchange.parameters import Forms
 from sparse_ist_tf.ist.synchronous import LocalSgd
 from sparse_ist_tf.workers.launch import run_local_workers
 from sparse_ist_tf.workers.link import Link
@@ -70,7 +71,7 @@ def test_bytes_are_those_that_a_count_by_hand_gives(runs):
         facts = json.loads((runs[2] / f"facts_{worker}.json").read_text())
         for kind, changed in script.KINDS.items():
             # Of three replicas one worker has one, and fills up to the other's two.
-            expected = 3 * slice_blocks * sizes[changed["differences"]] + 2 * 16
+            expected = 3 * slice_blocks * sizes[changed["forms"].differences] + 2 * 16
             assert facts[kind] == [script.ROUNDS * expected] * 2
     assert json.loads((runs[1] / "facts_0.json").read_text())["int4"] == [0, 0]
 
@@ -168,4 +169,4 @@ def test_a_difference_that_is_not_finite_is_refused_with_its_replica_and_round()
 
 def test_an_unknown_form_is_refused():
     with pytest.raises(RequestError, match=r"ist.exchange.differences='int2': must be one of"):
-        _trainer(differences="int2")
+        Forms(differences="int2")

@@ -5,6 +5,7 @@ import pytest
 from sparse_ist_tf.config import get_config
 from sparse_ist_tf.runs.schedules import (
     learning_rate_schedule,
+    local_steps,
     rounds_between,
     steps_of_round,
     total_steps,
@@ -27,7 +28,7 @@ def test_a_shared_duration_is_cut_in_n_with_its_evaluations():
     config.total_epochs, config.share_total = 2.0, True
     config.eval_every_rounds, config.eval_every_epochs = 0, 1.0
     assert total_steps(config, 6400) == 50, "200 among 4 subnets"
-    assert rounds_between(config, "eval", 64 * 20 * 12) == 3
+    assert rounds_between(config, "eval", 64 * 20 * 16) == 4
     config.total_epochs, config.total_steps = 0.0, 7
     assert total_steps(config, 6400) == 2, "the last is not cut off"
     config.ist.algorithm = "centralized"
@@ -66,7 +67,7 @@ def test_schedules():
 )
 def test_schedules_of_local_steps_cover_the_run(schedule, rounds):
     config = get_config()
-    config.ist.local_steps_schedule = schedule
+    config.ist.local_steps, config.ist.local_steps_schedule = 20, schedule
     done = []
     while sum(done) < 100:
         done.append(steps_of_round(config, sum(done), 100))
@@ -77,3 +78,25 @@ def test_schedules_of_local_steps_cover_the_run(schedule, rounds):
         assert done[-2] == 20
     else:
         assert done == rounds
+
+
+@pytest.mark.parametrize(
+    ("link", "shards", "steps", "expected"),
+    [
+        ("fast", "all", 1000, 20),
+        ("fast", "all", 100, 12),
+        ("fast", "all", 5, 1),
+        ("thin", "all", 4000, 100),
+        ("thin", "dirichlet", 4000, 20),
+        ("thinnest", "all", 4000, 500),
+        ("thinnest", "all", 3984, 498),
+        ("thinnest", "iid", 1000, 125),
+        ("thinnest", "dirichlet", 4000, 100),
+    ],
+)
+def test_rounds_are_as_long_as_the_link_asks_and_never_few(link, shards, steps, expected):
+    config = get_config()
+    config.ist.link, config.dataset.shards = link, shards
+    assert local_steps(config, steps) == expected
+    config.ist.local_steps = 7
+    assert local_steps(config, steps) == 7

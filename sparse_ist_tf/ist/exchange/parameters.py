@@ -5,12 +5,19 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.ist.exchange.forms import FORMS, Form, PerNeuron, Rows
 from sparse_ist_tf.ist.exchange.homes import Homes
 from sparse_ist_tf.ist.exchange.variables import SubnetPartitionedVariable, neuron_axis
 from sparse_ist_tf.ist.head import ParameterSpec
 from sparse_ist_tf.workers.ledger import Purpose
 
+ALLOWED_FORMS = {
+    "weights": ("float32", "bfloat16", "float16"),
+    "differences": ("float32", "bfloat16", "int8", "int4"),
+    "first_moment": ("float32", "int8", "int4", "reset"),
+    "second_moment": ("float32", "neuron", "reset"),
+}
 RowsOf = Callable[[SubnetPartitionedVariable, int], tf.Tensor]
 
 
@@ -40,12 +47,23 @@ class Forms:
         differences: of what training adds to them: "float32", "bfloat16", "int8" or "int4".
         first_moment: "float32", "int8", "int4", or "reset": zero at every round.
         second_moment: "float32", "neuron" (the mean over a neuron's inputs), or "reset".
+
+    Raises:
+        RequestError: if one is another.
     """
 
     weights: str = "float32"
     differences: str = "float32"
     first_moment: str = "float32"
     second_moment: str = "float32"
+
+    def __post_init__(self):
+        for field, allowed in ALLOWED_FORMS.items():
+            value = getattr(self, field)
+            if value not in allowed:
+                raise RequestError(
+                    f"ist.exchange.{field}={value!r}: must be one of {', '.join(allowed)}"
+                )
 
     def moment(self, kind: str) -> str:
         """The form of a moment that is "first" or "second"."""
