@@ -49,6 +49,7 @@ def finish(run: "Run") -> dict:
         "num_workers": len(progress.ledgers),
         "rounds": trainer.round,
         "steps": trainer.step,
+        "local_steps": trainer.options.local_steps,
         "test_size": test.size,
         "accuracy": table,
         "best_accuracy": max(line["test_accuracy"] for line in metrics),

@@ -41,7 +41,7 @@ from sparse_ist_tf.runs.parts import (
 )
 from sparse_ist_tf.runs.progress import Progress
 from sparse_ist_tf.runs.rounds_log import RoundsLog
-from sparse_ist_tf.runs.schedules import rounds_between, steps_of_round, total_steps
+from sparse_ist_tf.runs.schedules import local_steps, rounds_between, steps_of_round, total_steps
 from sparse_ist_tf.runs.trained import is_trained
 from sparse_ist_tf.runs.views import Views
 from sparse_ist_tf.streams import Stream
@@ -88,6 +88,8 @@ class Run:
         self.tokens = self._frozen_tokens() if config.encoder.trainable_blocks else None
         self.test_features = None if self.tokens else self._features("test")
         self._make_trainers()
+        if link.chief:
+            print(self._describe_rounds(), file=sys.stderr, flush=True)
         self._restore(found)
 
     def _load_splits(self):
@@ -113,6 +115,20 @@ class Run:
             step += steps_of_round(self.config, step, self.steps)
             rounds += 1
         return rounds
+
+    def _describe_rounds(self) -> str:
+        """How long rounds are, and a warning where that makes subnets of no use to each other."""
+        count, options = local_steps(self.config, self.steps), self.trainer.options
+        told = f"rounds: {self.rounds:,} of {min(count, self.steps):,} local steps"
+        if self.config.ist.local_steps_schedule != "constant":
+            told += f" at most, {self.config.ist.local_steps_schedule}"
+        is_dealt = self.trainer.partition_of(options, self.trainer.spec.hidden, 0) is not None
+        if self.rounds == 1 and is_dealt and options.num_subnets > 1:
+            told += (
+                "\nwarning: neurons are dealt once and trained in one company only, so the merged "
+                f"head is worse than it could be; ist.local_steps={count} is all of the run"
+            )
+        return told
 
     def _features(self, part: str) -> np.ndarray:
         return self.features.of(self.splits[part], self.link, progress=self.link.chief)

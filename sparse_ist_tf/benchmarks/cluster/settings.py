@@ -3,6 +3,15 @@
 # From a name to keys of train's configuration, as --config has them.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "ist": (),
+    "thin": ("ist.link=thin",),
+    "thinnest": ("ist.link=thinnest",),
+    # int4 and 500 steps; the published outer steps, 0.7 with momentum 0.9, end lower.
+    "diloco": (
+        "ist.algorithm=diloco",
+        "ist.link=thinnest",
+        "ist.outer_learning_rate=0.9",
+        "ist.outer_momentum=0.3",
+    ),
     "local_sgd": ("ist.algorithm=local_sgd",),
     # A round is a step, behind which gradients are averaged: 20 of them take hours on a thin link.
     "data_parallel": ("ist.algorithm=data_parallel", "ist.local_steps=1"),
