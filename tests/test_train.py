@@ -98,6 +98,8 @@ def test_it_prints_bars_a_table_and_what_to_do_next(finished):
     workdir, done = finished
     bars = done.stderr.replace("\r", "\n")
     assert "random:vit_pico: 4 blocks of width 96" in done.stderr
+    assert "rounds: 10 of 10 local steps" in done.stderr
+    assert "warning" not in done.stderr
     assert re.search(r"encoding digits/train: 100%.* images/s", bars)
     assert re.search(r"rounds: 100%.*loss [\d.]+, accuracy [\d.]+, test [\d.]+, sent [\d.]+", bars)
     for words in (
@@ -354,6 +356,46 @@ def test_an_unreadable_image_is_named_or_skipped(caches, tmp_path):
     warnings = [line for line in done.stderr.splitlines() if "warning: " in line]
     assert len(warnings) == 1
     assert re.search(r"left out 1 of \d+ images; the first: .*class_1/0\.png", warnings[0])
+
+
+def test_a_run_that_deals_its_neurons_once_warns_and_one_that_is_short_does_not(caches, tmp_path):
+    once = _run(caches, f"--workdir={tmp_path / 'once'}", *SMALL, "--config.ist.local_steps=100")
+    assert "rounds: 1 of 100 local steps\nwarning: neurons are dealt once" in once.stderr
+    short = _run(
+        caches,
+        f"--workdir={tmp_path / 'short'}",
+        *SMALL,
+        "--num_workers=1",
+        "--config.total_steps=12",
+        "--config.ist.local_steps=0",
+    )
+    assert "rounds: 12 of 1 local steps" in short.stderr
+    assert "warning" not in short.stderr
+    results = [
+        json.loads((tmp_path / run / "results.json").read_text()) for run in ("once", "short")
+    ]
+    assert [found["local_steps"] for found in results] == [100, 1]
+
+
+@pytest.mark.parametrize("link", ["thin", "thinnest"])
+def test_a_thin_link_carries_few_bytes(caches, finished, tmp_path, link):
+    """And the head learns as well: on the digits, as far as 100 steps show it."""
+    fast = json.loads((finished[0] / "results.json").read_text())
+    done = _run(caches, f"--workdir={tmp_path / 'run'}", *SMALL, f"--config.ist.link={link}")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["training_bytes"] < fast["training_bytes"] / 4
+    assert results["accuracy"]["merged"] > fast["accuracy"]["merged"] - 0.05
+    again = _run(
+        caches,
+        f"--workdir={tmp_path / 'one'}",
+        *SMALL,
+        f"--config.ist.link={link}",
+        "--num_workers=1",
+    )
+    assert again.returncode == 0, again.stderr
+    for name, value in _weights(tmp_path / "run").items():
+        np.testing.assert_array_equal(_weights(tmp_path / "one")[name], value)
 
 
 def test_a_damaged_cache_is_encoded_again(finished, caches, tmp_path):

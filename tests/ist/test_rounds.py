@@ -20,7 +20,7 @@ from sparse_ist_tf.workers.launch import run_local_workers
 from sparse_ist_tf.workers.link import Link
 
 SCRIPT = Path(__file__).parent / "worker_script.py"
-KINDS = "carry,reset,states,gradients,published,dressed,many,thin,thinnest"
+KINDS = "carry,reset,states,gradients,published,dressed,many,thin"
 _spec = importlib.util.spec_from_file_location("worker_script", SCRIPT)
 script = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(script)
@@ -65,7 +65,7 @@ def test_two_workers_end_with_the_same_head_as_one(runs, kind):
         np.testing.assert_allclose(two[name], one[name], rtol=0, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", ["carry", "many", "thin", "thinnest"])
+@pytest.mark.parametrize("kind", ["carry", "many", "thin"])
 def test_more_workers_change_no_bit(runs, kind):
     one, two = _state(runs[1], kind), _state(runs[2], kind)
     for name in one:
@@ -91,9 +91,10 @@ def test_four_workers_go_on_from_the_checkpoint_of_one(runs, kind):
 def test_the_ledger_counts_what_went_into_messages(runs, num_workers):
     for worker in range(num_workers):
         facts = json.loads((runs[num_workers] / f"facts_{worker}.json").read_text())
-        kinds = facts.keys() & {"carry", "reset", "published", "dressed", "thin", "thinnest"}
+        kinds = facts.keys() & {"carry", "reset", "published", "dressed", "thin"}
         for kind in kinds:
-            assert facts[kind]["sent"] == sum(facts[kind]["ledger"].values()) > 0
+            told = facts[kind]["ledger"]["control"]
+            assert facts[kind]["sent"] == _training(facts[kind]) + told > told
             # Shared output biases and filled-up words are beside it; heads are small here.
             assert _training(facts[kind]) <= 1.15 * facts[kind]["bound"], kind
     assert facts["carry"]["loss"] > 0
@@ -136,7 +137,6 @@ def test_forms_are_fewer_bytes(runs):
     assert _training(facts["carry"]) == 3 * _training(facts["reset"])
     # bfloat16 out, half a byte and scales back, a byte each way for the first moment
     assert _training(facts["thin"]) < _training(facts["carry"]) / 4
-    assert facts["thinnest"]["ledger"]["weights"] < _training(facts["reset"]) / 2
     one = json.loads((runs[1] / "facts_0.json").read_text())
     assert not one["carry"]["ledger"]
 

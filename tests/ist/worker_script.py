@@ -55,7 +55,6 @@ def make(kind, link):
         },
         "many": {"num_subnets": 16},
         "thin": {"forms": Forms("bfloat16", "int4", "int8", "neuron")},
-        "thinnest": {"forms": Forms("float16", "int8", "reset", "neuron")},
         "dressed": {"standardize": True, "normalization": "batch", "dropout": 0.2},
     }
     kind = kind.removesuffix("-resumed")
