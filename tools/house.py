@@ -51,6 +51,7 @@ GROUND = (
     "errors",
     "files",
     "keys",
+    "links",
     "plugins",
     "pretrain_config",
     "registry",

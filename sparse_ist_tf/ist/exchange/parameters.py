@@ -57,7 +57,7 @@ class Forms:
     first_moment: str = "float32"
     second_moment: str = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field, allowed in ALLOWED_FORMS.items():
             value = getattr(self, field)
             if value not in allowed:

@@ -13,6 +13,7 @@ from sparse_ist_tf.ist.exchange.parameters import Column, PartitionedParameter
 from sparse_ist_tf.ist.exchange.variables import SubnetPartitionedVariable, neuron_axis
 from sparse_ist_tf.ist.head import ParameterSpec
 from sparse_ist_tf.ist.partition import Partition
+from sparse_ist_tf.workers.ledger import Purpose
 from sparse_ist_tf.workers.link import Link
 
 Blocks = list[list[tf.Tensor]]  # of each parameter its columns: float32[neurons, inputs]
@@ -200,13 +201,13 @@ class Exchange:
             seed: int32[2], of its rounding.
             report: for every worker.
         """
-        lowered = []
-        for i, (parameter, columns) in enumerate(zip(self.parameters, blocks, strict=True)):
-            forms = (column.back for column in parameter.columns)
-            found = enumerate(zip(forms, columns, strict=True))
-            lowered.append(
-                [f.lower(block, lambda i=i, j=j: _fold(seed, i, j)) for j, (f, block) in found]
-            )
+        lowered = [
+            [
+                column.back.lower(block, partial(_fold, seed, i, j))
+                for j, (column, block) in enumerate(zip(parameter.columns, found, strict=True))
+            ]
+            for i, (parameter, found) in enumerate(zip(self.parameters, blocks, strict=True))
+        ]
         for worker in range(self.link.num_workers):
             rows = self._of_home(places, subnet, worker, lowered)
             if worker == self.link.worker:
@@ -267,7 +268,8 @@ class Exchange:
 
     def _send(self, places, subnet, worker, rows, report) -> None:
         """Sends a subnet's rows; on their way back, with a report."""
-        words, counts = [], {"weights": 0, "moments": 0, "control": 0}
+        words: list[tf.Tensor] = []
+        counts: dict[Purpose, tf.Tensor] = {"weights": 0, "moments": 0, "control": 0}
         way = "out" if report is None else "back"
         for parameter, found in zip(self.parameters, rows, strict=True):
             for column, some in zip(parameter.columns, found, strict=True):
