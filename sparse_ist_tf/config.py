@@ -18,9 +18,36 @@ from sparse_ist_tf.keys import (
     lookup,
     updated,
 )
-from sparse_ist_tf.links import AUTO, EXCHANGE, LINKS
-from sparse_ist_tf.registry import algorithm_names, algorithms_using, find_algorithm
+from sparse_ist_tf.registry import EXCHANGE, algorithm_names, algorithms_using, find_algorithm
 
+
+@dataclasses.dataclass(frozen=True)
+class LinkSetting:
+    """What a name of `ist.link` stands for, where a key says nothing itself: forms, and how seldom.
+
+    Args:
+        weights: as ist.exchange.weights, and the next three.
+        differences: of what training adds to them.
+        first_moment: of the optimizer.
+        second_moment: of the optimizer.
+        local_steps: the most steps of a round.
+        unlike: the same where subnets draw from unlike shards.
+    """
+
+    weights: str
+    differences: str
+    first_moment: str
+    second_moment: str
+    local_steps: int
+    unlike: int
+
+
+LINKS = {
+    "fast": LinkSetting("float32", "float32", "float32", "float32", 20, 20),
+    "thin": LinkSetting("bfloat16", "int4", "int4", "neuron", 100, 20),
+    "thinnest": LinkSetting("bfloat16", "int4", "reset", "neuron", 500, 100),
+}
+AUTO = "auto"  # as ist.link says
 INITIALIZERS = (
     "subnet_he_normal",
     "he_normal",

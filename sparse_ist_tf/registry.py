@@ -10,11 +10,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 from sparse_ist_tf.errors import RequestError, did_you_mean
-from sparse_ist_tf.links import EXCHANGE
 
 if TYPE_CHECKING:
     from sparse_ist_tf.ist.trainer import Trainer
 
+# Of the configuration's `ist.exchange`, the forms of what crosses.
+EXCHANGE = ("weights", "differences", "first_moment", "second_moment")
 # Of the configuration's `ist`, what rounds, replicas and subnets use.
 _ROUNDS = frozenset({"ist.link", "ist.local_steps", "ist.local_steps_schedule"})
 _REPLICAS = _ROUNDS | {"ist.num_subnets"}

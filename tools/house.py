@@ -51,7 +51,6 @@ GROUND = (
     "errors",
     "files",
     "keys",
-    "links",
     "plugins",
     "pretrain_config",
     "registry",

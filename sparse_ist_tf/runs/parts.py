@@ -17,9 +17,8 @@ from sparse_ist_tf.ist.finetuning import FineTuningTrainer, Tuning
 from sparse_ist_tf.ist.head import HeadSpec
 from sparse_ist_tf.ist.partition import Partition
 from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions, TrainingData
-from sparse_ist_tf.links import EXCHANGE
 from sparse_ist_tf.masks.options import MaskOptions
-from sparse_ist_tf.registry import find_algorithm
+from sparse_ist_tf.registry import EXCHANGE, find_algorithm
 from sparse_ist_tf.runs.schedules import learning_rate_schedule, local_steps
 from sparse_ist_tf.workers.link import Link
 

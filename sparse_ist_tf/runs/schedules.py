@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from sparse_ist_tf.links import LINKS
+from sparse_ist_tf.config import LINKS
 from sparse_ist_tf.registry import find_algorithm
 
 _FEWEST_ROUNDS = 8  # of a run whose rounds have no length of their own
