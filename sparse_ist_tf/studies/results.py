@@ -7,6 +7,7 @@ import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.reports.run_directory import RunDirectory
@@ -50,7 +51,11 @@ def row_of(cell: Cell, folder: Path) -> dict:
         "encoder.image_size": config.encoder.image_size,
         "num_workers": cell.num_workers,
         "share_total": config.share_total,
-        **{f"{n}.{k}": v for n in ("masks", "ist", "transport") for k, v in config[n].items()},
+        **{
+            key: value
+            for name in ("masks", "ist", "transport")
+            for key, value in _columns(name, config[name].to_dict())
+        },
         **cell.values,
         "seed": config.seed,
         **dict.fromkeys((*MEASURES, "steps", "training_bytes")),
@@ -74,8 +79,8 @@ def row_of(cell: Cell, folder: Path) -> dict:
     }
 
 
-def _columns(name: str, table) -> Iterator[tuple[str, float]]:
-    """The numbers in nested dictionaries, by their path."""
+def _columns(name: str, table) -> Iterator[tuple[str, Any]]:
+    """What nested dictionaries hold, by its path."""
     if isinstance(table, Mapping):
         for key, value in table.items():
             yield from _columns(f"{name}.{key}", value)

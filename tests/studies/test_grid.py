@@ -193,7 +193,7 @@ def test_a_variant_sets_several_keys():
     [
         ((), "no variant 'wide'; there are: none"),
         ((("wide", (("head.width", 3),)),), "no key 'head.width'"),
-        ((("wide", (("ist.local_steps", 0),)),), "ist.local_steps=0: must be at least 1"),
+        ((("wide", (("ist.local_steps", -1),)),), "ist.local_steps=-1: must be at least 0"),
         ((("wide", ("head.hidden",)),), "must be pairs of a name and its"),
     ],
 )

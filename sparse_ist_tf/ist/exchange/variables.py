@@ -59,8 +59,9 @@ class SubnetPartitionedVariable:
         >>> from sparse_ist_tf.ist.exchange.variables import SubnetPartitionedVariable
         >>> from sparse_ist_tf.ist.head import ParameterSpec
         >>> kernel = ParameterSpec("dense_0/kernel", (4, 6), (None, 0))
-        >>> SubnetPartitionedVariable(kernel, make_homes(6, (0.5, 0.5)), worker=0).home.shape
-        TensorShape([3, 4])
+        >>> variable = SubnetPartitionedVariable(kernel, make_homes(6, (0.5, 0.5)), worker=0)
+        >>> variable.home.numpy().shape
+        (3, 4)
     """
 
     def __init__(self, spec: ParameterSpec, homes: Homes, worker: int):
