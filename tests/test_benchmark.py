@@ -129,4 +129,4 @@ def test_the_exchange_is_measured_between_real_workers():
     assert done.stderr == ""
     sent, of_bound = done.stdout.splitlines()[-1].split()[1:4:2]
     assert float(sent) == pytest.approx(2.73, abs=0.02)
-    assert 1 <= float(of_bound) < 1.25
+    assert 0.9 < float(of_bound) < 1.1  # the mean of rounds that deal neurons by chance
