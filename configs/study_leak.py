@@ -16,7 +16,8 @@ writes; "cifar10" in its place is the whole of it, in ten times the time.
 enlarges 750 and 500 images, `cifar10_small`, 7 times, to 224 px in cells of 2 pixels, for a DINOv2
 ViT-S/14 whose weights lie in `weights/dinov2_small.safetensors`: 24 trainings with three seeds.
 docs/study.md says what they came to: hiding half costs 7.85 ± 0.89 points on CIFAR-10 enlarged
-twice, and would seem to cost 6.93 ± 0.40 with the leak; enlarged 7 times 7.67 ± 0.70 and 3.93 ± 1.14.
+twice, and would seem to cost 6.93 ± 0.40 with the leak; enlarged 7 times 7.67 ± 0.70 and 3.93 ±
+1.14.
 """
 
 from ml_collections import ConfigDict

@@ -185,9 +185,8 @@ class IstTrainer(Trainer):
             with tf.control_dependencies([losses]):
                 signal = self.stop_signal.read_value()
             back, shared = self._given_back(start, columns)
-            finite = tf.reduce_all(
-                [tf.reduce_all(tf.math.is_finite(c)) for c in tf.nest.flatten(back)]
-            )
+            learnt = tf.nest.flatten([back, shared])
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(part)) for part in learnt])
             record = [tf.reduce_mean(losses), tf.cast(right, tf.float32), signal]
             record = tf.stack([*record, tf.cast(finite, tf.float32)])
             reports.append(Report(shared, record))

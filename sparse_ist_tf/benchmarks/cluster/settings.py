@@ -5,7 +5,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "ist": (),
     "thin": ("ist.link=thin",),
     "thinnest": ("ist.link=thinnest",),
-    # int4 and 500 steps; the published outer steps, 0.7 with momentum 0.9, end lower.
+    # int4 and 500 steps, with smaller outer ones than the published 0.7 with momentum 0.9.
     "diloco": (
         "ist.algorithm=diloco",
         "ist.link=thinnest",

@@ -209,10 +209,10 @@ def _filled(flat: tf.Tensor, multiple: int) -> tf.Tensor:
 
 
 def _to_words(tensor: tf.Tensor) -> tf.Tensor:
-    flat, each = tf.reshape(tensor, (-1,)), _INT32 // tensor.dtype.size
+    each = _INT32 // tensor.dtype.size
     if each == 1:
-        return tf.bitcast(flat, tf.int32)
-    return tf.bitcast(tf.reshape(_filled(flat, each), (-1, each)), tf.int32)
+        return floats_to_bits(tensor)
+    return tf.bitcast(tf.reshape(_filled(tf.reshape(tensor, (-1,)), each), (-1, each)), tf.int32)
 
 
 def _of_words(words: tf.Tensor, dtype: tf.DType, neurons: tf.Tensor, inputs: int) -> tf.Tensor:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.ist.exchange.forms import Rows
+from sparse_ist_tf.ist.exchange.forms import Rows, bits_to_floats, floats_to_bits
 from sparse_ist_tf.ist.exchange.homes import Homes, home_shares, make_homes, own_bounds
 from sparse_ist_tf.ist.exchange.parameters import Column, PartitionedParameter
 from sparse_ist_tf.ist.exchange.variables import SubnetPartitionedVariable, neuron_axis
@@ -278,7 +278,7 @@ class Exchange:
                 counts[column.purpose] += tf.add_n([tf.size(vector) for vector in packed])
         if report is not None:
             entries, columns = self.report[0]
-            words += [tf.bitcast(tf.reshape(part, (-1,)), tf.int32) for part in report]
+            words += map(floats_to_bits, report)
             counts["weights"] += entries
             counts["moments"] += entries * (columns - 1)
             counts["control"] += self.report[1][0]
@@ -304,7 +304,7 @@ class Exchange:
         )
         rows = [[next(unpacked) for _ in parameter.columns] for parameter in self.parameters]
         told = zip(parts[len(sizes) :], self.report if is_back else (), strict=True)
-        report = [tf.reshape(tf.bitcast(part, tf.float32), shape) for part, shape in told]
+        report = [bits_to_floats(part, shape) for part, shape in told]
         return rows, Report(*report) if is_back else None
 
     def _message(self, places, subnet, is_back):
