@@ -259,7 +259,6 @@ def identity(config: ConfigDict) -> dict:
             _drop(values, key.split("."))
     if values["masks"]["grid"] == "scaled":
         del values["masks"]["grid"]
-    values["ist"]["local_steps"] = values["ist"]["local_steps"] or LINKS["fast"].local_steps
     return values
 
 

@@ -283,11 +283,12 @@ def test_a_configuration_of_0_1_0_says_of_the_encoder_what_its_weights_say_now()
     for later in ("link", "exchange", "outer_learning_rate", "outer_momentum"):
         del stored["ist"][later]
     stored["ist"]["local_steps"] = 20
-    assert config.identity(get_config()) == stored
-    found = completed(stored)
-    assert found.ist.local_steps == 20
-    found.ist.local_steps = 0
-    assert found == get_config()
+    same = get_config()
+    # What 0 stands for depends on the run's length: only who asks for 20 goes on with such a run.
+    assert config.identity(same) != stored
+    same.ist.local_steps = 20
+    assert config.identity(same) == stored
+    assert completed(stored) == same
     stored["encoder"] |= {"weights": "mae.pth", "num_heads": 16, "epsilon": 1e-5}
     assert completed(stored).encoder.weights == "mae.pth?num_heads=16&epsilon=1e-05"
     validate(completed(stored), 1)
