@@ -192,7 +192,7 @@ def table() -> list[Key]:
         Key("checkpoint_every_rounds", 5, Number(0), "when the run's state is kept; or"),
         Key("checkpoint_every_epochs", 0.0, Number(0), "likewise; one of both is above 0"),
         Key("centralized_baseline", True, None, "also train one whole head for the table"),
-        Key("cluster.peer_timeout_s", 60.0, positive, "until a silent peer is lost"),
+        Key("cluster.peer_timeout_s", 60.0, positive, "that a silent peer is waited for"),
     ]
 # fmt: on
 

@@ -98,7 +98,7 @@ def table() -> list[Key]:
         Key("log_every", 20, Number(1), "steps between records"),
         Key("eval_every", 400, Number(1), "steps between tests"),
         Key("checkpoint_every", 200, Number(1), "steps between checkpoints"),
-        Key("cluster.peer_timeout_s", 60.0, positive, "until a silent peer is lost"),
+        Key("cluster.peer_timeout_s", 60.0, positive, "that a silent peer is waited for"),
     ]
 # fmt: on
 

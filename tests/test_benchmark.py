@@ -118,6 +118,7 @@ def test_a_leak_is_measured_as_flags_say(monkeypatch, given, words):
     assert seen == [((["digits"], [64, 128], [0.5]), more)]
 
 
+@pytest.mark.large
 def test_the_exchange_is_measured_between_real_workers():
     done = subprocess.run(
         [sys.executable, "-m", "sparse_ist_tf.benchmark", "exchange", "--num_workers=2"],

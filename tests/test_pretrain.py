@@ -114,6 +114,7 @@ def test_other_images_are_refused(tmp_path):
     assert Pretraining(config, run.images, tmp_path / "run").step == 0
 
 
+@pytest.mark.large
 def test_stopped_by_a_signal_it_goes_on_to_the_same_weights(tmp_path):
     steps = {"total_steps": 30, "log_every": 1, "eval_every": 1, "checkpoint_every": 30}
     settings = MAE | steps | {"dataset.cache_dir": str(tmp_path / "images"), "probe.every": 30}

@@ -226,6 +226,7 @@ def test_the_baselines_run_under_the_same_command(caches, tmp_path, algorithm):
         assert estimate < results["training_bytes"] < 1.001 * estimate
 
 
+@pytest.mark.large
 def test_random_masks_non_iid_shards_a_thin_link_and_a_dressed_head(caches, tmp_path):
     done = _run(
         caches,
@@ -436,7 +437,9 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(caches, tmp_path)
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize(("name", "accuracy"), [("aid", 0.5), ("cifar10", 0.5)])
+@pytest.mark.parametrize(
+    ("name", "accuracy"), [("aid", 0.5), pytest.param("cifar10", 0.5, marks=pytest.mark.large)]
+)
 def test_real_images_are_learned(caches, tmp_path, name, accuracy):
     """The main job on AID and CIFAR-10 with the packaged encoder, briefly."""
     done = _run(

@@ -160,6 +160,7 @@ class Pretraining(PretrainingRun):
         stop = stop or Stop()
         with stop.at_round_ends(self._ask_to_stop):
             number = self._train(report, stop)
+            self.link.part()
         if number and (self.step < self.config.total_steps or self.link.chief):
             stop.end(number, f" after step {self.step}")
         return self.directory.last_metrics() if self.link.chief else {}

@@ -272,6 +272,7 @@ class Run:
                     refresh=False,
                 )
                 bar.update(1)
+            self.link.part()
         asked = asked or stop.number
         if asked and (trainer.step < self.steps or self.link.chief):
             stop.end(asked, f" after round {trainer.round}")

@@ -213,7 +213,8 @@ def make_strategy(
 
     Args:
         cluster: this process's place; TensorFlow reads its TF_CONFIG again.
-        peer_timeout_s: seconds until a silent peer is lost, from here on.
+        peer_timeout_s: seconds that a silent peer is waited for from here on; in twice as many it
+            is lost.
         facts: what all workers must be about to do, as agreement.command_facts has it.
 
     Raises:
@@ -238,7 +239,12 @@ def make_strategy(
 
 
 def _configure_service(cluster: Cluster, peer_timeout_s: float) -> None:
-    """Has TensorFlow's coordination service be as patient as we are; by default it is for 10 s."""
+    """Has TensorFlow's coordination service be as patient as we are; by default it is for 10 s.
+
+    Source: a worker gives a sign of life every half of the service's time-out
+    (xla/tsl/distributed_runtime/coordination/coordination_service_agent.cc), the last of them up to
+    a half before it falls silent; so the service has twice our patience.
+    """
     from tensorflow.python.distribute.collective_all_reduce_strategy import coordination_config_pb2
     from tensorflow.python.eager import context
 
@@ -248,7 +254,7 @@ def _configure_service(cluster: Cluster, peer_timeout_s: float) -> None:
         service_type="standalone",
         service_leader=f"/job:{'chief' if cluster.has_chief else 'worker'}/replica:0/task:0",
         cluster_register_timeout_in_ms=patience,
-        heartbeat_timeout_in_ms=patience,
+        heartbeat_timeout_in_ms=2 * patience,
         coordinated_jobs=[
             coordination_config_pb2.CoordinatedJob(name=name, num_tasks=count)
             for name, count in jobs.items()

@@ -1,5 +1,6 @@
 """Collectives between workers, each counted in the link's ledger by what it is for."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -222,6 +223,19 @@ class Link:
     def wait_for_all(self) -> None:
         """Returns when all workers have called it."""
         self.all_gather(np.ones((1, 1), np.int32), purpose="control")
+
+    def part(self) -> None:
+        """Returns when all workers have what was sent to them; called by all, as their last.
+
+        The others would take for lost who ends while its last message is still on the way.
+        """
+        word, purpose = np.ones(1, np.int32), "control"
+        others = range(1, self.num_workers) if self.chief else [self.worker] if self.worker else []
+        with contextlib.suppress(tf.errors.OpError):  # who is gone by now has all that it needs
+            for worker in others:
+                self.pass_on(word, worker, 0, purpose=purpose)
+            for worker in others:
+                self.pass_on(word, 0, worker, purpose=purpose)
 
     def pass_on(self, array: "Parcel", source: int, target: int, *, purpose: Purpose) -> np.ndarray:
         """Sends an array from one worker to another; called by these two alone.

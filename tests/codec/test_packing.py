@@ -391,7 +391,13 @@ def test_count_bytes_counts_what_is_sent():
 
 @pytest.mark.realdata
 @pytest.mark.skipif(not DATA, reason="SPARSE_IST_DATA is not set")
-@pytest.mark.parametrize(("side", "size"), [(64, 8), (144, 8), (144, 16), (224, 16)])
+@pytest.mark.parametrize(
+    ("side", "size"),
+    [
+        (64, 8),
+        *(pytest.param(*s, marks=pytest.mark.large) for s in [(144, 8), (144, 16), (224, 16)]),
+    ],
+)
 def test_bytes_of_real_photos(side, size):
     """Visible patches cost at most their share, and 15 % more, of the whole JPEG."""
     split = datasets.load("aid")["test"]

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_algorithm.py"
 SMALL = (
     "--config.dataset.name=digits",
@@ -32,6 +34,7 @@ def _run(module, tmp_path, *arguments):
     )
 
 
+@pytest.mark.large
 def test_it_trains_on_two_workers_and_is_evaluated_again(tmp_path):
     plugin, run = f"--plugin={EXAMPLE}", tmp_path / "run"
     done = _run("train", tmp_path, plugin, f"--workdir={run}", *SMALL)

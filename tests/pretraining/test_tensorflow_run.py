@@ -302,6 +302,7 @@ def test_weight_decay_spares_biases_and_norms(images, tmp_path):
         np.testing.assert_allclose(np.asarray(variable), left, rtol=1e-6, err_msg=variable.path)
 
 
+@pytest.mark.large
 def test_images_of_another_size_are_what_the_resized_encoder_sees(images, tmp_path):
     """Its accuracy is that of the written encoder, loaded for that size."""
     sizes = {"image_sizes": (64, 128), "size_probabilities": (0.5, 0.5)}

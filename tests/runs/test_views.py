@@ -177,6 +177,7 @@ def _train(tmp_path, name, *arguments):
     return state, json.loads((tmp_path / name / "results.json").read_text())
 
 
+@pytest.mark.large
 def test_neither_workers_nor_a_restart_change_what_is_drawn(tmp_path):
     state, results = _train(tmp_path, "one", "--num_workers=1")
     (tmp_path / "resumed" / "checkpoints").mkdir(parents=True)

@@ -11,13 +11,13 @@ import pytest
 
 from sparse_ist_tf.workers.launch import free_ports
 
-_TIMEOUT_S = 16.0  # more than the 10 s of TensorFlow's own
+_TIMEOUT_S = 14.0  # more than the 10 s of TensorFlow's own
 
 
 def _wait_for(condition, seconds):
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, "nothing moved"
         time.sleep(0.1)
 
 
@@ -59,7 +59,7 @@ def test_a_pause_is_survived_and_silence_is_not(workers):
     time.sleep(11)
     seen = metrics.stat().st_size
     processes[1].send_signal(signal.SIGCONT)
-    _wait_for(lambda: metrics.stat().st_size > seen, 60)
+    _wait_for(lambda: metrics.stat().st_size > seen or processes[0].poll() is not None, 100)
     assert [process.poll() for process in processes] == [None, None]
     started = time.monotonic()
     processes[1].send_signal(signal.SIGSTOP)

@@ -54,6 +54,13 @@ def _start(script, grace_s=60.0, **options):
     return process
 
 
+def _deaf(script, **options):
+    """A process within its one instruction."""
+    process = _start(script, **options)
+    time.sleep(1)
+    return process
+
+
 def _end(process, timeout=60):
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
@@ -78,7 +85,7 @@ def test_where_no_round_is_trained_it_ends_at_once_and_tidies_up():
 
 
 def test_a_round_that_outlasts_the_grace_is_ended_even_where_python_is_deaf():
-    process = _start(DEAF_ROUND, grace_s=3.0)
+    process = _deaf(DEAF_ROUND, grace_s=3.0)
     process.send_signal(signal.SIGTERM)
     start = time.monotonic()
     status, _, err = _end(process, 20)
@@ -93,7 +100,7 @@ def test_a_round_that_outlasts_the_grace_is_ended_even_where_python_is_deaf():
 
 
 def test_deaf_work_beside_rounds_is_ended_soon():
-    process = _start("print('works', flush=True)\ndeaf()")
+    process = _deaf("print('works', flush=True)\ndeaf()")
     process.send_signal(signal.SIGTERM)
     status, _, err = _end(process, 20)
     assert status == 143

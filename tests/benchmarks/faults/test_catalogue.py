@@ -68,6 +68,7 @@ def _command(*arguments):
     return [sys.executable, "-m", "sparse_ist_tf.benchmark", "faults", *arguments]
 
 
+@pytest.mark.large
 def test_a_kill_and_a_mismatch_of_real_workers(tmp_path):
     done = subprocess.run(
         _command("--drill=kill-worker,masks.ratio"),
