@@ -19,8 +19,10 @@ EXCHANGE = ("weights", "differences", "first_moment", "second_moment")
 # Of the configuration's `ist`, what rounds, replicas and subnets use.
 _ROUNDS = frozenset({"ist.link", "ist.local_steps", "ist.local_steps_schedule"})
 _REPLICAS = _ROUNDS | {"ist.num_subnets"}
+# What trains by itself for a round, on a shard of its own.
+_LOCAL = _REPLICAS | {"ist.logit_adjustment"}
 _OUTER = {"ist.exchange.differences", "ist.outer_learning_rate", "ist.outer_momentum"}
-_SUBNETS = _REPLICAS | {"ist.capacities", "ist.widths", "ist.moments", "ist.biases"}
+_SUBNETS = _LOCAL | {"ist.capacities", "ist.widths", "ist.moments", "ist.biases"}
 _SUBNETS |= {"ist.scale_inputs", "ist.keep_last_step", "ist.variant"}
 _SUBNETS |= {f"ist.exchange.{name}" for name in EXCHANGE}
 
@@ -70,13 +72,13 @@ _ENTRIES = {
         AlgorithmEntry(
             "local_sgd",
             "sparse_ist_tf.ist.synchronous:LocalSgd",
-            _REPLICAS,
+            _LOCAL,
             meaning="replicas of the whole head, averaged at the end of every round",
         ),
         AlgorithmEntry(
             "diloco",
             "sparse_ist_tf.ist.diloco:Diloco",
-            _REPLICAS | _OUTER,
+            _LOCAL | _OUTER,
             meaning="replicas that keep their moments, an outer step by their mean difference",
         ),
         AlgorithmEntry(

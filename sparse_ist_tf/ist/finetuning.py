@@ -102,7 +102,7 @@ class FineTuningTrainer(Trainer):
         tuned = {path: variable.value for path, variable in tuned.items()}
         self.blocks = _Group(tuned, config, tuning.learning_rate_factor)
         self.num_slots = self.head.optimizer.num_slots
-        self._loss_options = options.loss_options([1.0] * len(spec.hidden), 0)
+        self._loss_options = options.loss_options([1.0] * len(spec.hidden), 0, data)
         self._step = traced(self._step_eager, reduce_retracing=True)
         self._features = traced(self._features_eager, reduce_retracing=True)
 

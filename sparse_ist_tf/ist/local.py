@@ -147,6 +147,7 @@ class LossOptions:
             does).
         dropout: in [0, 1), of hidden neurons.
         seed: of the dropout, two integers.
+        adjustment: what the loss adds to the logits, a number per class; none where empty.
     """
 
     scales: Sequence[float] = ()
@@ -154,6 +155,45 @@ class LossOptions:
     normalization: str = "none"
     dropout: float = 0.0
     seed: tuple[int, int] = (0, 0)
+    adjustment: tuple[float, ...] = ()
+
+
+def logit_adjustments(
+    labels: np.ndarray, shards: Sequence[np.ndarray], num_classes: int
+) -> list[np.ndarray]:
+    """What makes up for unlike shards: the log of a class's share of a shard over its share of all.
+
+    A subnet that trains with it doesn't learn how frequent classes are in its shard, which is of no
+    use to the merged head.
+
+    Source: "Long-tail learning via logit adjustment" (Menon et al., 2021), equation 10; for workers
+    with unlike shards "Federated Learning with Label Distribution Skew via Logits Calibration"
+    (Zhang et al., 2022). Shares are counted with one more example, divided as all examples are, so
+    that a class that a shard lacks has a share.
+
+    Args:
+        labels: int32[n], of all examples.
+        shards: the examples that each subnet draws from.
+        num_classes: of the labels.
+
+    Returns:
+        float32[num_classes] of each shard, all zero where it has the classes as all examples do.
+
+    Example:
+        >>> import numpy as np
+        >>> from sparse_ist_tf.ist.local import logit_adjustments
+        >>> labels, shards = np.array([0, 0, 1, 1]), [np.array([0, 1, 2]), np.arange(4)]
+        >>> [np.exp(part).round(2).tolist() for part in logit_adjustments(labels, shards, 2)]
+        [[1.25, 0.75], [1.0, 1.0]]
+    """
+    every = np.bincount(labels, minlength=num_classes)
+    found = []
+    for shard in shards:
+        counts = np.bincount(labels[shard], minlength=num_classes)
+        # Exact where they are alike, as both are then the same product of integers.
+        ratio = (counts * len(labels) + every) / (every * (len(shard) + 1)).clip(1)
+        found.append(np.log(np.where(every > 0, ratio, 1.0)).astype(np.float32))
+    return found
 
 
 def forward(
@@ -244,7 +284,8 @@ def loss_and_gradients(
     with tf.GradientTape() as tape:
         tape.watch(weights)
         logits = forward(weights, features, options, step)
-        loss = cross_entropy(logits, labels, options.label_smoothing)
+        adjusted = logits + tf.constant(options.adjustment) if options.adjustment else logits
+        loss = cross_entropy(adjusted, labels, options.label_smoothing)
     right = tf.reduce_sum(tf.cast(tf.argmax(logits, -1, tf.int32) == labels, tf.int32))
     return loss, right, tape.gradient(loss, weights)
 

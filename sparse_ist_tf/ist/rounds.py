@@ -73,7 +73,7 @@ class IstTrainer(Trainer):
         for n in self.mine:
             pairs = zip(spec.hidden, layers, strict=True)
             scales = [w / sizes[n] if options.scale_inputs else 1.0 for w, sizes in pairs]
-            self._local[n] = make_local_steps(optimizers[n], options.loss_options(scales, n))
+            self._local[n] = make_local_steps(optimizers[n], options.loss_options(scales, n, data))
         # Of each parameter, does its weight travel with the neurons?
         self.travels = [len(part.shape) == 2 or options.biases == "carry" for part in specs]
         shares = options.capacities or (1,) * options.num_subnets

@@ -34,7 +34,7 @@ class Replicas(Trainer):
         self.num_slots = self.optimizer.num_slots
         self.num_columns = self._count_columns()
         ones = [1.0] * len(spec.hidden)
-        self._losses = {n: options.loss_options(ones, n) for n in self.mine}
+        self._losses = {n: options.loss_options(ones, n, data) for n in self.mine}
         with link.strategy.scope():
             self.state = per_worker_variable((self.num_columns, spec.num_parameters), "state")
         initial = init_parameters(spec, options.seed, options.initializer)

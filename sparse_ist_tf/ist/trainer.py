@@ -47,6 +47,7 @@ class TrainerOptions:
         seed: of the initial weights, partitions and batches.
         outer_learning_rate: of the optimizer that takes the replicas' mean difference.
         outer_momentum: of the same, in [0, 1).
+        logit_adjustment: does a loss make up for its shard's shares of the classes?
     """
 
     num_subnets: int = 1
@@ -68,19 +69,26 @@ class TrainerOptions:
     seed: int = 0
     outer_learning_rate: float = 0.7
     outer_momentum: float = 0.9
+    logit_adjustment: bool = False
 
     def optimizer_config(self) -> dict:
         """The optimizer, Adam where none is given."""
         return dict(self.optimizer or keras.optimizers.serialize(keras.optimizers.Adam()))
 
-    def loss_options(self, scales: Sequence[float], subnet: int) -> LossOptions:
+    def loss_options(
+        self, scales: Sequence[float], subnet: int, data: "TrainingData"
+    ) -> LossOptions:
         """What the loss of a subnet or replica depends on, whose inputs have these scales."""
+        adjustment: tuple[float, ...] = ()
+        if self.logit_adjustment and data.adjustments[subnet].any():
+            adjustment = tuple(data.adjustments[subnet].tolist())
         return LossOptions(
             tuple(scales),
             self.label_smoothing,
             self.normalization,
             self.dropout,
             (self.seed, subnet),
+            adjustment,
         )
 
 
@@ -95,12 +103,14 @@ class TrainingData:
         locate: where an example looks otherwise in every pass: from a subnet, passes and examples,
             both integers [steps, b], to their rows of features and labels, of the same shape; None
             where an example's row is its number.
+        adjustments: as logit_adjustments gives them, for options with logit_adjustment.
     """
 
     features: np.ndarray
     labels: np.ndarray
     shards: Sequence[np.ndarray]
     locate: Callable[[int, np.ndarray, np.ndarray], np.ndarray] | None = None
+    adjustments: Sequence[np.ndarray] = ()
 
 
 class Trainer(abc.ABC):

@@ -32,6 +32,7 @@ _OPTIONS = (
     "keep_last_step",
     "outer_learning_rate",
     "outer_momentum",
+    "logit_adjustment",
 )
 
 

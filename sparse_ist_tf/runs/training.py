@@ -20,6 +20,7 @@ from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.batches import BatchStream
 from sparse_ist_tf.inputs.datasets import IN_PACKAGES
 from sparse_ist_tf.ist.finetuning import Tuning
+from sparse_ist_tf.ist.local import logit_adjustments
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.synchronous import synchronous_bytes
 from sparse_ist_tf.ist.trainer import TrainingData
@@ -178,9 +179,11 @@ class Run:
         shards = [
             training_shards(*some, train.labels) for some in zip(configs, options, strict=True)
         ]
+        adjustments = [logit_adjustments(train.labels, some, train.num_classes) for some in shards]
         if self.masks.kind != "random" or self.tokens:
             features = None if self.tokens else self._features("train")
-            return [TrainingData(features, train.labels, some) for some in shards]
+            pairs = zip(shards, adjustments, strict=True)
+            return [TrainingData(features, train.labels, s, None, a) for s, a in pairs]
         streams = [
             [BatchStream(shard, o.batch_size, o.seed, n) for n, shard in enumerate(some)]
             for o, some in zip(options, shards, strict=True)
@@ -188,7 +191,10 @@ class Run:
         self.views = Views(self.features, train, self.link, streams, self.steps)
         step = min(self.start_step, self.steps - 1)
         self.views.advance(step, steps_of_round(self.config, step, self.steps))
-        return [self.views.data(k) for k in range(len(streams))]
+        return [
+            dataclasses.replace(self.views.data(k), adjustments=some)
+            for k, some in enumerate(adjustments)
+        ]
 
     def _find_checkpoint(self) -> tuple[HeadState, Progress] | None:
         """The chief's checkpoint, and what all workers have to know of it."""

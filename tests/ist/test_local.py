@@ -12,6 +12,7 @@ from sparse_ist_tf.ist.local import (
     SlotOptimizer,
     SubnetState,
     forward,
+    logit_adjustments,
     loss_and_gradients,
 )
 
@@ -108,3 +109,33 @@ def test_dropout_depends_on_step_and_subnet_alone_and_keeps_the_mean():
     assert np.abs(other.numpy() - outputs[3]).max() > 0
     error = np.std(outputs, axis=0) / np.sqrt(len(outputs))
     assert (np.abs(np.mean(outputs, axis=0) - plain) < 5 * error + 1e-6).all()
+
+
+def test_an_adjusted_loss_is_least_where_the_logits_say_what_all_examples_do():
+    """Of classes in other shares than a shard's: the softmax of plain logits is the shares of all."""
+    labels = np.repeat(np.arange(3), [20, 30, 50])
+    shard = np.flatnonzero(np.arange(100) % 2 | (labels == 0))
+    (adjustment,) = logit_adjustments(labels, [shard], 3)
+    shares = np.bincount(labels[shard]) / len(shard)
+    np.testing.assert_allclose(np.exp(adjustment), shares / [0.2, 0.3, 0.5], rtol=0.02)
+    options = LossOptions(adjustment=tuple(adjustment.tolist()))
+    weights = [tf.zeros((1, 3)), tf.constant(np.log([0.2, 0.3, 0.5]), tf.float32)]
+    args = (tf.zeros((len(shard), 1)), tf.constant(labels[shard], tf.int32))
+    _, right, (_, gradient) = loss_and_gradients(weights, *args, options)
+    assert np.abs(gradient).max() < 0.005
+    assert int(right) == np.sum(labels[shard] == 2)  # what the head itself says is counted
+    _, _, (_, plain) = loss_and_gradients(weights, *args, LossOptions())
+    assert np.abs(plain).max() > 0.05
+
+
+def test_alike_shards_are_not_adjusted():
+    labels = np.random.default_rng(0).integers(0, 7, 60)
+    labels = np.concatenate([labels, labels, labels])
+    shards = [np.arange(60), np.arange(180), np.arange(60, 180)]
+    assert not np.any(logit_adjustments(labels, shards, 9))
+
+
+def test_a_class_that_a_shard_lacks_is_still_trained():
+    labels = np.array([0] * 50 + [1] * 50)
+    (adjustment,) = logit_adjustments(labels, [np.arange(50)], 2)
+    np.testing.assert_allclose(np.exp(adjustment), [50.5 / 25.5, 0.5 / 25.5], rtol=1e-5)

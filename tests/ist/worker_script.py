@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from sparse_ist_tf.ist.exchange.parameters import Forms
 from sparse_ist_tf.ist.head import HeadSpec
+from sparse_ist_tf.ist.local import logit_adjustments
 from sparse_ist_tf.ist.rounds import IstTrainer
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.synchronous import DataParallel, LocalSgd
@@ -55,12 +56,22 @@ def make(kind, link):
         },
         "many": {"num_subnets": 16},
         "thin": {"forms": Forms("bfloat16", "int4", "int8", "neuron")},
-        "dressed": {"standardize": True, "normalization": "batch", "dropout": 0.2},
+        "dressed": {
+            "standardize": True,
+            "normalization": "batch",
+            "dropout": 0.2,
+            "forms": Forms(second_moment="halvings"),
+            "logit_adjustment": True,
+        },
     }
     kind = kind.removesuffix("-resumed")
     changed = {"num_subnets": SUBNETS, **changes.get(kind, {})}
     options = TrainerOptions(local_steps=LOCAL_STEPS, **changed)
-    data_ = TrainingData(features, labels, [np.arange(400)] * options.num_subnets)
+    shards = [np.arange(400)] * options.num_subnets
+    if options.logit_adjustment:
+        shards = [np.flatnonzero(labels != n) for n in range(options.num_subnets)]
+    adjustments = logit_adjustments(labels, shards, SPEC.num_classes)
+    data_ = TrainingData(features, labels, shards, None, adjustments)
     algorithm = {"gradients": DataParallel, "states": LocalSgd}.get(kind, IstTrainer)
     return algorithm(SPEC, options, link, data_)
 

@@ -14,6 +14,8 @@ import tensorflow as tf
 Seed = Callable[[], tf.Tensor]
 Rows = list[tf.Tensor]  # what a form keeps of a block: tensors with a row per neuron
 _INT32 = 4  # bytes of a word
+_MOST_HALVINGS = 15  # in 4 bits
+_MANTISSA, _BIAS = 23, 127  # of float32
 
 
 class Form(abc.ABC):
@@ -120,22 +122,14 @@ class Integer(Form):
         """As Form.pack."""
         integers, scales = rows
         flat = tf.reshape(integers, (-1,))
-        if self.bits == 4:
-            low, high = tf.unstack(tf.reshape(_filled(flat, 2), (-1, 2)), axis=1)
-            flat = (low & 15) | tf.bitwise.left_shift(high, tf.constant(4, tf.int8))
-        return [_to_words(scales), _to_words(flat)]
+        return [_to_words(scales), _to_words(_paired(flat) if self.bits == 4 else flat)]
 
     def unpack(self, words: tf.Tensor, neurons: tf.Tensor, inputs: int) -> Rows:
         """As Form.unpack."""
         scales = _of_words(words[:neurons], tf.float32, neurons, 1)
         if self.bits == 8:
             return [_of_words(words[neurons:], tf.int8, neurons, inputs), scales]
-        pairs = tf.reshape(tf.bitcast(words[neurons:], tf.int8), (-1,))
-        four = tf.constant(4, tf.int8)
-        low = tf.bitwise.right_shift(tf.bitwise.left_shift(pairs, four), four)
-        both = tf.stack([low, tf.bitwise.right_shift(pairs, four)], axis=1)
-        flat = tf.reshape(both, (-1,))[: neurons * inputs]
-        return [tf.reshape(flat, (neurons, inputs)), scales]
+        return [_unpaired(words[neurons:], neurons, inputs), scales]
 
     def num_words(self, neurons: tf.Tensor, inputs: int) -> tf.Tensor:
         """As Form.num_words."""
@@ -145,6 +139,50 @@ class Integer(Form):
     def neuron_bytes(self, inputs: int) -> float:
         """As Form.neuron_bytes."""
         return inputs * self.bits / 8 + _INT32
+
+
+class Halvings(Form):
+    """Of numbers that aren't negative 4 bits, two to a byte: halvings of a neuron's greatest.
+
+    The smallest that there is is 2^-15 of the greatest, and none becomes 0, by whose root Adam
+    would divide.
+    """
+
+    def lower(self, block: tf.Tensor, seed: Seed | None = None) -> Rows:
+        """As Form.lower: int8 in [0, 15], and the greatest."""
+        greatest = tf.reduce_max(block, axis=1, keepdims=True)
+        shares = tf.clip_by_value(tf.math.divide_no_nan(block, greatest), 2.0**-_MOST_HALVINGS, 1.0)
+        # By their bits: logarithms differ in the last one by how many there are.
+        bits = tf.bitcast(shares, tf.int32)
+        below = tf.cast(bits & ((1 << _MANTISSA) - 1) > 0, tf.int32)
+        halvings = _BIAS - tf.bitwise.right_shift(bits, _MANTISSA) - below
+        above = _power(halvings)
+        draws = 0.5 if seed is None else tf.random.stateless_uniform(tf.shape(block), seed())
+        halvings += tf.cast(draws * above < 2.0 * (above - shares), tf.int32)
+        return [tf.cast(halvings, tf.int8), greatest]
+
+    def lift(self, rows: Rows, inputs: int) -> tf.Tensor:
+        """As Form.lift."""
+        halvings, greatest = rows
+        return _power(tf.cast(halvings, tf.int32)) * greatest
+
+    def pack(self, rows: Rows) -> list[tf.Tensor]:
+        """As Form.pack."""
+        halvings, greatest = rows
+        return [_to_words(greatest), _to_words(_paired(tf.reshape(halvings, (-1,))))]
+
+    def unpack(self, words: tf.Tensor, neurons: tf.Tensor, inputs: int) -> Rows:
+        """As Form.unpack."""
+        greatest = _of_words(words[:neurons], tf.float32, neurons, 1)
+        return [_unpaired(words[neurons:], neurons, inputs) & 15, greatest]
+
+    def num_words(self, neurons: tf.Tensor, inputs: int) -> tf.Tensor:
+        """As Form.num_words."""
+        return neurons + _words_of((neurons * inputs + 1) // 2, 1)
+
+    def neuron_bytes(self, inputs: int) -> float:
+        """As Form.neuron_bytes."""
+        return inputs / 2 + _INT32
 
 
 class PerNeuron(Form):
@@ -184,6 +222,7 @@ FORMS: dict[str, Form] = {
     "float16": Float(tf.float16),
     "int8": Integer(8),
     "int4": Integer(4),
+    "halvings": Halvings(),
     "neuron": PerNeuron(),
 }
 
@@ -206,6 +245,26 @@ def _words_of(count: tf.Tensor, size: int) -> tf.Tensor:
 
 def _filled(flat: tf.Tensor, multiple: int) -> tf.Tensor:
     return tf.pad(flat, [[0, -tf.size(flat) % multiple]])
+
+
+def _power(halvings: tf.Tensor) -> tf.Tensor:
+    """2^-halvings, exactly."""
+    return tf.bitcast(tf.bitwise.left_shift(_BIAS - halvings, _MANTISSA), tf.float32)
+
+
+def _paired(flat: tf.Tensor) -> tf.Tensor:
+    """The lower 4 bits of int8 numbers, two to a byte."""
+    low, high = tf.unstack(tf.reshape(_filled(flat, 2), (-1, 2)), axis=1)
+    return (low & 15) | tf.bitwise.left_shift(high, tf.constant(4, tf.int8))
+
+
+def _unpaired(words: tf.Tensor, neurons: tf.Tensor, inputs: int) -> tf.Tensor:
+    """The inverse: int8[neurons, inputs] in [-8, 7]."""
+    pairs = tf.reshape(tf.bitcast(words, tf.int8), (-1,))
+    four = tf.constant(4, tf.int8)
+    low = tf.bitwise.right_shift(tf.bitwise.left_shift(pairs, four), four)
+    both = tf.stack([low, tf.bitwise.right_shift(pairs, four)], axis=1)
+    return tf.reshape(tf.reshape(both, (-1,))[: neurons * inputs], (neurons, inputs))
 
 
 def _to_words(tensor: tf.Tensor) -> tf.Tensor:

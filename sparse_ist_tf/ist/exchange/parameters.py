@@ -16,7 +16,7 @@ ALLOWED_FORMS = {
     "weights": ("float32", "bfloat16", "float16"),
     "differences": ("float32", "bfloat16", "int8", "int4"),
     "first_moment": ("float32", "int8", "int4", "reset"),
-    "second_moment": ("float32", "neuron", "reset"),
+    "second_moment": ("float32", "halvings", "neuron", "reset"),
 }
 RowsOf = Callable[[SubnetPartitionedVariable, int], tf.Tensor]
 
@@ -46,7 +46,8 @@ class Forms:
         weights: of weights that go out: "float32", "bfloat16" or "float16".
         differences: of what training adds to them: "float32", "bfloat16", "int8" or "int4".
         first_moment: "float32", "int8", "int4", or "reset": zero at every round.
-        second_moment: "float32", "neuron" (the mean over a neuron's inputs), or "reset".
+        second_moment: "float32", "halvings" (of a neuron's greatest, in 4 bits), "neuron" (the
+            mean over a neuron's inputs), or "reset".
 
     Raises:
         RequestError: if one is another.

@@ -73,3 +73,18 @@ def test_one_number_per_neuron_is_the_mean_over_its_inputs():
     block = tf.reshape(tf.range(6.0), (2, 3))
     form = FORMS["neuron"]
     np.testing.assert_array_equal(form.lift(form.lower(block), 3), [[1] * 3, [4] * 3])
+
+
+def test_halvings_are_right_in_the_mean_and_never_zero():
+    block = np.repeat([[1.0, 0.5, 0.3, 1e-3, 2.0**-15, 1e-9]], 40000, axis=0).astype(np.float32)
+    block *= 3e-8
+    form = FORMS["halvings"]
+    rows = form.lower(tf.constant(block), _seed(1, 2))
+    found = form.lift(rows, 6).numpy().astype(np.float64)
+    np.testing.assert_allclose(found[:, :5].mean(axis=0), block[0, :5], rtol=0.01)
+    np.testing.assert_array_equal(found[:, 5], found[0, 0] * 2.0**-15)
+    assert (found <= 2 * np.maximum(block, 3e-8 * 2.0**-15)).all()
+    assert (found >= 0.5 * block).all()
+    nearest = form.lift(form.lower(tf.constant(block[:1])), 6)[0, :3]
+    np.testing.assert_array_equal(nearest, block[0, 0] * np.float32([1.0, 0.5, 0.25]))
+    assert not np.any(form.lift(form.lower(tf.zeros((3, 4)), _seed(1, 2)), 4))

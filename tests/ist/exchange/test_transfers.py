@@ -140,7 +140,7 @@ def test_subnets_get_their_submatrices_and_what_they_add_comes_home(
     "forms",
     [
         Forms("bfloat16", "int4", "int8", "neuron"),
-        Forms("float16", "int8", "int4", "float32"),
+        Forms("float16", "int8", "int4", "halvings"),
         Forms("bfloat16", "bfloat16", "float32", "neuron"),
         Forms("float32", "int4", "float32", "float32"),
     ],
