@@ -11,10 +11,12 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.keys import (
     Key,
     When,
+    assign,
     check,
     check_optimizer,
     choice,
     defaults,
+    is_used,
     lookup,
     updated,
 )
@@ -31,7 +33,6 @@ class LinkSetting:
         first_moment: of the optimizer.
         second_moment: of the optimizer.
         local_steps: the most steps of a round.
-        unlike: the same where subnets draw from unlike shards.
     """
 
     weights: str
@@ -39,13 +40,12 @@ class LinkSetting:
     first_moment: str
     second_moment: str
     local_steps: int
-    unlike: int
 
 
 LINKS = {
-    "fast": LinkSetting("float32", "float32", "float32", "float32", 20, 20),
-    "thin": LinkSetting("bfloat16", "int4", "int4", "neuron", 100, 20),
-    "thinnest": LinkSetting("bfloat16", "int4", "reset", "neuron", 500, 100),
+    "fast": LinkSetting("float32", "float32", "float32", "float32", 20),
+    "thin": LinkSetting("bfloat16", "int4", "reset", "halvings", 100),
+    "thinnest": LinkSetting("bfloat16", "int4", "reset", "neuron", 500),
 }
 AUTO = "auto"  # as ist.link says
 INITIALIZERS = (
@@ -76,13 +76,15 @@ _UNITS = (
 )
 # Keys of 0.1.0 that are part of encoder.weights, and what they were where they said nothing.
 _OF_THE_WEIGHTS = {"num_heads": 0, "qk_scale": 0.0, "epsilon": 0.0}
-# Keys that came later, of which names are made only where they aren't their defaults.
-_LATER = (
-    "ist.link",
-    *(f"ist.exchange.{name}" for name in EXCHANGE),
-    "ist.outer_learning_rate",
-    "ist.outer_momentum",
-)
+# Keys that came later, and what runs before them did; names are made only of what differs.
+_LATER = {
+    "ist.link": "fast",
+    **{f"ist.exchange.{name}": AUTO for name in EXCHANGE},
+    "ist.outer_learning_rate": 0.7,
+    "ist.outer_momentum": 0.9,
+    "ist.logit_adjustment": False,
+    "masks.grid": "scaled",
+}
 # What the training of the encoder's blocks needs: features change at every step.
 _TUNABLE = {
     "ist.algorithm": "centralized",
@@ -123,10 +125,13 @@ def table() -> list[Key]:
             "what it sends back as, rounded up or down at random"),
         choice("ist.exchange.first_moment", (AUTO, "float32", "int8", "int4", "reset"),
             "what the optimizer's mean of gradients is sent as; reset: it isn't"),
-        choice("ist.exchange.second_moment", (AUTO, "float32", "neuron", "reset"),
-            "the same of their squares; neuron: the mean over a neuron's inputs"),
+        choice("ist.exchange.second_moment", (AUTO, "float32", "halvings", "neuron", "reset"),
+            "of their squares; 4 bits below a neuron's greatest, the mean over its inputs"),
         Key("ist.outer_learning_rate", 0.7, positive, "of the step by replicas' mean difference"),
         Key("ist.outer_momentum", 0.9, RATIO, "of these steps, Nesterov's"),
+        Key("ist.logit_adjustment", True, None,
+            "whether a subnet's loss makes up for its shard's shares of the classes",
+            (When("dataset.shards", ("iid", "dirichlet")),)),
     ]
     return [
         Key("seed", 0, Number(0), "of masks, partitions, batches and initial weights"),
@@ -175,7 +180,7 @@ def table() -> list[Key]:
         choice("head.normalization", ("none", "batch"), "of hidden layers"),
         Key("head.dropout", 0.0, RATIO, "share of the hidden neurons"),
         choice("ist.algorithm", algorithm_names(), algorithms),
-        *(dataclasses.replace(key, used=_used_by(key.name)) for key in ist),
+        *(dataclasses.replace(key, used=_used_by(key.name) + key.used) for key in ist),
         choice("optimizer.name", tuple(OPTIMIZERS), "of the head"),
         Key("optimizer.kwargs", {}, None, "its options, set whole: {'beta_2': 0.99}"),
         Key("learning_rate", 1e-3, positive, "after the warm-up"),
@@ -221,6 +226,7 @@ def paper_config(dataset: str, published: bool = False) -> ConfigDict:
     """
     config = get_config()
     config.dataset.name, config.total_epochs, config.ist.local_steps = dataset, 30.0, 20
+    config.ist.link = "fast"
     config.eval_every_rounds, config.eval_every_epochs = 0, 1.0
     config.checkpoint_every_rounds, config.checkpoint_every_epochs = 0, 3.0
     if published:
@@ -232,10 +238,9 @@ def paper_config(dataset: str, published: bool = False) -> ConfigDict:
 
 
 def completed(config: Mapping) -> ConfigDict:
-    """A stored configuration as one of today: keys that came later have their defaults.
+    """A stored configuration as one of today: keys that came later say what was done before them.
 
-    What 0.1.0 said of the encoder's heads and norms is in encoder.weights. Masks lay on the scaled
-    image before there was another way.
+    What 0.1.0 said of the encoder's heads and norms is in encoder.weights.
 
     Args:
         config: of a run directory or an exported file.
@@ -245,20 +250,27 @@ def completed(config: Mapping) -> ConfigDict:
     told = {name: encoder.pop(name, 0) for name in _OF_THE_WEIGHTS}
     if told := {name: value for name, value in told.items() if value}:
         encoder["weights"] += f"?{urlencode(told)}"
-    masks = {"grid": "scaled", **stored.get("masks", {})}
-    return updated(get_config(), stored | {"encoder": encoder, "masks": masks})
+    config = get_config()
+    for key, before in _LATER.items():
+        assign(config, key, before)
+    config = updated(config, stored | {"encoder": encoder})
+    for key in _later_keys():
+        if not is_used(config, key):
+            assign(config, key.name, key.default)
+    return config
+
+
+def _later_keys() -> list[Key]:
+    return [key for key in table() if key.name in _LATER]
 
 
 def identity(config: ConfigDict) -> dict:
     """Plain values with the keys of 0.1.0, of which names are made that hold in every version."""
     values = config.to_dict()
     values["encoder"] |= _OF_THE_WEIGHTS
-    default = get_config()
-    for key in _LATER:
-        if lookup(values, key) == lookup(default, key):
-            _drop(values, key.split("."))
-    if values["masks"]["grid"] == "scaled":
-        del values["masks"]["grid"]
+    for key in _later_keys():
+        if lookup(values, key.name) == _LATER[key.name] or not is_used(config, key):
+            _drop(values, key.name.split("."))
     return values
 
 
@@ -356,8 +368,17 @@ def ist_options(config: ConfigDict) -> ConfigDict:
         ist.update(PUBLISHED)
     for name in EXCHANGE:
         if ist.exchange[name] == AUTO:
-            ist.exchange[name] = getattr(LINKS[ist.link], name)
+            ist.exchange[name] = getattr(link_setting(config), name)
     return ist
+
+
+def link_setting(config: ConfigDict) -> LinkSetting:
+    """What config.ist.link stands for; with unlike shards "thinnest" is no more than "thin".
+
+    A long round is then a long way from what the other subnets learn (docs/thin_links.md).
+    """
+    is_unlike = config.dataset.shards == "dirichlet"
+    return LINKS["thin" if is_unlike and config.ist.link == "thinnest" else config.ist.link]
 
 
 def hidden_widths(config: ConfigDict) -> tuple[int, ...]:

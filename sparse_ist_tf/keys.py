@@ -103,10 +103,15 @@ def updated(config: ConfigDict, stored: Mapping) -> ConfigDict:
     return config
 
 
+def is_used(config: ConfigDict, key: Key) -> bool:
+    """Whether a key has an effect in a configuration."""
+    return all(setting.holds(config) for setting in key.used)
+
+
 def _unused(config: ConfigDict, keys: Sequence[Key]) -> Iterator[Key]:
     """The keys that have another value than their default, and no effect."""
     for key in keys:
-        if not all(setting.holds(config) for setting in key.used):
+        if not is_used(config, key):
             value = lookup(config, key.name)
             if (tuple(value) if isinstance(value, list) else value) != key.default:
                 yield key

@@ -280,7 +280,13 @@ def test_a_stored_configuration_gets_the_keys_that_came_later():
 def test_a_configuration_of_0_1_0_says_of_the_encoder_what_its_weights_say_now():
     stored = get_config().to_dict()
     stored["encoder"] |= {"num_heads": 0, "qk_scale": 0.0, "epsilon": 0.0}
-    for later in ("link", "exchange", "outer_learning_rate", "outer_momentum"):
+    for later in (
+        "link",
+        "exchange",
+        "outer_learning_rate",
+        "outer_momentum",
+        "logit_adjustment",
+    ):
         del stored["ist"][later]
     stored["ist"]["local_steps"] = 20
     same = get_config()
@@ -296,7 +302,7 @@ def test_a_configuration_of_0_1_0_says_of_the_encoder_what_its_weights_say_now()
 
 def test_names_are_made_of_keys_that_came_later_only_where_they_say_something():
     config = get_config()
-    later = {"link", "exchange", "outer_learning_rate", "outer_momentum"}
+    later = {"link", "exchange", "outer_learning_rate", "outer_momentum", "logit_adjustment"}
     assert not identity(config)["ist"].keys() & later
     config.ist.exchange.differences = "int4"
     assert identity(config)["ist"]["exchange"] == {"differences": "int4"}

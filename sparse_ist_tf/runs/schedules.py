@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from sparse_ist_tf.config import LINKS
+from sparse_ist_tf.config import link_setting
 from sparse_ist_tf.registry import find_algorithm
 
 _FEWEST_ROUNDS = 8  # of a run whose rounds have no length of their own
@@ -61,9 +61,7 @@ def local_steps(config: ConfigDict, steps: int) -> int:
     """
     if config.ist.local_steps:
         return int(config.ist.local_steps)
-    link = LINKS[config.ist.link]
-    most = link.unlike if config.dataset.shards == "dirichlet" else link.local_steps
-    return max(1, min(most, steps // _FEWEST_ROUNDS))
+    return max(1, min(link_setting(config).local_steps, steps // _FEWEST_ROUNDS))
 
 
 def steps_of_round(config: ConfigDict, step: int, steps: int) -> int:

@@ -87,7 +87,7 @@ def test_schedules_of_local_steps_cover_the_run(schedule, rounds):
         ("fast", "all", 100, 12),
         ("fast", "all", 5, 1),
         ("thin", "all", 4000, 100),
-        ("thin", "dirichlet", 4000, 20),
+        ("thin", "dirichlet", 4000, 100),
         ("thinnest", "all", 4000, 500),
         ("thinnest", "all", 3984, 498),
         ("thinnest", "iid", 1000, 125),
