@@ -43,9 +43,9 @@ class LinkSetting:
 
 
 LINKS = {
-    "fast": LinkSetting("float32", "float32", "float32", "float32", 20),
-    "thin": LinkSetting("bfloat16", "int4", "reset", "halvings", 100),
     "thinnest": LinkSetting("bfloat16", "int4", "reset", "neuron", 500),
+    "thin": LinkSetting("bfloat16", "int4", "reset", "halvings", 100),
+    "fast": LinkSetting("float32", "float32", "float32", "float32", 20),
 }
 AUTO = "auto"  # as ist.link says
 INITIALIZERS = (
@@ -109,7 +109,7 @@ def table() -> list[Key]:
         choice("ist.widths", ("layer", "subnet"), "whose neurons head.hidden counts"),
         choice("ist.link", tuple(LINKS), "what 0 and auto stand for in the five keys below"),
         Key("ist.local_steps", 0, Number(0),
-            "of a round; where 0, 20, on a thin link 100, on the thinnest 500, at most an eighth"),
+            "of a round; where 0, 500, on a thin link 100, on a fast one 20, at most an eighth"),
         choice("ist.local_steps_schedule", ("constant", "grow", "consensus"),
             "always all of them, more and more, one in the last tenth"),
         choice("ist.moments", ("carry", "reset", "slot"),
@@ -192,7 +192,7 @@ def table() -> list[Key]:
         Key("total_epochs", 16.0, Number(0), "or total_examples; one of the three is above 0"),
         Key("total_examples", 0, Number(0), "see total_steps"),
         Key("share_total", False, None, "the N subnets train so long together, 1/N each", several),
-        Key("eval_every_rounds", 5, Number(0), "when the merged head is tested; or"),
+        Key("eval_every_rounds", 1, Number(0), "when the merged head is tested; or"),
         Key("eval_every_epochs", 0.0, Number(0), "likewise; one of both is above 0"),
         Key("checkpoint_every_rounds", 5, Number(0), "when the run's state is kept; or"),
         Key("checkpoint_every_epochs", 0.0, Number(0), "likewise; one of both is above 0"),

@@ -9,7 +9,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from sparse_ist_tf import config, pretrain_config, registry, study_config
-from sparse_ist_tf.config import completed, get_config, identity, ist_options, validate
+from sparse_ist_tf.config import (
+    LINKS,
+    completed,
+    get_config,
+    identity,
+    ist_options,
+    link_setting,
+    validate,
+)
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.keys import as_help, as_markdown, assign
 
@@ -290,9 +298,9 @@ def test_a_configuration_of_0_1_0_says_of_the_encoder_what_its_weights_say_now()
         del stored["ist"][later]
     stored["ist"]["local_steps"] = 20
     same = get_config()
-    # What 0 stands for depends on the run's length: only who asks for 20 goes on with such a run.
+    # Only who asks for what was done then goes on with such a run.
     assert config.identity(same) != stored
-    same.ist.local_steps = 20
+    same.ist.link, same.ist.local_steps = "fast", 20
     assert config.identity(same) == stored
     assert completed(stored) == same
     stored["encoder"] |= {"weights": "mae.pth", "num_heads": 16, "epsilon": 1e-5}
@@ -302,6 +310,7 @@ def test_a_configuration_of_0_1_0_says_of_the_encoder_what_its_weights_say_now()
 
 def test_names_are_made_of_keys_that_came_later_only_where_they_say_something():
     config = get_config()
+    config.ist.link = "fast"
     later = {"link", "exchange", "outer_learning_rate", "outer_momentum", "logit_adjustment"}
     assert not identity(config)["ist"].keys() & later
     config.ist.exchange.differences = "int4"
@@ -337,6 +346,7 @@ def test_a_form_of_a_moment_that_is_not_kept_is_refused(optimizer, kwargs, key, 
 
 def test_a_link_stands_for_what_keys_do_not_say():
     config = get_config()
+    config.ist.link = "fast"
     assert set(ist_options(config).exchange.values()) == {"float32"}
     config.ist.link, config.ist.exchange.differences = "thinnest", "int8"
     exchange = ist_options(config).exchange
@@ -351,3 +361,38 @@ def test_a_link_stands_for_what_keys_do_not_say():
     config.ist.exchange.first_moment = "int8"
     with pytest.raises(RequestError, match=r"first_moment.*only where.*ist.moments is carry"):
         validate(config, 2)
+
+
+def test_the_thinnest_link_is_no_more_than_thin_where_shards_are_unlike():
+    config = get_config()
+    assert link_setting(config) == LINKS["thinnest"]
+    config.dataset.shards = "dirichlet"
+    assert link_setting(config) == LINKS["thin"]
+    assert ist_options(config).exchange.second_moment == "halvings"
+    config.ist.link = "fast"
+    assert link_setting(config) == LINKS["fast"]
+
+
+@pytest.mark.parametrize(("algorithm", "shards"), [("ist", "all"), ("data_parallel", "dirichlet")])
+def test_what_has_no_effect_makes_no_name(algorithm, shards):
+    config = get_config()
+    config.ist.algorithm, config.dataset.shards = algorithm, shards
+    assert "logit_adjustment" not in identity(config)["ist"]
+    stored = config.to_dict()
+    del stored["ist"]["logit_adjustment"]
+    assert completed(stored) == config
+    config.ist.logit_adjustment = False
+    with pytest.raises(RequestError, match="ist.logit_adjustment=False: must be True, it is used"):
+        validate(config, 1)
+
+
+def test_a_run_of_before_trains_on_without_adjusted_logits():
+    config = get_config()
+    config.dataset.shards = "dirichlet"
+    assert identity(config)["ist"]["logit_adjustment"] is True
+    stored = config.to_dict()
+    del stored["ist"]["logit_adjustment"], stored["ist"]["link"]
+    assert completed(stored).ist.logit_adjustment is False
+    assert completed(stored).ist.link == "fast"
+    assert not identity(completed(stored))["ist"].keys() & {"logit_adjustment", "link"}
+    validate(completed(stored), 1)

@@ -57,7 +57,7 @@ def local_steps(config: ConfigDict, steps: int) -> int:
         >>> from sparse_ist_tf.config import get_config
         >>> from sparse_ist_tf.runs.schedules import local_steps
         >>> local_steps(get_config(), 1000), local_steps(get_config(), 40)
-        (20, 5)
+        (125, 5)
     """
     if config.ist.local_steps:
         return int(config.ist.local_steps)

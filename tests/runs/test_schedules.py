@@ -38,6 +38,7 @@ def test_a_shared_duration_is_cut_in_n_with_its_evaluations():
 def test_epochs_become_whole_rounds():
     config = get_config()
     config.eval_every_rounds, config.eval_every_epochs = 0, 1.0
+    config.ist.link = "fast"
     assert rounds_between(config, "eval", 64 * 20 * 3) == 3
     assert rounds_between(config, "eval", 10) == 1
 
