@@ -222,17 +222,18 @@ def paper_config(dataset: str, published: bool = False) -> ConfigDict:
 
     Args:
         dataset: its name.
-        published: with the paper's encoder, and what its code does differently from its text.
+        published: with the paper's encoder, rounds and float32, and what its code does differently
+            from its text.
     """
     config = get_config()
-    config.dataset.name, config.total_epochs, config.ist.local_steps = dataset, 30.0, 20
-    config.ist.link = "fast"
+    config.dataset.name, config.total_epochs = dataset, 30.0
     config.eval_every_rounds, config.eval_every_epochs = 0, 1.0
     config.checkpoint_every_rounds, config.checkpoint_every_epochs = 0, 3.0
     if published:
         config.encoder.weights = "hf:facebook/vit-mae-base"
         config.encoder.mean = config.encoder.std = (0.5, 0.5, 0.5)
         config.head.initializer, config.ist.variant = "torch_uniform", "published"
+        config.ist.link, config.ist.local_steps = "fast", 20
         config.checkpoint_every_epochs, config.masks.grid = 1.0, "scaled"
     return config
 

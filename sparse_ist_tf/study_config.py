@@ -44,9 +44,10 @@ def get_config() -> ConfigDict:
 
 
 def paper_study(dataset: str, checkpoint_every_epochs: float = 10.0) -> ConfigDict:
-    """A study whose trainings have the paper's protocol, without a head beside for comparison."""
+    """A study of the paper's protocol: 20 local steps, float32, no head beside for comparison."""
     config = get_config()
     config.base = train_config.paper_config(dataset)
+    config.base.ist.link, config.base.ist.local_steps = "fast", 20
     config.base.checkpoint_every_epochs = checkpoint_every_epochs
     config.base.centralized_baseline = False  # one subnet is the centralised head
     return config
