@@ -112,7 +112,7 @@ def test_dropout_depends_on_step_and_subnet_alone_and_keeps_the_mean():
 
 
 def test_an_adjusted_loss_is_least_where_the_logits_say_what_all_examples_do():
-    """Of classes in other shares than a shard's: the softmax of plain logits is the shares of all."""
+    """The softmax of plain logits is then the shares of all examples, not those of the shard."""
     labels = np.repeat(np.arange(3), [20, 30, 50])
     shard = np.flatnonzero(np.arange(100) % 2 | (labels == 0))
     (adjustment,) = logit_adjustments(labels, [shard], 3)
