@@ -23,6 +23,7 @@ SMALL = (
     "--config.head.hidden=(96, 64)",
     "--config.total_epochs=0",
     "--config.total_steps=100",
+    "--config.ist.link=fast",
     "--config.ist.local_steps=10",
     "--config.eval_every_rounds=2",
     "--config.checkpoint_every_rounds=2",

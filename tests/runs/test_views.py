@@ -159,6 +159,7 @@ SMALL = (
     "--config.total_epochs=0",
     "--config.batch_size=32",
     "--config.total_steps=40",
+    "--config.ist.link=fast",  # shares of features differ in the last bit
     "--config.ist.local_steps=15",
     "--config.eval_every_rounds=1",
     "--config.checkpoint_every_rounds=1",
