@@ -13,7 +13,7 @@ from tqdm import tqdm
 from sparse_ist_tf.commands import quiet
 from sparse_ist_tf.errors import RequestError, RunError, warn
 from sparse_ist_tf.files import write_file
-from sparse_ist_tf.studies.figures import Line, draw
+from sparse_ist_tf.reports.lines import Line, draw
 from sparse_ist_tf.studies.grid import Cell
 from sparse_ist_tf.studies.words import show
 

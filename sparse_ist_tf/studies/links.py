@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from sparse_ist_tf.studies.figures import Line, draw
+from sparse_ist_tf.reports.lines import Line, draw
 from sparse_ist_tf.studies.results import points_of
 from sparse_ist_tf.studies.sections import percent
 from sparse_ist_tf.studies.words import label, settings, show

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from sparse_ist_tf.studies.figures import Line, draw
+from sparse_ist_tf.reports.lines import Line, draw
 from sparse_ist_tf.studies.results import MEASURES, paper_accuracy, points_of
 from sparse_ist_tf.studies.words import label, settings, short, show
 from sparse_ist_tf.workers.ledger import human_bytes

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sparse_ist_tf.benchmarks.cluster import tables, weak
 from sparse_ist_tf.benchmarks.cluster.cells import LEAST, Cell, Measured, measure
+from sparse_ist_tf.benchmarks.cluster.figure import accuracy_by_bytes
 from sparse_ist_tf.benchmarks.cluster.hosts.network import CONGESTION, check_machine
 from sparse_ist_tf.benchmarks.cluster.hosts.shapes import LinkShape
 from sparse_ist_tf.benchmarks.cluster.settings import DATASETS, LINKS, REFERENCE, SETTINGS
@@ -14,6 +15,7 @@ from sparse_ist_tf.benchmarks.cluster.store import Store
 from sparse_ist_tf.benchmarks.cluster.trainings import Case, Point, curve, encode
 from sparse_ist_tf.benchmarks.cluster.workplace import Workplace, signals_as_ctrl_c
 from sparse_ist_tf.errors import RequestError, RunError, did_you_mean
+from sparse_ist_tf.files import write_file
 from sparse_ist_tf.reports.report import format_table
 
 _WIDTH, _FEATURES = 1000, 192  # of the default head, behind the default encoder
@@ -157,7 +159,13 @@ class _Bench:
             if rows:
                 print(f"{dataset}, {num_workers} workers, TCP {self.request.congestion}")
                 print(format_table(tables.rows_of(rows, curves)), flush=True)
+                self._draw(f"{dataset}, {num_workers} workers", rows, curves)
         print("\n".join(tables.LEGEND), flush=True)
+
+    def _draw(self, title, rows, curves):
+        if svg := accuracy_by_bytes(title, rows, curves):
+            name = title.replace(", ", "_").replace(" ", "_")
+            write_file(self.workplace.folder / f"accuracy_{name}.svg", svg)
 
     def compare_weak(self, dataset: str) -> None:
         """Measures, and prints the table of a data set with a weak worker."""

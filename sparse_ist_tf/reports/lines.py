@@ -1,4 +1,4 @@
-"""A study's figures as SVG, legible in grey: lines differ in darkness, dashes and marks."""
+"""Lines in panels side by side, as SVG; legible in grey: by darkness, dashes and marks."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ import itertools
 import re
 import xml.etree.ElementTree as ET
 
-from sparse_ist_tf.studies.figures import Line, draw
+from sparse_ist_tf.reports.lines import Line, draw
 
 
 def _texts(svg):
