@@ -61,7 +61,9 @@ def local_steps(config: ConfigDict, steps: int) -> int:
     """
     if config.ist.local_steps:
         return int(config.ist.local_steps)
-    return max(1, min(link_setting(config).local_steps, steps // _FEWEST_ROUNDS))
+    most = min(link_setting(config).local_steps, math.ceil(steps / _FEWEST_ROUNDS))
+    is_few = math.ceil(steps / most) < _FEWEST_ROUNDS
+    return max(1, most - is_few)
 
 
 def steps_of_round(config: ConfigDict, step: int, steps: int) -> int:

@@ -1,5 +1,7 @@
 """How long a run trains, and what changes on the way."""
 
+import math
+
 import pytest
 
 from sparse_ist_tf.config import get_config
@@ -85,12 +87,14 @@ def test_schedules_of_local_steps_cover_the_run(schedule, rounds):
     ("link", "shards", "steps", "expected"),
     [
         ("fast", "all", 1000, 20),
-        ("fast", "all", 100, 12),
+        ("fast", "all", 100, 13),
         ("fast", "all", 5, 1),
         ("thin", "all", 4000, 100),
         ("thin", "dirichlet", 4000, 100),
         ("thinnest", "all", 4000, 500),
         ("thinnest", "all", 3984, 498),
+        ("thinnest", "all", 3985, 499),  # eight rounds, none of them of a single step
+        ("thinnest", "all", 9, 1),
         ("thinnest", "iid", 1000, 125),
         ("thinnest", "dirichlet", 4000, 100),
     ],
@@ -99,5 +103,6 @@ def test_rounds_are_as_long_as_the_link_asks_and_never_few(link, shards, steps, 
     config = get_config()
     config.ist.link, config.dataset.shards = link, shards
     assert local_steps(config, steps) == expected
+    assert math.ceil(steps / expected) >= min(8, steps)
     config.ist.local_steps = 7
     assert local_steps(config, steps) == 7
