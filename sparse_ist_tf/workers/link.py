@@ -117,7 +117,7 @@ class Link:
 
     def send(
         self, words: tf.Tensor, worker: int, key: tf.Tensor, purposes: Mapping[Purpose, tf.Tensor]
-    ) -> None:
+    ) -> tf.Tensor:
         """Sends a worker a message; called inside strategy.run, while that one calls receive.
 
         Args:
@@ -125,6 +125,9 @@ class Link:
             worker: the receiver.
             key: int32, a number that no other message between the two has.
             purposes: how many of the words are for what.
+
+        Returns:
+            Something that is there when the other one has the message.
         """
         sent = tf.raw_ops.CollectiveBcastSendV2(
             input=tf.identity(words),
@@ -136,6 +139,7 @@ class Link:
         with tf.control_dependencies([sent]):
             for purpose, count in purposes.items():
                 self._count_in_graph(tf.cast(count, tf.int64) * words.dtype.size, purpose)
+        return sent
 
     def receive(self, num_words: tf.Tensor, worker: int, key: tf.Tensor) -> tf.Tensor:
         """The message of a worker that calls send: int32[num_words].
