@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.ist.exchange.checkpoints import gather, scatter
+from sparse_ist_tf.ist.exchange.parcels import return_what_is_freed
 from sparse_ist_tf.ist.exchange.transfers import Arrays, Dealt, Exchange, Learnt, Report
 from sparse_ist_tf.ist.exchange.variables import per_worker_variable
 from sparse_ist_tf.ist.head import HeadSpec, init_blocks
@@ -107,6 +108,10 @@ class IstTrainer(Trainer):
             link,
             lambda name, column, n: self.subnets[n][of_name[name]][column],
         )
+        # Small subnets of a single worker may train at once.
+        self._is_large = max(map(len, self.exchange.parcels.values())) > 1
+        if self._is_large:
+            return_what_is_freed()
         self._stopped_by = 0
         self._traced = None
         self._set_initial_weights()
@@ -136,7 +141,8 @@ class IstTrainer(Trainer):
 
     def train_round(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """A round of dispatch, local steps and collect; as Trainer.train_round."""
-        dealt = Dealt.of(self.partition(self.round), self.link.next_key())
+        key = self.link.next_key(self.exchange.num_keys)
+        dealt = Dealt.of(self.partition(self.round), key)
         rows, rates = self._batches(steps)
         seeds = [Stream.ROUNDING.rng(self.options.seed, self.round, n) for n in self.mine]
         seeds = tf.constant(np.stack([rng.integers(1 << 31, size=2) for rng in seeds]), tf.int32)
@@ -175,9 +181,8 @@ class IstTrainer(Trainer):
         places = self.exchange.places(dealt)
         arrays = {n: self._travelling(self.subnets[n]) for n in self.mine}
         starts = self.exchange.dispatch(places, arrays)
-        # One after the other: what is ready crosses while the next one trains. Small ones of a
-        # single worker may train at once.
-        is_in_turn = self.link.num_workers > 1 or max(map(len, self.exchange.parcels.values())) > 1
+        # One after the other: what is ready crosses while the next one trains.
+        is_in_turn = self.link.num_workers > 1 or self._is_large
         reports, before = {}, []
         for turn in self.exchange.turns():
             learnt = {}

@@ -89,10 +89,10 @@ class Link:
         with self._watch.waiting():
             return self.strategy.run(function, args).numpy()
 
-    def next_key(self) -> tf.Tensor:
-        """A new instance key; all workers count alike."""
-        self._key += 1
-        return tf.constant(self._key, tf.int32)
+    def next_key(self, count: int = 1) -> tf.Tensor:
+        """A new instance key, the first of so many; all workers count alike."""
+        first, self._key = self._key + 1, self._key + count
+        return tf.constant(first, tf.int32)
 
     def all_to_all(self, chunks: tf.Tensor, key: tf.Tensor, purpose: Shares) -> tf.Tensor:
         """Row w of the result is what worker w had in this worker's row.

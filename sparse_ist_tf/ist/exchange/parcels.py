@@ -1,14 +1,17 @@
 """How a subnet's neurons are cut into parcels of bounded size, and how many are on the way."""
 
 import collections
+import contextlib
+import ctypes
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 # Of float32, in a parcel of a subnet and on the way at once. A message to or from each home takes
-# a round trip, so what fits goes as one.
-PARCEL_BYTES = 1 << 23
+# a round trip, and a parcel some hundred nodes of a graph: what fits goes as one.
+PARCEL_BYTES = 1 << 24
+_M_MMAP_THRESHOLD, _LEAST_BYTES = -3, 1 << 18  # of glibc's mallopt
 
 
 class Piece(NamedTuple):
@@ -40,7 +43,7 @@ def make_parcels(neurons: Sequence[int], sizes: Sequence[int]) -> list[Parcel]:
 
     Example:
         >>> from sparse_ist_tf.ist.exchange.parcels import make_parcels
-        >>> [len(parcel) for parcel in make_parcels([3, 5], [1 << 22, 1 << 22])]
+        >>> [len(parcel) for parcel in make_parcels([3, 5], [1 << 23, 1 << 23])]
         [1, 2, 1, 1]
     """
     parcels: list[Parcel] = [[]]
@@ -85,3 +88,16 @@ class Window:
     def add(self, size: float, ends: Sequence[tf.Operation | tf.Tensor]) -> None:
         """Tells that a transfer has begun, and when it ends."""
         self._open.append((size, list(ends)))
+
+
+def return_what_is_freed() -> None:
+    """Makes large arrays that are freed memory of the system's again, at once, where glibc can.
+
+    It keeps them for others of up to 32 MiB, of which few fit into what is between others' places:
+    at a width of 4,000 a third of a worker's memory was of this kind. New memory costs time, so
+    this is for heads of which a subnet takes several parcels.
+
+    Source: mallopt(3), M_MMAP_THRESHOLD.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # another C library, or none by this name
+        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _LEAST_BYTES)

@@ -25,7 +25,7 @@ class Dealt(NamedTuple):
     """Who holds which neuron in a round, as graphs take it.
 
     Args:
-        key: int32, from Link.next_key.
+        key: int32, from Link.next_key, the first of Exchange.num_keys.
         neurons: of each hidden layer int32[width]: those of subnet 0, of subnet 1, ..., ascending.
     """
 
@@ -52,13 +52,17 @@ class Places:
     def __init__(
         self, dealt: Dealt, sizes: Sequence[Sequence[int]], homes: Sequence[Homes], worker: int
     ):
-        self.dealt, self._homes, self._worker = dealt, homes, worker
+        self.dealt, self._worker = dealt, worker
         self._neurons = [
             tf.split(neurons, list(layer))
             for neurons, layer in zip(dealt.neurons, sizes, strict=True)
         ]
         self._owners = [
             tf.split(tf.gather(home.owners, neurons), list(layer))
+            for home, neurons, layer in zip(homes, dealt.neurons, sizes, strict=True)
+        ]
+        self._slots = [
+            tf.split(tf.gather(home.slots, neurons), list(layer))
             for home, neurons, layer in zip(homes, dealt.neurons, sizes, strict=True)
         ]
         self._found: dict = {}
@@ -94,8 +98,7 @@ class Places:
             key = inputs, variable.inputs
             if key not in found:
                 owned = self.owned(subnet, layer, self._worker, some)
-                neurons = tf.gather(self._neurons[layer][subnet][some], owned)
-                slots = tf.gather(self._homes[layer].slots, neurons)
+                slots = tf.gather(self._slots[layer][subnet][some], owned)
                 columns = None if inputs is None else self._neurons[inputs][subnet]
                 found[key] = variable.rows(slots, columns)
             return found[key]
@@ -206,6 +209,11 @@ class Exchange:
     def lower_bound_bytes(self) -> float:
         """What this worker's subnets ask of it in a round: their bytes, (P - 1) / P of them."""
         return float(self._bound)
+
+    @property
+    def num_keys(self) -> int:
+        """Instance keys that a round takes."""
+        return sum(map(len, self.parcels.values()))
 
     def places(self, dealt: Dealt) -> Places:
         """Where the neurons of a round are; called inside strategy.run, once."""
@@ -426,8 +434,7 @@ class Exchange:
         """A number that no other message between two workers has."""
         subnet, k = message
         before = sum(len(parcels) for n, parcels in self.parcels.items() if n < subnet)
-        in_all = sum(map(len, self.parcels.values()))
-        return (places.dealt.key * in_all + before + k) * 2 + is_back
+        return (places.dealt.key + before + k) * 2 + is_back
 
 
 def _fold(seed: tf.Tensor, *counters: int) -> tf.Tensor:
