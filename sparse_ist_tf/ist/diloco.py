@@ -9,7 +9,7 @@ from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.ist.exchange.forms import FORMS, Form, Rows, bits_to_floats, floats_to_bits
 from sparse_ist_tf.ist.head import HeadSpec
 from sparse_ist_tf.ist.local import Batches, SubnetState, make_local_steps
-from sparse_ist_tf.ist.slots import SlotStore
+from sparse_ist_tf.ist.slots import SlotStore, staying
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.synchronous import Replicas
 from sparse_ist_tf.ist.trainer import TrainerOptions, TrainingData
@@ -132,16 +132,13 @@ class Diloco(Replicas):
     def __init__(self, spec: HeadSpec, options: TrainerOptions, link: Link, data: TrainingData):
         super().__init__(spec, options, link, data)
         self._local = {n: make_local_steps(self.optimizer, self._losses[n]) for n in self.mine}
-        with link.strategy.scope():
-            self.moments = SlotStore(
-                spec.parameters(),
-                lambda part, replica: part.shape,
-                self.hosted,
-                link,
-                self.num_slots,
-                biases=False,
-                moments=True,
-            )
+        shapes = {part.name: part.shape for part in spec.parameters()}
+        self.moments = SlotStore(
+            staying(spec.parameters(), self.num_slots, biases=False, moments=True),
+            lambda name, replica: shapes[name],
+            self.hosted,
+            link,
+        )
         form = FORMS[options.forms.differences]
         self.exchange = MeanExchange(link, self.hosted, spec.num_parameters, form)
         self._traced = traced(self._round, reduce_retracing=True)

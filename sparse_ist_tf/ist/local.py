@@ -1,4 +1,4 @@
-"""The local steps of one subnet: a pure function of weights, moments and batches."""
+"""The local steps of one subnet: of its variables in place, or a function of tensors."""
 
 import dataclasses
 import re
@@ -42,7 +42,7 @@ class Batches(NamedTuple):
 
 
 class SlotOptimizer:
-    """A Keras optimizer as a pure function over weights and moments.
+    """A Keras optimizer of weights and moments: of its own variables, or of tensors.
 
     Args:
         config: {"class_name": ..., "config": ...} as keras.optimizers.serialize gives it.
@@ -74,7 +74,8 @@ class SlotOptimizer:
                     f"optimizer.kwargs: {name} can't keep averages or accumulate gradients here"
                 )
             self.optimizer.build(self.weights)
-        # TensorFlow's own versions assign to tf.Variables, which a stateless scope has none of.
+        # TensorFlow's own versions assign to tf.Variables, which a stateless scope has none of. Of
+        # variables these make the same numbers.
         self.optimizer.assign = lambda variable, value: variable.assign(value)
         self.optimizer.assign_add = lambda variable, value: variable.assign(variable + value)
         self.optimizer.assign_sub = lambda variable, value: variable.assign(variable - value)
@@ -116,7 +117,7 @@ class SlotOptimizer:
         for places, moments in zip(self.places, slots, strict=True):
             for place, moment in zip(places, moments, strict=True):
                 flat[place] = moment
-        optimizer, decay = self.optimizer, self.optimizer.weight_decay
+        optimizer = self.optimizer
         state = zip(
             optimizer.variables,
             [tf.cast(step, optimizer.iterations.dtype), tf.cast(rate, tf.float32), *flat],
@@ -124,15 +125,42 @@ class SlotOptimizer:
         )
         state = [*state, *zip(self.weights, weights, strict=True)]
         with keras.StatelessScope(state_mapping=state) as scope:
-            for weight, gradient in zip(
-                self.weights, optimizer._clip_gradients(gradients), strict=True
-            ):
-                if decay:
-                    weight.assign(weight - weight * decay * rate)
-                optimizer.update_step(gradient, weight, rate)
+            pairs = zip(self.weights, optimizer._clip_gradients(gradients), strict=True)
+            for weight, gradient in pairs:
+                self._update_one(weight, gradient, rate)
         now = scope.get_current_value
         slots = [[now(optimizer.variables[2 + i]) for i in places] for places in self.places]
         return SubnetState([now(weight) for weight in self.weights], slots)
+
+    def columns(self, index: int) -> list[tf.Variable]:
+        """A weight and its moments: the variables that update changes."""
+        moments = (self.optimizer.variables[2 + place] for place in self.places[index])
+        return [variable.value for variable in (self.weights[index], *moments)]
+
+    def update(self, step: tf.Tensor, rate: tf.Tensor, gradients: Sequence[tf.Tensor]) -> None:
+        """One update of the optimizer's own variables.
+
+        One weight after the other, the last one first as gradients are ready in this order: of the
+        temporary arrays (three of a weight's shape in Adam) those of one weight are there at a
+        time.
+
+        Args:
+            step: int32, updates before this one.
+            rate: float32, the learning rate.
+            gradients: a tensor per weight.
+        """
+        self.optimizer.iterations.assign(tf.cast(step, self.optimizer.iterations.dtype))
+        gradients, before = self.optimizer._clip_gradients(gradients), []
+        for weight, gradient in zip(self.weights[::-1], gradients[::-1], strict=True):
+            with tf.control_dependencies(before):
+                self._update_one(weight, gradient, rate)
+            before = [weight.value.read_value()]
+
+    def _update_one(self, weight, gradient, rate):
+        decay = self.optimizer.weight_decay
+        if decay:
+            weight.assign(weight - weight * decay * rate)
+        self.optimizer.update_step(gradient, weight, rate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,29 +328,59 @@ def make_local_steps(optimizer: SlotOptimizer, options: LossOptions) -> Callable
     count = len(optimizer.weights)
 
     def local_steps(state, batches, first_step, updates):
-        steps = tf.shape(batches.rows)[0]
-        losses = tf.TensorArray(tf.float32, size=steps, element_shape=())
-
-        def body(i, losses, right, *flat):
+        def step(i, flat):
             state = _unflatten(flat, count, optimizer.num_slots)
-            batch = batches.rows[i]
-            loss, hits, gradients = loss_and_gradients(
-                state.weights,
-                tf.gather(batches.features, batch),
-                tf.gather(batches.labels, batch),
-                options,
-                first_step + i,
-            )
+            *seen, gradients = _step(state.weights, batches, i, first_step, options)
             state = optimizer.apply(updates + i, batches.rates[i], gradients, state)
-            return (i + 1, losses.write(i, loss), right + hits, *tf.nest.flatten(list(state)))
+            return *seen, tf.nest.flatten(list(state))
 
-        flat = tf.nest.flatten(list(state))
-        out = tf.while_loop(
-            lambda i, *_: i < steps, body, (0, losses, 0, *flat), parallel_iterations=1
-        )
-        return _unflatten(out[3:], count, optimizer.num_slots), out[1].stack(), out[2]
+        losses, right, out = _loop(step, batches, tf.nest.flatten(list(state)))
+        return _unflatten(out, count, optimizer.num_slots), losses, right
 
     return local_steps
+
+
+def make_steps_in_place(optimizer: SlotOptimizer, options: LossOptions) -> Callable:
+    """The function that trains the optimizer's own variables for some steps.
+
+    Above them there are at most the gradients, and temporary arrays as SlotOptimizer.update says.
+
+    Returns:
+        f(batches, first_step int32, updates int32) -> (losses float32[steps], right int32), as
+        make_local_steps.
+    """
+
+    def local_steps(batches, first_step, updates):
+        def step(i, _):
+            weights = [weight.value.read_value() for weight in optimizer.weights]
+            *seen, gradients = _step(weights, batches, i, first_step, options)
+            optimizer.update(updates + i, batches.rates[i], gradients)
+            return *seen, []
+
+        losses, right, _ = _loop(step, batches, [])
+        return losses, right
+
+    return local_steps
+
+
+def _step(weights, batches, i, first_step, options):
+    batch = batches.rows[i]
+    features, labels = tf.gather(batches.features, batch), tf.gather(batches.labels, batch)
+    return loss_and_gradients(weights, features, labels, options, first_step + i)
+
+
+def _loop(step, batches, flat):
+    """Losses, right answers and what step made of flat, for all batches, one after the other."""
+    count = tf.shape(batches.rows)[0]
+    losses = tf.TensorArray(tf.float32, size=count, element_shape=())
+
+    def body(i, losses, right, *flat):
+        loss, hits, flat = step(i, flat)
+        return (i + 1, losses.write(i, loss), right + hits, *flat)
+
+    start = (0, losses, 0, *flat)
+    out = tf.while_loop(lambda i, *_: i < count, body, start, parallel_iterations=1)
+    return out[1].stack(), out[2], out[3:]
 
 
 def _unflatten(flat, count: int, num_slots: int) -> SubnetState:

@@ -5,12 +5,13 @@ import tensorflow as tf
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.ist.exchange.checkpoints import gather, scatter
-from sparse_ist_tf.ist.exchange.transfers import Dealt, Exchange, Report
+from sparse_ist_tf.ist.exchange.parcels import return_what_is_freed
+from sparse_ist_tf.ist.exchange.transfers import Arrays, Dealt, Exchange, Learnt, Report
 from sparse_ist_tf.ist.exchange.variables import per_worker_variable
 from sparse_ist_tf.ist.head import HeadSpec, init_blocks
-from sparse_ist_tf.ist.local import Batches, SlotOptimizer, SubnetState, make_local_steps
+from sparse_ist_tf.ist.local import Batches, SlotOptimizer, make_steps_in_place
 from sparse_ist_tf.ist.partition import Partition, make_partition, subnet_sizes
-from sparse_ist_tf.ist.slots import SlotStore
+from sparse_ist_tf.ist.slots import SlotStore, Stay, staying
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions, TrainingData
 from sparse_ist_tf.ist.wholes import Wholes
@@ -57,9 +58,15 @@ class IstTrainer(Trainer):
             pairs = zip(part.shape, part.layers, strict=True)
             return tuple(s if layer is None else layers[layer][subnet] for s, layer in pairs)
 
-        self.shapes = {n: [block_shape(part, n) for part in specs] for n in self.mine}
         config = options.optimizer_config()
-        optimizers = {n: SlotOptimizer(config, self.shapes[n]) for n in self.mine}
+        optimizers = {
+            n: SlotOptimizer(config, [block_shape(part, n) for part in specs]) for n in self.mine
+        }
+        # A hosted subnet while it trains: of each parameter the weight and its moments.
+        self.subnets = {
+            n: [optimizer.columns(i) for i in range(len(specs))]
+            for n, optimizer in optimizers.items()
+        }
         kinds = next(iter(optimizers.values())).kinds
         self.num_slots = len(kinds)
         forms = options.forms
@@ -73,7 +80,8 @@ class IstTrainer(Trainer):
         for n in self.mine:
             pairs = zip(spec.hidden, layers, strict=True)
             scales = [w / sizes[n] if options.scale_inputs else 1.0 for w, sizes in pairs]
-            self._local[n] = make_local_steps(optimizers[n], options.loss_options(scales, n, data))
+            losses = options.loss_options(scales, n, data)
+            self._local[n] = make_steps_in_place(optimizers[n], losses)
         # Of each parameter, does its weight travel with the neurons?
         self.travels = [len(part.shape) == 2 or options.biases == "carry" for part in specs]
         shares = options.capacities or (1,) * options.num_subnets
@@ -92,15 +100,18 @@ class IstTrainer(Trainer):
                 (self.shared_shape, (len(_RECORD),)),
             )
             self.shared = per_worker_variable((spec.num_classes, 1 + len(moments)), "shared")
-            self.slots = SlotStore(
-                specs,
-                block_shape,
-                self.hosted,
-                link,
-                self.num_slots,
-                biases=options.biases == "slot",
-                moments=options.moments == "slot",
-            )
+        of_name = {part.name: i for i, part in enumerate(specs)}
+        self.slots = SlotStore(
+            staying(specs, self.num_slots, options.biases == "slot", options.moments == "slot"),
+            lambda name, n: block_shape(specs[of_name[name]], n),
+            self.hosted,
+            link,
+            lambda name, column, n: self.subnets[n][of_name[name]][column],
+        )
+        # Small subnets of a single worker may train at once.
+        self._is_large = max(map(len, self.exchange.parcels.values())) > 1
+        if self._is_large:
+            return_what_is_freed()
         self._stopped_by = 0
         self._traced = None
         self._set_initial_weights()
@@ -130,7 +141,8 @@ class IstTrainer(Trainer):
 
     def train_round(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """A round of dispatch, local steps and collect; as Trainer.train_round."""
-        dealt = Dealt.of(self.partition(self.round), self.link.next_key())
+        key = self.link.next_key(self.exchange.num_keys)
+        dealt = Dealt.of(self.partition(self.round), key)
         rows, rates = self._batches(steps)
         seeds = [Stream.ROUNDING.rng(self.options.seed, self.round, n) for n in self.mine]
         seeds = tf.constant(np.stack([rng.integers(1 << 31, size=2) for rng in seeds]), tf.int32)
@@ -166,94 +178,88 @@ class IstTrainer(Trainer):
         return traced(self._round, input_signature=signature)
 
     def _round(self, dealt, features, labels, rows, rates, first_step, seeds):
-        places, kept = self.exchange.places(dealt), self.slots.read()
-        blocks = self.exchange.dispatch(places)
-        reports, stays, before = [], {}, []
-        for subnet in range(self.options.num_subnets):
-            if subnet not in self.mine:
-                reports.append(self.exchange.take_back(places, subnet))
-                continue
-            k = self.mine.index(subnet)
-            # One after the other: what is ready crosses while the next one trains.
-            with tf.control_dependencies(before):
-                start = tf.nest.map_structure(tf.identity, blocks[subnet])
-            state = self._unpack(subnet, start, kept[subnet])
-            batches = Batches(features, labels, rows[k], rates)
-            made = self._train_subnet(subnet, state, batches, first_step)
-            columns, stays[subnet], losses, right = made
-            before = [losses] if self.link.num_workers > 1 else []
-            with tf.control_dependencies([losses]):
-                signal = self.stop_signal.read_value()
-            back, shared = self._given_back(start, columns)
-            learnt = tf.nest.flatten([back, shared])
-            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(part)) for part in learnt])
-            record = [tf.reduce_mean(losses), tf.cast(right, tf.float32), signal]
-            record = tf.stack([*record, tf.cast(finite, tf.float32)])
-            reports.append(Report(shared, record))
-            self.exchange.give_back(places, subnet, back, seeds[k], reports[-1])
-        self.slots.write(stays)
+        places = self.exchange.places(dealt)
+        arrays = {n: self._travelling(self.subnets[n]) for n in self.mine}
+        starts = self.exchange.dispatch(places, arrays)
+        # One after the other: what is ready crosses while the next one trains.
+        is_in_turn = self.link.num_workers > 1 or self._is_large
+        reports, before = {}, []
+        for turn in self.exchange.turns():
+            learnt = {}
+            for subnet in set(turn) & set(self.mine):
+                k = self.mine.index(subnet)
+                self._begin(subnet)
+                batches = Batches(features, labels, rows[k], rates)
+                with tf.control_dependencies(before):
+                    columns, losses, right = self._train_subnet(subnet, batches, first_step)
+                before = [losses] if is_in_turn else []
+                report = self._reporting(columns, losses, right)
+                home = self._travelling(columns)
+                learnt[subnet] = Learnt(home, starts[subnet], seeds[k], report)
+            reports |= self.exchange.collect(places, turn, learnt)
+        in_order = [reports[n] for n in sorted(reports)]
         if self.travels[-1]:
             # One after the other: a sum that TensorFlow sees whole it may add up in an order that
             # depends on P.
-            parts = self.shares[:, None, None] * tf.stack([report.shared for report in reports])
+            parts = self.shares[:, None, None] * tf.stack([report.shared for report in in_order])
             zero = tf.zeros_like(self.shared)
             self.shared.assign(tf.foldl(tf.add, parts, zero, parallel_iterations=1))
-        return tf.stack([report.record for report in reports])
+        return tf.stack([report.record for report in in_order])
 
-    def _given_back(self, start, columns):
-        """Of what a subnet made what goes home, and its copy of the output bias."""
-        travelled = (values for values, t in zip(columns[:-1], self.travels[:-1], strict=True) if t)
-        back = []
-        for parameter, old, new in zip(self.exchange.parameters, start, travelled, strict=True):
-            pairs = zip(parameter.columns, old, map(parameter.to_block, new), strict=True)
-            back.append([now - old if c.is_difference else now for c, old, now in pairs])
-        if not self.travels[-1]:
-            return back, tf.zeros(self.shared_shape)
-        return back, tf.stack(columns[-1], axis=1)
+    def _travelling(self, columns) -> Arrays:
+        """Of a subnet's arrays those that the exchange moves."""
+        return [
+            self._moving(some) for some, t in zip(columns[:-1], self.travels[:-1], strict=True) if t
+        ]
 
-    def _train_subnet(self, subnet, state, batches, first_step):
-        """A subnet's local steps: what travels and what stays, the losses and right answers."""
+    def _moving(self, columns) -> list:
+        return [columns[0], *(columns[1 + i] for i in self.travelling)]
+
+    def _begin(self, subnet):
+        """Sets what a hosted subnet begins with beside what the exchange moves."""
+        every = self.spec.parameters()
+        specs = zip(every, self.subnets[subnet], self.travels, strict=True)
+        for part, columns, travels in specs:
+            moving = self._moving(columns) if travels else []
+            if moving and part is every[-1]:
+                shared = tf.unstack(tf.ensure_shape(self.shared, self.shared_shape), axis=1)
+                for variable, value in zip(moving, shared, strict=True):
+                    variable.assign(value)
+            moved = {id(variable) for variable in moving}
+            for column, variable in enumerate(columns):
+                if id(variable) not in moved and Stay(part.name, column) not in self.slots.names:
+                    variable.assign(tf.zeros(variable.shape))
+
+    def _reporting(self, columns, losses, right):
+        """What every worker gets to know of a subnet, once it is clear whether all is finite."""
+        shared = tf.zeros(self.shared_shape)
+        if self.travels[-1]:
+            shared = tf.stack(self._moving(columns[-1]), axis=1)
+        with tf.control_dependencies([losses]):
+            signal = self.stop_signal.read_value()
+
+        def report(is_finite):
+            is_finite &= tf.reduce_all(tf.math.is_finite(shared))
+            record = [tf.reduce_mean(losses), tf.cast(right, tf.float32), signal]
+            return Report(shared, tf.stack([*record, tf.cast(is_finite, tf.float32)]))
+
+        return report
+
+    def _train_subnet(self, subnet, batches, first_step):
+        """A subnet's local steps: what is to go home, the losses and right answers."""
         resets = not self.travelling and self.options.moments != "slot"
-        states, start, losses, right = [state], 0, [], 0
-        last = tf.shape(batches.rows)[0]
+        start, losses, right = 0, [], 0
+        last, columns = tf.shape(batches.rows)[0], self.subnets[subnet]
         for stop in [last] if self.options.keep_last_step else [last - 1, last]:
             updates = tf.constant(start) if resets else first_step + start
             rows, rates = batches.rows[start:stop], batches.rates[start:stop]
             some = batches._replace(rows=rows, rates=rates)
-            state, loss, hits = self._local[subnet](states[-1], some, first_step + start, updates)
-            states.append(state)
+            loss, hits = self._local[subnet](some, first_step + start, updates)
+            if stop is not last:  # the last step assigns others, these are as they are
+                columns = [[variable.read_value() for variable in each] for each in columns]
             losses.append(loss)
             start, right = stop, right + hits
-        stays = {}
-        for part, weight, moments in zip(self.spec.parameters(), *states[-1], strict=True):
-            stays |= {(part.name, i): column for i, column in enumerate([weight, *moments])}
-        columns = [
-            [weight, *(moments[i] for i in self.travelling)]
-            for weight, moments in zip(*states[1], strict=True)
-        ]
-        return columns, stays, tf.concat(losses, axis=0), right
-
-    def _unpack(self, subnet, blocks, kept):
-        """Weights and moments of a hosted subnet, from its blocks and from what it has kept."""
-        weights, slots = [], []
-        parameters = iter(zip(self.exchange.parameters, blocks, strict=True))
-        specs = zip(self.spec.parameters(), self.shapes[subnet], self.travels, strict=True)
-        for i, (part, shape, travels) in enumerate(specs):
-            columns = []
-            if travels and i == len(self.travels) - 1:
-                shared = tf.ensure_shape(self.shared, (shape[0], self.shared_shape[1]))
-                columns = tf.unstack(shared, axis=1)
-            elif travels:
-                parameter, columns = next(parameters)
-                columns = [parameter.of_block(block) for block in columns]
-            weights.append(columns[0] if travels else kept[part.name, 0])
-            travelled = dict(zip(self.travelling, columns[1:], strict=False))
-            moments = [
-                travelled[i] if i in travelled else kept.get((part.name, 1 + i))
-                for i in range(self.num_slots)
-            ]
-            slots.append([tf.zeros(shape) if m is None else m for m in moments])
-        return SubnetState(weights, slots)
+        return columns, tf.concat(losses, axis=0), right
 
     def _variables(self):
         return [variable for p in self.exchange.parameters for variable in p.variables]

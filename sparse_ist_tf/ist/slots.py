@@ -1,14 +1,46 @@
 """What stays with a subnet from round to round, whatever neurons it holds."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.ist.exchange.variables import per_worker_variable
 from sparse_ist_tf.ist.head import ParameterSpec
 from sparse_ist_tf.ist.state import Weights
+from sparse_ist_tf.ist.wholes import BLOCK_BYTES
 from sparse_ist_tf.workers.link import Link, Shape
+
+
+class Stay(NamedTuple):
+    """An array that stays.
+
+    Args:
+        name: of the parameter.
+        column: 0 for its weight, 1 and up for a moment.
+    """
+
+    name: str
+    column: int
+
+
+def staying(
+    specs: Sequence[ParameterSpec], num_slots: int, biases: bool, moments: bool
+) -> list[Stay]:
+    """What stays of each subnet.
+
+    Args:
+        specs: the head's parameters.
+        num_slots: moments of a weight.
+        biases: do bias vectors stay?
+        moments: do the moments of every weight stay? Those of a weight that stays do so too.
+    """
+    found = []
+    for part in specs:
+        stays = biases and len(part.shape) == 1
+        found += [Stay(part.name, 0)] * stays
+        found += [Stay(part.name, 1 + i) for i in range(num_slots * (moments or stays))]
+    return found
 
 
 class SlotStore:
@@ -17,80 +49,67 @@ class SlotStore:
     Source: paper section 3.2 in the way that its published code realises it.
 
     Args:
-        specs: the head's parameters.
-        block_shape: from (parameter, subnet) to the shape of the subnet's block.
+        names: what stays of each subnet.
+        shape_of: from (parameter, subnet) to the shape of its arrays.
         hosted: hosted[worker], the subnets of each worker.
         link: to the other workers.
-        num_slots: moments of a weight.
-        biases: do bias vectors stay?
-        moments: do the moments of every weight stay? Those of a weight that stays do so too.
+        variable_of: from (parameter, column, subnet) to where a hosted subnet's is; new variables
+            where None.
     """
 
     def __init__(
         self,
-        specs: Sequence[ParameterSpec],
-        block_shape: Callable[[ParameterSpec, int], tuple[int, ...]],
+        names: Sequence[Stay],
+        shape_of: Callable[[str, int], tuple[int, ...]],
         hosted: Sequence[Sequence[int]],
         link: Link,
-        num_slots: int,
-        biases: bool,
-        moments: bool,
+        variable_of: Callable[[str, int, int], tf.Variable] | None = None,
     ):
-        self.link, self.hosted = link, hosted
-        # What stays: names of parameters, and 0 for their weight or 1 and up for a moment.
-        self.names: list[tuple[str, int]] = []
-        parts = []
-        for part in specs:
-            stays = biases and len(part.shape) == 1
-            count = num_slots * (moments or stays)
-            columns = [0] * stays + list(range(1, 1 + count))
-            self.names += [(part.name, column) for column in columns]
-            parts += [part] * len(columns)
-        subnets = sorted(n for some in hosted for n in some)
-        self.shapes = {n: [block_shape(part, n) for part in parts] for n in subnets}
-        self.sizes = {n: sum(map(_size, shapes)) for n, shapes in self.shapes.items()}
-        self.mine = hosted[link.worker]
-        # One for all hosted subnets: every worker has to make as many variables as the others.
-        self.variable = None
-        if self.names:
-            self.variable = per_worker_variable((sum(self.sizes[n] for n in self.mine),), "slots")
+        self.link, self.hosted, self.names = link, hosted, list(names)
+        subnets = [n for some in hosted for n in some]
+        self.shapes = {n: [shape_of(name, n) for name, _ in names] for n in subnets}
 
-    def read(self) -> dict[int, dict[tuple[str, int], tf.Tensor]]:
-        """What each hosted subnet keeps, as names has it; called inside strategy.run."""
-        if not self.names:
-            return {n: {} for n in self.mine}
-        sizes = [size for n in self.mine for size in self._sizes(n)]
-        parts = iter(tf.split(tf.ensure_shape(self.variable, (sum(sizes),)), sizes))
+        def made(name, column, n):
+            return tf.Variable(tf.zeros(shape_of(name, n)), trainable=False)
+
+        find = variable_of or made
+        self.variables = {n: [find(*name, n) for name in names] for n in hosted[link.worker]}
+
+    def read(self) -> dict[int, dict[Stay, tf.Tensor]]:
+        """What each hosted subnet keeps; called inside strategy.run."""
         return {
             n: {
-                name: tf.reshape(next(parts), shape)
-                for name, shape in zip(self.names, self.shapes[n], strict=True)
+                name: variable.read_value()
+                for name, variable in zip(self.names, variables, strict=True)
             }
-            for n in self.mine
+            for n, variables in self.variables.items()
         }
 
-    def write(self, values: Mapping[int, Mapping[tuple[str, int], tf.Tensor]]) -> None:
+    def write(self, values: Mapping[int, Mapping[Stay, tf.Tensor]]) -> None:
         """Keeps what the hosted subnets have made of it; called inside strategy.run."""
-        if self.names:
-            flat = [tf.reshape(values[n][name], (-1,)) for n in self.mine for name in self.names]
-            self.variable.assign(tf.concat(flat, axis=0))
+        for n, variables in self.variables.items():
+            for name, variable in zip(self.names, variables, strict=True):
+                variable.assign(values[n][name])
 
     def gather(self) -> dict[int, Weights]:
         """What all subnets keep, on the chief; empty elsewhere; called by all workers."""
         out = {}
         for worker, subnets in enumerate(self.hosted if self.names else ()):
-            flat = self.variable.numpy() if worker == self.link.worker else None
-            if worker and self.link.worker in (0, worker):
-                size = sum(self.sizes[n] for n in subnets)
-                parcel = Shape((size,)) if flat is None else flat
-                flat = self.link.pass_on(parcel, worker, 0, purpose="checkpoint")
-            if self.link.chief:
-                sizes = [size for n in subnets for size in self._sizes(n)]
-                parts = iter(np.split(flat, np.cumsum(sizes)[:-1]))
-                for n in subnets:
-                    kept = out[n] = Weights()
-                    for name, shape in zip(self.names, self.shapes[n], strict=True):
-                        kept.set_column(*name, np.ascontiguousarray(next(parts).reshape(shape)))
+            arrays = self._empty(subnets) if self.link.chief else []
+            mine = [variable for n in subnets for variable in self.variables.get(n, ())]
+            for some in self._blocks(subnets):
+                block = None
+                if worker == self.link.worker:
+                    block = np.concatenate([_flat(mine[i])[part] for i, part in some])
+                if worker and self.link.worker in (0, worker):
+                    parcel = Shape((_count(some),)) if block is None else block
+                    block = self.link.pass_on(parcel, worker, 0, purpose="checkpoint")
+                if self.link.chief:
+                    _fill(arrays, some, block)
+            for n in subnets if self.link.chief else ():
+                kept = out[n] = Weights()
+                for name in self.names:
+                    kept.set_column(*name, arrays.pop(0))
         return out
 
     def restore(self, slots: Mapping[int, Weights] | None) -> None:
@@ -100,20 +119,59 @@ class SlotStore:
             slots: on the chief, as gather returns it; None elsewhere.
         """
         for worker, subnets in enumerate(self.hosted if self.names else ()):
-            flat = None
+            kept, arrays = [], self._empty(subnets) if worker == self.link.worker else []
             if self.link.chief:
                 kept = [slots[n].column(*name) for n in subnets for name in self.names]
-                flat = np.concatenate([array.ravel() for array in kept])
-            if worker and self.link.worker in (0, worker):
-                size = sum(self.sizes[n] for n in subnets)
-                parcel = Shape((size,)) if flat is None else flat
-                flat = self.link.pass_on(parcel, 0, worker, purpose="checkpoint")
+            for some in self._blocks(subnets):
+                block = None
+                if self.link.chief:
+                    block = np.concatenate([kept[i].ravel()[part] for i, part in some])
+                if worker and self.link.worker in (0, worker):
+                    parcel = Shape((_count(some),)) if block is None else block
+                    block = self.link.pass_on(parcel, 0, worker, purpose="checkpoint")
+                if worker == self.link.worker:
+                    _fill(arrays, some, block)
             if worker == self.link.worker:
-                self.variable.assign(flat)
+                for variable in (v for n in subnets for v in self.variables[n]):
+                    variable.assign(arrays.pop(0))
 
-    def _sizes(self, subnet: int) -> list[int]:
-        return [_size(shape) for shape in self.shapes[subnet]]
+    def _empty(self, subnets) -> list[np.ndarray]:
+        """Arrays for all that a worker's subnets keep."""
+        return [np.empty(shape, np.float32) for n in subnets for shape in self.shapes[n]]
+
+    def _blocks(self, subnets) -> Iterator[list[tuple[int, slice]]]:
+        """Of all that a worker's subnets keep, flat, as much at a time as BLOCK_BYTES hold.
+
+        Yields:
+            Which arrays, and which part of each.
+        """
+        some, room = [], BLOCK_BYTES // 4
+        for i, size in enumerate(int(np.prod(s)) for n in subnets for s in self.shapes[n]):
+            first = 0
+            while first < size:
+                stop = min(size, first + room)
+                some.append((i, slice(first, stop)))
+                room, first = room - (stop - first), stop
+                if not room:
+                    yield some
+                    some, room = [], BLOCK_BYTES // 4
+        if some:
+            yield some
 
 
-def _size(shape: Sequence[int]) -> int:
-    return int(np.prod(shape))
+def _flat(variable: tf.Variable) -> np.ndarray:
+    return variable.numpy().reshape(-1)
+
+
+def _count(some: Sequence[tuple[int, slice]]) -> int:
+    return sum(part.stop - part.start for _, part in some)
+
+
+def _fill(
+    arrays: Sequence[np.ndarray], some: Sequence[tuple[int, slice]], block: np.ndarray
+) -> None:
+    first = 0
+    for i, part in some:
+        count = part.stop - part.start
+        arrays[i].reshape(-1)[part] = block[first : first + count]
+        first += count

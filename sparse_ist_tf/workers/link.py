@@ -89,10 +89,10 @@ class Link:
         with self._watch.waiting():
             return self.strategy.run(function, args).numpy()
 
-    def next_key(self) -> tf.Tensor:
-        """A new instance key; all workers count alike."""
-        self._key += 1
-        return tf.constant(self._key, tf.int32)
+    def next_key(self, count: int = 1) -> tf.Tensor:
+        """A new instance key, the first of so many; all workers count alike."""
+        first, self._key = self._key + 1, self._key + count
+        return tf.constant(first, tf.int32)
 
     def all_to_all(self, chunks: tf.Tensor, key: tf.Tensor, purpose: Shares) -> tf.Tensor:
         """Row w of the result is what worker w had in this worker's row.
@@ -117,7 +117,7 @@ class Link:
 
     def send(
         self, words: tf.Tensor, worker: int, key: tf.Tensor, purposes: Mapping[Purpose, tf.Tensor]
-    ) -> None:
+    ) -> tf.Tensor:
         """Sends a worker a message; called inside strategy.run, while that one calls receive.
 
         Args:
@@ -125,6 +125,9 @@ class Link:
             worker: the receiver.
             key: int32, a number that no other message between the two has.
             purposes: how many of the words are for what.
+
+        Returns:
+            Something that is there when the other one has the message.
         """
         sent = tf.raw_ops.CollectiveBcastSendV2(
             input=tf.identity(words),
@@ -136,6 +139,7 @@ class Link:
         with tf.control_dependencies([sent]):
             for purpose, count in purposes.items():
                 self._count_in_graph(tf.cast(count, tf.int64) * words.dtype.size, purpose)
+        return sent
 
     def receive(self, num_words: tf.Tensor, worker: int, key: tf.Tensor) -> tf.Tensor:
         """The message of a worker that calls send: int32[num_words].

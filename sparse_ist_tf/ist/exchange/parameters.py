@@ -18,7 +18,7 @@ ALLOWED_FORMS = {
     "first_moment": ("float32", "int8", "int4", "reset"),
     "second_moment": ("float32", "halvings", "neuron", "reset"),
 }
-RowsOf = Callable[[SubnetPartitionedVariable, int], tf.Tensor]
+RowsOf = Callable[[SubnetPartitionedVariable], tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,40 +123,69 @@ class PartitionedParameter:
         """What is kept of some neurons here, as it goes out.
 
         Args:
-            rows_of: from a variable and its layer to where it keeps them.
+            rows_of: from a variable to where it keeps them.
             num_inputs: of each neuron.
         """
         found = []
         for column, variable in zip(self.columns, self.variables, strict=True):
-            rows, count = rows_of(variable, self.layer), self._num_kept(column, num_inputs)
-            found.append(column.out.lower(variable.read(rows, count)))
+            kept = variable.read(rows_of(variable), self._num_kept(column, num_inputs))
+            found.append(column.out.lower(kept))
         return found
 
-    def write(self, rows_of: RowsOf, num_inputs: int, found: Sequence[Rows]) -> None:
+    def write(self, rows_of: RowsOf, num_inputs: int, found: Sequence[Rows]) -> list[tf.Operation]:
         """Takes what came back of some neurons.
 
         Args:
             rows_of: as lowered.
             num_inputs: of each neuron.
             found: of each column, as its form keeps it.
+
+        Returns:
+            When it has.
         """
+        ends = []
         for column, variable, rows in zip(self.columns, self.variables, found, strict=True):
             values = column.back.lift(rows, self._num_kept(column, num_inputs))
-            variable.write(rows_of(variable, self.layer), values, column.is_difference)
+            ends.append(variable.write(rows_of(variable), values, column.is_difference))
+        return ends
 
     @staticmethod
     def _num_kept(column: Column, num_inputs: int) -> int:
         """Numbers that are kept of a neuron."""
         return 1 if isinstance(column.back, PerNeuron) else num_inputs
 
-    def to_block(self, value: tf.Tensor) -> tf.Tensor:
-        """Neuron by neuron what has the parameter's axes."""
-        if value.shape.rank == 1:
-            return value[:, None]
-        return tf.transpose(value) if self.axis else value
+    def put(self, variable: tf.Variable, block: tf.Tensor, first: int) -> tf.Operation:
+        """Sets some neurons of a subnet's array.
 
-    def of_block(self, block: tf.Tensor) -> tf.Tensor:
-        """The inverse of to_block."""
-        if len(self.spec.shape) == 1:
-            return block[:, 0]
-        return tf.transpose(block) if self.axis else block
+        Args:
+            variable: float32 with the parameter's axes.
+            block: float32[neurons, inputs], of neurons that stand side by side.
+            first: the first of them.
+
+        Returns:
+            When it has.
+        """
+        value, shape = block, list(variable.shape)
+        if len(shape) == 1:
+            value = block[:, 0]
+        elif self.axis:
+            value = tf.transpose(block)
+        begin = [0] * len(shape)
+        begin[self.axis] = first
+        end = [start + size for start, size in zip(begin, value.shape, strict=True)]
+        if list(value.shape) == shape:
+            return variable.assign(value, read_value=False)
+        tf.raw_ops.ResourceStridedSliceAssign(
+            ref=variable.handle, begin=begin, end=end, strides=[1] * len(shape), value=value
+        )
+        # Else every step would copy what was assigned to in part.
+        return tf.raw_ops.DisableCopyOnRead(resource=variable.handle)
+
+    def take(self, array: tf.Tensor | tf.Variable, first: int, stop: int) -> tf.Tensor:
+        """What put sets, of the neurons from first to before stop."""
+        array = tf.convert_to_tensor(array)
+        if stop - first < array.shape[self.axis]:
+            array = array[:, first:stop] if self.axis else array[first:stop]
+        if array.shape.rank == 1:
+            return array[:, None]
+        return tf.transpose(array) if self.axis else array

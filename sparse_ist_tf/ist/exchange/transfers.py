@@ -1,6 +1,6 @@
 """How subnets get their neurons from home shards and give them back, once in a round."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -9,21 +9,23 @@ import tensorflow as tf
 
 from sparse_ist_tf.ist.exchange.forms import Rows, bits_to_floats, floats_to_bits
 from sparse_ist_tf.ist.exchange.homes import Homes, home_shares, make_homes, own_bounds
-from sparse_ist_tf.ist.exchange.parameters import Column, PartitionedParameter
+from sparse_ist_tf.ist.exchange.parameters import Column, PartitionedParameter, RowsOf
+from sparse_ist_tf.ist.exchange.parcels import PARCEL_BYTES, Parcel, Window, make_parcels
 from sparse_ist_tf.ist.exchange.variables import SubnetPartitionedVariable, neuron_axis
 from sparse_ist_tf.ist.head import ParameterSpec
 from sparse_ist_tf.ist.partition import Partition
 from sparse_ist_tf.workers.ledger import Purpose
 from sparse_ist_tf.workers.link import Link
 
-Blocks = list[list[tf.Tensor]]  # of each parameter its columns: float32[neurons, inputs]
+# Of each parameter its columns, with the parameter's axes, as a subnet trains them.
+Arrays = Sequence[Sequence[tf.Variable | tf.Tensor]]
 
 
 class Dealt(NamedTuple):
     """Who holds which neuron in a round, as graphs take it.
 
     Args:
-        key: int32, from Link.next_key.
+        key: int32, from Link.next_key, the first of Exchange.num_keys.
         neurons: of each hidden layer int32[width]: those of subnet 0, of subnet 1, ..., ascending.
     """
 
@@ -50,7 +52,7 @@ class Places:
     def __init__(
         self, dealt: Dealt, sizes: Sequence[Sequence[int]], homes: Sequence[Homes], worker: int
     ):
-        self.dealt, self._homes, self._worker = dealt, homes, worker
+        self.dealt, self._worker = dealt, worker
         self._neurons = [
             tf.split(neurons, list(layer))
             for neurons, layer in zip(dealt.neurons, sizes, strict=True)
@@ -59,42 +61,49 @@ class Places:
             tf.split(tf.gather(home.owners, neurons), list(layer))
             for home, neurons, layer in zip(homes, dealt.neurons, sizes, strict=True)
         ]
+        self._slots = [
+            tf.split(tf.gather(home.slots, neurons), list(layer))
+            for home, neurons, layer in zip(homes, dealt.neurons, sizes, strict=True)
+        ]
         self._found: dict = {}
 
-    def owned(self, subnet: int, layer: int, worker: int) -> tf.Tensor:
-        """Which of a subnet's neurons a worker keeps, as places among them: int32."""
-        key = subnet, layer, worker
+    def owned(self, subnet: int, layer: int, worker: int, some: slice) -> tf.Tensor:
+        """Which of some neurons of a subnet a worker keeps, as places among these: int32."""
+        key = subnet, layer, worker, some.start, some.stop
         if key not in self._found:
-            is_owned = self._owners[layer][subnet] == worker
+            is_owned = self._owners[layer][subnet][some] == worker
             self._found[key] = tf.cast(tf.where(is_owned)[:, 0], tf.int32)
         return self._found[key]
 
-    def order(self, subnet: int, layer: int, num_workers: int) -> tf.Tensor:
-        """Of a subnet's neurons, home by home, the ascending order."""
-        key = subnet, layer, None
+    def order(self, subnet: int, layer: int, num_workers: int, some: slice) -> tf.Tensor:
+        """Of some neurons of a subnet, home by home, the ascending order."""
+        key = subnet, layer, None, some.start, some.stop
         if key not in self._found:
-            owned = [self.owned(subnet, layer, worker) for worker in range(num_workers)]
+            owned = [self.owned(subnet, layer, worker, some) for worker in range(num_workers)]
             self._found[key] = tf.math.invert_permutation(tf.concat(owned, axis=0))
         return self._found[key]
 
-    def rows(self, subnet: int, variable: SubnetPartitionedVariable, layer: int) -> tf.Tensor:
-        """Where a variable keeps the part of a subnet that is here.
+    def rows_of(self, subnet: int, layer: int, some: slice) -> RowsOf:
+        """Where variables keep the part of some neurons of a subnet that is here.
 
         Args:
             subnet: which.
-            variable: whose.
             layer: that its neurons are of.
+            some: of them.
         """
-        inputs = variable.input_layer
-        key = subnet, layer, (inputs, variable.inputs)
-        if key not in self._found:
-            neurons = tf.gather(
-                self._neurons[layer][subnet], self.owned(subnet, layer, self._worker)
-            )
-            slots = tf.gather(self._homes[layer].slots, neurons)
-            columns = None if inputs is None else self._neurons[inputs][subnet]
-            self._found[key] = variable.rows(slots, columns)
-        return self._found[key]
+        found: dict = {}  # indices of single numbers are as many as these: gone with their piece
+
+        def rows(variable: SubnetPartitionedVariable) -> tf.Tensor:
+            inputs = variable.input_layer
+            key = inputs, variable.inputs
+            if key not in found:
+                owned = self.owned(subnet, layer, self._worker, some)
+                slots = tf.gather(self._slots[layer][subnet][some], owned)
+                columns = None if inputs is None else self._neurons[inputs][subnet]
+                found[key] = variable.rows(slots, columns)
+            return found[key]
+
+        return rows
 
 
 class Report(NamedTuple):
@@ -109,12 +118,34 @@ class Report(NamedTuple):
     record: tf.Tensor
 
 
+class Learnt(NamedTuple):
+    """What a hosted subnet gives back.
+
+    Args:
+        arrays: what it made of its neurons.
+        start: as dispatch returns it.
+        seed: int32[2], of its rounding.
+        report: from whether all that goes home is finite, bool, to what every worker gets.
+    """
+
+    arrays: Arrays
+    start: list[Rows]
+    seed: tf.Tensor
+    report: Callable[[tf.Tensor], Report]
+
+
 class Exchange:
     """Moves a head's partitioned parameters between home shards and subnets.
 
-    A subnet's neurons come in one message from each worker that keeps some, and go back in one.
-    Nothing is filled up to the size of another, so that a worker with little to train sends little.
-    A message goes as soon as it is ready, whatever the worker's other subnets still do.
+    A subnet's neurons come in one message from each worker that keeps some, and go back in one, or
+    in several where they are more than a parcel holds: parcels come one behind the other. Nothing
+    is filled up to the size of another, so that a worker with little to train sends little. A
+    message goes as soon as it is ready and others are through, whatever the worker's other subnets
+    still do.
+
+    Beside home shards and subnets a worker has at most one parcel on each way, and what is made of
+    it: indices, another order, words. All workers make their transfers in one order, so none waits
+    for another that waits for it.
 
     Args:
         link: to the other workers.
@@ -135,7 +166,7 @@ class Exchange:
         report: tuple[tuple[int, int], tuple[int]],
     ):
         self.link, self.sizes, self.report = link, sizes, report
-        self.mine = hosted[link.worker]
+        self.hosted, self.mine = hosted, hosted[link.worker]
         self.hosts = {n: worker for worker, subnets in enumerate(hosted) for n in subnets}
         kinds = list(zip(specs, columns, strict=True))
         out, back = (
@@ -148,6 +179,15 @@ class Exchange:
         self.parameters = [
             PartitionedParameter(spec, some, self.homes, link.worker) for spec, some in kinds
         ]
+        self.parcels = {n: self._cut(n) for n in sorted(self.hosts)}
+
+    def _cut(self, subnet) -> list[Parcel]:
+        neurons = [self.sizes[p.layer][subnet] for p in self.parameters]
+        return make_parcels(neurons, [self._neuron_bytes(p, subnet) for p in self.parameters])
+
+    def _neuron_bytes(self, parameter, subnet) -> int:
+        """Of float32, all columns."""
+        return 4 * self._num_inputs(parameter.spec, subnet) * len(parameter.columns)
 
     def _bytes(self, kinds, subnet, way):
         """What crosses of a subnet in all, as if no home were its own worker's."""
@@ -170,109 +210,190 @@ class Exchange:
         """What this worker's subnets ask of it in a round: their bytes, (P - 1) / P of them."""
         return float(self._bound)
 
+    @property
+    def num_keys(self) -> int:
+        """Instance keys that a round takes."""
+        return sum(map(len, self.parcels.values()))
+
     def places(self, dealt: Dealt) -> Places:
         """Where the neurons of a round are; called inside strategy.run, once."""
         return Places(dealt, self.sizes, self.homes, self.link.worker)
 
-    def dispatch(self, places: Places) -> dict[int, Blocks]:
-        """The hosted subnets' neurons; called inside strategy.run, by all workers.
+    def turns(self) -> list[list[int]]:
+        """Subnets that train at the same time: the first of each worker, the second, ..."""
+        most = max(map(len, self.hosted))
+        return [[some[i] for some in self.hosted if i < len(some)] for i in range(most)]
+
+    def _transfers(self, subnets):
+        """Of some subnets all parcels, in turn: the order in which all workers make them."""
+        for k in range(max(len(self.parcels[n]) for n in subnets)):
+            yield from ((n, k) for n in subnets if k < len(self.parcels[n]))
+
+    def dispatch(self, places: Places, arrays: Mapping[int, Arrays]) -> dict[int, list[Rows]]:
+        """Sets the hosted subnets' arrays; called inside strategy.run, by all workers.
 
         Args:
             places: of the round.
+            arrays: of each hosted subnet variables.
 
         Returns:
-            What the forms leave of their blocks, by subnet.
+            What differences are taken from, by subnet: of each piece and column that comes back as
+            one what came, in its form.
         """
-        kept = {n: self._kept_here(places, n) for n in self.hosts}
-        for subnet, host in self.hosts.items():
-            if subnet not in self.mine:
-                self._send(places, subnet, host, kept[subnet], None)
-        return {n: self._assembled(places, n, kept[n]) for n in self.mine}
+        kept: dict[int, list[Rows]] = {n: [] for n in self.mine}
+        sent, came = Window(PARCEL_BYTES), Window(PARCEL_BYTES)
+        for subnet, k in (transfer for turn in self.turns() for transfer in self._transfers(turn)):
+            size = self._parcel_bytes(subnet, k)
+            if subnet in self.mine:
+                with tf.control_dependencies(came.before(size)):
+                    ends, rows = self._put(places, subnet, k, arrays[subnet])
+                kept[subnet] += rows
+                came.add(size, ends)
+                continue
+            size /= self.link.num_workers
+            with tf.control_dependencies(sent.before(size)):
+                rows = self._kept_here(places, subnet, k)
+                end = self._send(places, (subnet, k), self.hosts[subnet], rows, None)
+            sent.add(size, [end])
+        return kept
 
-    def give_back(
-        self, places: Places, subnet: int, blocks: Blocks, seed: tf.Tensor, report: Report
-    ) -> None:
-        """Sends what a hosted subnet made of its neurons; as dispatch.
+    def collect(
+        self, places: Places, subnets: Sequence[int], learnt: Mapping[int, Learnt]
+    ) -> dict[int, Report]:
+        """Brings home what subnets made of their neurons; as dispatch.
 
         Args:
             places: of the round.
-            subnet: which.
-            blocks: what comes back, differences where a column says so.
-            seed: int32[2], of its rounding.
-            report: for every worker.
+            subnets: one of turns().
+            learnt: by those of them that are hosted here.
+
+        Returns:
+            Of each its report.
         """
-        lowered = [
-            [
-                column.back.lower(block, partial(_fold, seed, i, j))
-                for j, (column, block) in enumerate(zip(parameter.columns, found, strict=True))
-            ]
-            for i, (parameter, found) in enumerate(zip(self.parameters, blocks, strict=True))
-        ]
-        for worker in range(self.link.num_workers):
-            rows = self._of_home(places, subnet, worker, lowered)
-            if worker == self.link.worker:
-                self._write(places, subnet, rows)
-            else:
-                self._send(places, subnet, worker, rows, report)
+        reports, finite = {}, []
+        most = PARCEL_BYTES, PARCEL_BYTES / self.link.num_workers
+        windows = {n: Window(most[n not in self.mine]) for n in subnets}
+        for subnet, k in self._transfers(subnets):
+            is_last = k == len(self.parcels[subnet]) - 1
+            size = self._parcel_bytes(subnet, k)
+            if subnet not in self.mine:
+                size /= self.link.num_workers
+            with tf.control_dependencies(windows[subnet].before(size)):
+                if subnet in self.mine:
+                    found = learnt[subnet]
+                    rows, is_finite = self._lowered(subnet, k, found)
+                    finite.append(is_finite)
+                    report = found.report(tf.reduce_all(finite)) if is_last else None
+                    ends = self._give(places, (subnet, k), rows, report)
+                else:
+                    host = self.hosts[subnet]
+                    rows, report = self._receive(places, (subnet, k), host, is_back=True)
+                    ends = self._write(places, subnet, k, rows)
+            windows[subnet].add(size, ends)
+            if is_last:
+                reports[subnet] = report
+        return reports
 
-    def take_back(self, places: Places, subnet: int) -> Report:
-        """Receives what another worker's subnet made of the neurons of this home; as dispatch."""
-        rows, report = self._receive(places, subnet, self.hosts[subnet], is_back=True)
-        self._write(places, subnet, rows)
-        return report
+    def _parcel_bytes(self, subnet, k) -> float:
+        return sum(
+            (stop - first) * self._neuron_bytes(self.parameters[i], subnet)
+            for i, first, stop in self.parcels[subnet][k]
+        )
 
-    def _kept_here(self, places, subnet) -> list[list[Rows]]:
-        """The part of a subnet that is here, as it goes out."""
+    def _pieces(self, subnet, k):
+        """A parcel's pieces: parameter, which neurons, inputs of each."""
+        for i, first, stop in self.parcels[subnet][k]:
+            p = self.parameters[i]
+            yield p, slice(first, stop), self._num_inputs(p.spec, subnet)
+
+    def _kept_here(self, places, subnet, k) -> list[list[Rows]]:
+        """The part of a parcel that is here, as it goes out."""
         return [
-            p.lowered(partial(places.rows, subnet), self._num_inputs(p.spec, subnet))
-            for p in self.parameters
+            p.lowered(places.rows_of(subnet, p.layer, some), num_inputs)
+            for p, some, num_inputs in self._pieces(subnet, k)
         ]
 
-    def _write(self, places, subnet, rows) -> None:
-        """Takes what came back of the part of a subnet that is here."""
-        for p, found in zip(self.parameters, rows, strict=True):
-            p.write(partial(places.rows, subnet), self._num_inputs(p.spec, subnet), found)
+    def _write(self, places, subnet, k, rows) -> list[tf.Operation]:
+        """Takes what came back of the part of a parcel that is here."""
+        ends = []
+        for (p, some, num_inputs), found in zip(self._pieces(subnet, k), rows, strict=True):
+            ends += p.write(places.rows_of(subnet, p.layer, some), num_inputs, found)
+        return ends
 
-    def _of_home(self, places, subnet, worker, lowered) -> list[list[Rows]]:
-        """Of a subnet's blocks the rows that a worker keeps."""
-        if self.link.num_workers == 1:
-            return lowered
-        return [
-            [
-                [tf.gather(t, places.owned(subnet, p.layer, worker)) for t in rows]
-                for rows in columns
-            ]
-            for p, columns in zip(self.parameters, lowered, strict=True)
-        ]
-
-    def _assembled(self, places, subnet, here) -> Blocks:
-        """A hosted subnet's blocks, of what all workers keep of it."""
-        workers = range(self.link.num_workers)
+    def _put(self, places, subnet, k, arrays):
+        """Sets what a parcel holds, of what all workers keep of it; and what is a start."""
+        workers, ends, kept = range(self.link.num_workers), [], []
         parts = [
-            here if w == self.link.worker else self._receive(places, subnet, w, is_back=False)[0]
+            self._kept_here(places, subnet, k)
+            if w == self.link.worker
+            else self._receive(places, (subnet, k), w, is_back=False)[0]
             for w in workers
         ]
-        blocks: Blocks = []
-        for i, parameter in enumerate(self.parameters):
-            num_inputs = self._num_inputs(parameter.spec, subnet)
-            shape = self.sizes[parameter.layer][subnet], num_inputs
-            blocks.append([])
-            for j, column in enumerate(parameter.columns):
-                rows = parts[0][i][j]
-                if len(parts) > 1:
-                    order = places.order(subnet, parameter.layer, len(parts))
-                    pieces = zip(*(part[i][j] for part in parts), strict=True)
-                    rows = [tf.gather(tf.concat(piece, axis=0), order) for piece in pieces]
-                blocks[-1].append(tf.ensure_shape(column.out.lift(rows, num_inputs), shape))
-        return blocks
+        pieces = zip(self.parcels[subnet][k], self._pieces(subnet, k), *parts, strict=True)
+        for (i, first, stop), (p, some, num_inputs), *columns_of in pieces:
+            shape = stop - first, num_inputs
+            for column, variable, *found in zip(p.columns, arrays[i], *columns_of, strict=True):
+                rows = found[0]
+                if len(workers) > 1:
+                    order = places.order(subnet, p.layer, len(workers), some)
+                    together = zip(*found, strict=True)
+                    rows = [tf.gather(tf.concat(parts, axis=0), order) for parts in together]
+                block = tf.ensure_shape(column.out.lift(rows, num_inputs), shape)
+                ends.append(p.put(variable, block, first))
+                if column.is_difference:
+                    kept.append(rows)
+        return ends, kept
 
-    def _send(self, places, subnet, worker, rows, report) -> None:
-        """Sends a subnet's rows; on their way back, with a report."""
+    def _lowered(self, subnet, k, learnt):
+        """What a parcel gives back, in its forms, and whether all of it is finite."""
+        starts = iter(learnt.start[self._num_starts(subnet, k) :])
+        lowered, finite = [], []
+        for piece, (p, _, num_inputs) in zip(
+            self.parcels[subnet][k], self._pieces(subnet, k), strict=True
+        ):
+            i, first, stop = piece
+            lowered.append([])
+            for j, (column, array) in enumerate(zip(p.columns, learnt.arrays[i], strict=True)):
+                block = p.take(array, first, stop)
+                if column.is_difference:
+                    block -= column.out.lift(next(starts), num_inputs)
+                finite.append(tf.reduce_all(tf.math.is_finite(block)))
+                # A neuron's rounding is another one in each of a parameter's pieces.
+                at = (i, j, first) if first else (i, j)
+                lowered[-1].append(column.back.lower(block, partial(_fold, learnt.seed, *at)))
+        return lowered, tf.reduce_all(finite)
+
+    def _num_starts(self, subnet, k) -> int:
+        """Differences in a subnet's earlier parcels."""
+        pieces = (piece for parcel in self.parcels[subnet][:k] for piece in parcel)
+        return sum(c.is_difference for i, *_ in pieces for c in self.parameters[i].columns)
+
+    def _give(self, places, message, lowered, report) -> list[tf.Operation]:
+        """Sends a parcel home."""
+        ends, subnet, k = [], *message
+        for worker in range(self.link.num_workers):
+            rows = lowered
+            if self.link.num_workers > 1:
+                rows = [
+                    [
+                        [tf.gather(t, places.owned(subnet, p.layer, worker, some)) for t in found]
+                        for found in columns
+                    ]
+                    for (p, some, _), columns in zip(self._pieces(subnet, k), lowered, strict=True)
+                ]
+            if worker == self.link.worker:
+                ends += self._write(places, subnet, k, rows)
+            else:
+                ends.append(self._send(places, message, worker, rows, report, is_back=True))
+        return ends
+
+    def _send(self, places, message, worker, rows, report, is_back=False) -> tf.Tensor:
+        """Sends a parcel's rows; the last one on the way home with a report."""
         words: list[tf.Tensor] = []
         counts: dict[Purpose, tf.Tensor] = {"weights": 0, "moments": 0, "control": 0}
-        way = "out" if report is None else "back"
-        for parameter, found in zip(self.parameters, rows, strict=True):
-            for column, some in zip(parameter.columns, found, strict=True):
+        way = "back" if is_back else "out"
+        for (p, *_), found in zip(self._pieces(*message), rows, strict=True):
+            for column, some in zip(p.columns, found, strict=True):
                 packed = getattr(column, way).pack(some)
                 words += packed
                 counts[column.purpose] += tf.add_n([tf.size(vector) for vector in packed])
@@ -282,34 +403,38 @@ class Exchange:
             counts["weights"] += entries
             counts["moments"] += entries * (columns - 1)
             counts["control"] += self.report[1][0]
-        key = self._message(places, subnet, is_back=report is not None)
-        self.link.send(tf.concat(words, axis=0), worker, key, counts)
+        key = self._key(places, message, is_back)
+        return self.link.send(tf.concat(words, axis=0), worker, key, counts)
 
-    def _receive(self, places, subnet, worker, is_back):
-        """What _send sends: rows, and where they are on their way back a report."""
+    def _receive(self, places, message, worker, is_back):
+        """What _send sends: rows, and a report where there is one."""
+        subnet, k = message
         home = self.link.worker if is_back else worker
         way, sizes, forms = "back" if is_back else "out", [], []
-        for parameter in self.parameters:
-            neurons = tf.size(places.owned(subnet, parameter.layer, home))
-            num_inputs = self._num_inputs(parameter.spec, subnet)
-            for column in parameter.columns:
+        for p, some, num_inputs in self._pieces(subnet, k):
+            neurons = tf.size(places.owned(subnet, p.layer, home, some))
+            for column in p.columns:
                 forms.append((getattr(column, way), neurons, num_inputs))
                 sizes.append(forms[-1][0].num_words(neurons, num_inputs))
-        entries = [int(np.prod(shape)) for shape in self.report] if is_back else []
-        key = self._message(places, subnet, is_back)
+        has_report = is_back and k == len(self.parcels[subnet]) - 1
+        entries = [int(np.prod(shape)) for shape in self.report] if has_report else []
+        key = self._key(places, message, is_back)
         words = self.link.receive(tf.add_n([*sizes, *entries]), worker, key)
         parts = tf.split(words, [*sizes, *entries], num=len(sizes) + len(entries))
         unpacked = iter(
             [form.unpack(some, *of) for (form, *of), some in zip(forms, parts, strict=False)]
         )
-        rows = [[next(unpacked) for _ in parameter.columns] for parameter in self.parameters]
-        told = zip(parts[len(sizes) :], self.report if is_back else (), strict=True)
-        report = [bits_to_floats(part, shape) for part, shape in told]
-        return rows, Report(*report) if is_back else None
+        rows = [[next(unpacked) for _ in p.columns] for p, *_ in self._pieces(subnet, k)]
+        if not has_report:
+            return rows, None
+        told = zip(parts[len(sizes) :], self.report, strict=True)
+        return rows, Report(*(bits_to_floats(part, shape) for part, shape in told))
 
-    def _message(self, places, subnet, is_back):
+    def _key(self, places, message, is_back):
         """A number that no other message between two workers has."""
-        return (places.dealt.key * len(self.hosts) + subnet) * 2 + is_back
+        subnet, k = message
+        before = sum(len(parcels) for n, parcels in self.parcels.items() if n < subnet)
+        return (places.dealt.key + before + k) * 2 + is_back
 
 
 def _fold(seed: tf.Tensor, *counters: int) -> tf.Tensor:

@@ -99,16 +99,22 @@ class SubnetPartitionedVariable:
         """
         return tf.reshape(tf.gather(self.home, rows), (-1, num_inputs))
 
-    def write(self, rows: tf.Tensor, values: tf.Tensor, is_difference: bool) -> None:
+    def write(self, rows: tf.Tensor, values: tf.Tensor, is_difference: bool) -> tf.Operation:
         """Replaces some neurons' numbers, or adds to them.
 
         Args:
             rows: as rows() gives them.
             values: float32[neurons, inputs].
             is_difference: are they to be added?
+
+        Returns:
+            When it has.
         """
-        slices = tf.IndexedSlices(tf.reshape(values, (-1, self._width)), rows)
-        (self.home.scatter_add if is_difference else self.home.scatter_update)(slices)
+        updates = tf.reshape(values, (-1, self._width))
+        scatter = tf.raw_ops.ResourceScatterUpdate
+        if is_difference:
+            scatter = tf.raw_ops.ResourceScatterAdd
+        return scatter(resource=self.home.handle, indices=rows, updates=updates)
 
     @property
     def matrix_shape(self) -> tuple[int, int]:

@@ -8,10 +8,12 @@ import pytest
 import tensorflow as tf
 
 from sparse_ist_tf.ist import wholes as wholes_module
+from sparse_ist_tf.ist.exchange import parcels as parcels_module
+from sparse_ist_tf.ist.exchange import transfers as transfers_module
 from sparse_ist_tf.ist.exchange import variables
 from sparse_ist_tf.ist.exchange.checkpoints import gather, scatter
 from sparse_ist_tf.ist.exchange.parameters import Forms
-from sparse_ist_tf.ist.exchange.transfers import Dealt, Exchange, Report
+from sparse_ist_tf.ist.exchange.transfers import Dealt, Exchange, Learnt, Report
 from sparse_ist_tf.ist.head import HeadSpec
 from sparse_ist_tf.ist.partition import hosted_subnets, make_partition, subnet_sizes
 from sparse_ist_tf.ist.wholes import Wholes
@@ -75,24 +77,34 @@ def _wholes(exchange):
     return [rng.uniform(1, 2, v.spec.shape).astype(np.float32) for v in _variables(exchange)]
 
 
+def _arrays(exchange, partition):
+    """Of each hosted subnet variables for what it trains."""
+    return {
+        n: [
+            [
+                tf.Variable(tf.zeros([len(axis) for axis in _axes(p.spec, partition, n)]))
+                for _ in p.columns
+            ]
+            for p in exchange.parameters
+        ]
+        for n in exchange.mine
+    }
+
+
 def _round(exchange, partition, seed=(1, 2)):
     """A round in which each subnet adds its number and one."""
     places = exchange.places(Dealt.of(partition, tf.constant(1)))
-    start, reports = exchange.dispatch(places), {}
-    for n in exchange.hosts:
-        if n not in exchange.mine:
-            reports[n] = exchange.take_back(places, n)
-            continue
-        back = [
-            [
-                (0 if column.is_difference else block) + tf.ones_like(block) * (n + 1)
-                for column, block in zip(p.columns, blocks, strict=True)
-            ]
-            for p, blocks in zip(exchange.parameters, start[n], strict=True)
-        ]
-        reports[n] = Report(tf.fill(REPORT[0], float(n)), tf.fill(REPORT[1], 10.0 + n))
-        exchange.give_back(places, n, back, tf.constant(seed), reports[n])
-    return start, reports
+    arrays, reports = _arrays(exchange, partition), {}
+    starts = exchange.dispatch(places, arrays)
+    came = tf.nest.map_structure(lambda variable: variable.numpy(), arrays)
+    for turn in exchange.turns():
+        learnt = {}
+        for n in set(turn) & set(exchange.mine):
+            made = tf.nest.map_structure(lambda array, n=n: array + n + 1, came[n])
+            report = Report(tf.fill(REPORT[0], float(n)), tf.fill(REPORT[1], 10.0 + n))
+            learnt[n] = Learnt(made, starts[n], tf.constant(seed), lambda _, report=report: report)
+        reports |= exchange.collect(places, turn, learnt)
+    return came, reports
 
 
 def _axes(part, partition, n):
@@ -104,9 +116,12 @@ def _axes(part, partition, n):
     ("num_subnets", "num_workers", "capacities"),
     [(3, 1, ()), (2, 2, ()), (5, 3, ()), (4, 4, (4, 2, 1, 1)), (3, 2, (1, 1, 6))],
 )
+@pytest.mark.parametrize("parcel_bytes", [200, 1 << 24])
 def test_subnets_get_their_submatrices_and_what_they_add_comes_home(
-    num_subnets, num_workers, capacities
+    monkeypatch, parcel_bytes, num_subnets, num_workers, capacities
 ):
+    for module in (parcels_module, transfers_module):
+        monkeypatch.setattr(module, "PARCEL_BYTES", parcel_bytes)
     exchanges = _exchanges(num_subnets, num_workers, capacities=capacities)
     wholes = _wholes(exchanges[0])
     partition = make_partition(0, 1, SPEC.hidden, num_subnets, capacities)
@@ -123,8 +138,7 @@ def test_subnets_get_their_submatrices_and_what_they_add_comes_home(
             for exchange, (start, *_) in zip(exchanges, results, strict=True):
                 for n in exchange.mine:
                     held = np.ix_(*_axes(part, partition, n))
-                    block = exchange.parameters[i].of_block(start[n][i][column])
-                    np.testing.assert_array_equal(block, wholes[3 * i + column][held])
+                    np.testing.assert_array_equal(start[n][i][column], wholes[3 * i + column][held])
                     wanted[held] += n + 1
             np.testing.assert_array_equal(results[0][2][3 * i + column], wanted)
     for _, reports, gathered in results:
@@ -145,8 +159,11 @@ def test_subnets_get_their_submatrices_and_what_they_add_comes_home(
         Forms("float32", "int4", "float32", "float32"),
     ],
 )
-def test_forms_end_alike_for_any_number_of_workers(forms):
+@pytest.mark.parametrize("parcel_bytes", [200, 1 << 24])
+def test_forms_end_alike_for_any_number_of_workers(monkeypatch, parcel_bytes, forms):
     """What crosses a link and what stays on a worker are rounded alike."""
+    for module in (parcels_module, transfers_module):
+        monkeypatch.setattr(module, "PARCEL_BYTES", parcel_bytes)
     ends = []
     for num_workers in (1, 2, 4):
         exchanges = _exchanges(4, num_workers, forms)
@@ -172,11 +189,17 @@ def test_a_difference_is_right_in_the_mean():
     partition = make_partition(0, 0, SPEC.hidden, 2)
     places = exchange.places(Dealt.of(partition, tf.constant(1)))
     block = np.array([[0.7, -0.33, 0.1, 0.01, -0.004]] * 5, np.float32)
-    rest = [[tf.zeros_like(b) for b in blocks] for blocks in exchange.dispatch(places)[0]]
-    rest[0] = [tf.constant(block[: rest[0][0].shape[0]])]
+    arrays = _arrays(exchange, partition)
+    starts = exchange.dispatch(places, arrays)
+    arrays[0][0][0].assign_add(block[: arrays[0][0][0].shape[1]].T)
     report = Report(tf.zeros(REPORT[0]), tf.zeros(REPORT[1]))
+
+    @tf.function(autograph=False)
+    def collect(seed):
+        exchange.collect(places, [0], {0: Learnt(arrays[0], starts[0], seed, lambda _: report)})
+
     for r in range(400):
-        exchange.give_back(places, 0, rest, tf.constant([r, 0]), report)
+        collect(tf.constant([r, 0]))
     held = partition.indices[0][0]
     found = variable.home.numpy()[held] / 400
     np.testing.assert_allclose(found, block[: len(held)], atol=4 * 0.05 / np.sqrt(400))
@@ -222,6 +245,45 @@ def test_every_worker_sends_what_its_own_subnets_ask_for(
     assert sent.max() <= 1.1
     if not capacities and num_subnets % num_workers == 0:
         assert sent.max() <= 1.05
+
+
+def test_a_default_head_takes_one_message_for_a_subnet_and_home_and_a_wide_one_bounded_ones():
+    """Every message takes a round trip; every parcel is there beside home shards and subnets."""
+    for width, num_subnets in ((1000, 2), (1000, 16), (4000, 2)):
+        spec, posts = HeadSpec(192, (width, width), 10), {}
+        hosted = hosted_subnets(num_subnets, 2, ())
+        sizes = [subnet_sizes(w, num_subnets, ()) for w in spec.hidden]
+        columns = [Forms().columns(part, ("first", "second")) for part in spec.parameters()[:-1]]
+        link = _Together(0, 2, posts)
+        exchange = Exchange(link, spec.parameters()[:-1], columns, hosted, sizes, REPORT)
+        for n, parcels in exchange.parcels.items():
+            assert (len(parcels) == 1) == (width == 1000)
+            seen = [
+                [(p.first, p.stop) for parcel in parcels for p in parcel if p.parameter == i]
+                for i in range(len(exchange.parameters))
+            ]
+            for parameter, spans in zip(exchange.parameters, seen, strict=True):
+                firsts, stops = zip(*spans, strict=True)
+                assert firsts == (0, *stops[:-1])
+                assert stops[-1] == sizes[parameter.layer][n]
+            sent = [exchange._parcel_bytes(n, k) for k in range(len(parcels))]
+            assert max(sent) <= parcels_module.PARCEL_BYTES
+
+
+def test_a_window_lets_as_much_begin_as_it_holds():
+    with tf.Graph().as_default():
+        window, begun = parcels_module.Window(10), []
+        for size in (4, 4, 4, 20, 1):
+            with tf.control_dependencies(window.before(size)):
+                begun.append(tf.no_op())
+            window.add(size, [begun[-1]])
+
+        def waits_for(op):
+            direct = set(op.control_inputs)
+            return direct.union(*map(waits_for, direct))
+
+        found = [[begun.index(o) for o in begun if o in waits_for(op)] for op in begun]
+    assert found == [[], [], [0], [0, 1, 2], [0, 1, 2, 3]]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
