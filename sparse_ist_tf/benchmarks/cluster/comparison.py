@@ -179,7 +179,7 @@ class _Bench:
         named = {}
         for link in self.request.links:
             for what, (keys, share) in kinds.items():
-                case = Case(dataset, "ist", (*self.request.overrides, *keys))
+                case = Case(dataset, "fast", (*self.request.overrides, *keys))
                 named[self.request.cell(case, weak.NUM_WORKERS, link, share)] = what
         rows = [(named[cell], tables.Row(cell, found)) for cell, found in self._measured(named)]
         if rows:
@@ -213,7 +213,7 @@ class _Bench:
             yield cell, found
 
     def _measure(self, cell: Cell) -> Measured:
-        encode(self.workplace, Case(cell.case.dataset, "ist", self.request.overrides))
+        encode(self.workplace, Case(cell.case.dataset, "fast", self.request.overrides))
         found = measure(cell, self.workplace)
         self.store.add(cell, found)
         return found

@@ -40,7 +40,7 @@ def _cell(setting, link):
 
 def test_what_is_stored_is_found_again(tmp_path):
     path, found = tmp_path / "cells.jsonl", Measured(3, 5, 9.5, (1, 2.5), (3, 4))
-    cells = [_cell("ist", "unshaped"), _cell("ist", "1mbit"), _cell("local_sgd", "unshaped")]
+    cells = [_cell("fast", "unshaped"), _cell("fast", "1mbit"), _cell("local_sgd", "unshaped")]
     Store(path).add(cells[0], found)
     with open(path, "a") as file:
         file.write('{"digest": "half a')
@@ -49,7 +49,7 @@ def test_what_is_stored_is_found_again(tmp_path):
 
 def test_the_table_multiplies_out():
     curves = {
-        "ist": [Point(2, 0.5), Point(4, 0.9), Point(6, 0.7)],
+        "fast": [Point(2, 0.5), Point(4, 0.9), Point(6, 0.7)],
         "data_parallel": [Point(20, 0.85), Point(40, 0.8)],
         "local_sgd": [Point(2, 0.5), Point(4, 0.6)],
     }
@@ -61,24 +61,24 @@ def test_the_table_multiplies_out():
     ]
     table = [dict(zip(TITLES, line, strict=True)) for line in rows_of(rows, curves)[1:]]
     thin = {line["setting"]: line for line in table if line["link"] == "1mbit/100ms"}
-    assert thin["ist"]["compute"] == "0.50"
-    assert thin["ist"]["exchange"] == "3.50"
-    assert thin["ist"]["model"] == "3.40"  # 3.2 s and two delays
-    assert [thin["ist"][f"{what} to"] for what in ("rounds", "seconds", "sent")] == [
+    assert thin["fast"]["compute"] == "0.50"
+    assert thin["fast"]["exchange"] == "3.50"
+    assert thin["fast"]["model"] == "3.40"  # 3.2 s and two delays
+    assert [thin["fast"][f"{what} to"] for what in ("rounds", "seconds", "sent")] == [
         *("4", "16", "1.6 MB")
     ]
     assert thin["data_parallel"]["seconds to"] == "80"
     assert thin["local_sgd"]["seconds to"] == "never"
     assert table[0]["exchange"] == table[0]["model"] == ""
     assert accuracy_rows(curves)[1:] == [
-        ("ist", "6", "70.00%", "90.00%", "4"),
+        ("fast", "6", "70.00%", "90.00%", "4"),
         ("data_parallel", "40", "80.00%", "85.00%", "20"),
         ("local_sgd", "4", "60.00%", "60.00%", "never"),
     ]
 
 
 def test_without_accuracy_nothing_is_multiplied():
-    row = Row(_cell("ist", "10mbit"), Measured(3, 5, 1.0, (3e5,), (4e5,)))
+    row = Row(_cell("fast", "10mbit"), Measured(3, 5, 1.0, (3e5,), (4e5,)))
     line = dict(zip(TITLES, rows_of([row], {})[1], strict=True))
     assert line["rounds to"] == line["seconds to"] == line["compute"] == line["exchange"] == ""
 
