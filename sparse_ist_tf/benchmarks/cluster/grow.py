@@ -112,7 +112,8 @@ def _lines(pairs: Sequence[Pair], found: Mapping[Cell, Measured]) -> Iterator[tu
             continue
         alone, shaped = found[pair.alone], found[pair.shaped]
         cost, sent = pair.size.cost(pair.setting), max(shaped.ledger)
-        exchange, model = shaped.seconds - alone.seconds, cost.seconds(pair.shaped.shape)
+        exchange = shaped.seconds - alone.seconds
+        model = cost.seconds(pair.shaped.shape, alone.seconds)
         yield (
             *_start(pair.size, pair.setting),
             *(f"{shaped.rounds}", human_bytes(sent), human_bytes(cost.busiest)),
@@ -148,7 +149,8 @@ LEGEND = (
     f"rounds: measured, of {STEPS} local steps. bytes: of the worker that sent most in a round, by",
     "the ledger; model: of the one that is expected to. compute: seconds of a round where nothing",
     "limits a link; exchange: the rest of a round; model: bytes with all headers / rate, and the",
-    "delays that follow one another. ratio: measured over model.",
+    "delays that follow one another, less what crosses while the next subnet is trained. ratio:",
+    "measured over model.",
 )
 PREDICTION = (
     "PREDICTION, not measured: what the model says of two hidden layers that grow with N, by",

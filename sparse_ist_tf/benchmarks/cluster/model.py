@@ -70,29 +70,45 @@ class Cost(NamedTuple):
         sent: bytes that each worker sends, as its ledger counts them.
         ends: of messages at each worker, each with a key that worker 0 is asked for.
         delays: one way, that follow one another.
+        back: of IST, bytes that a worker sends of each subnet that it has trained.
+        trained: of IST, how many each worker trains, one after another.
     """
 
     sent: np.ndarray
     ends: np.ndarray
     delays: int
+    back: np.ndarray | None = None
+    trained: np.ndarray | None = None
 
     @property
     def busiest(self) -> float:
         """Bytes of the worker that sends most."""
         return float(self.sent.max())
 
-    def seconds(self, shape: LinkShape) -> float:
-        """What the exchange takes where every host has such a link, in both directions.
+    def seconds(self, shape: LinkShape, computing: float = 0.0) -> float:
+        """What the exchange adds to a round where every host has such a link, in both directions.
 
         Args:
             shape: of the links; what is lost is not part of the model.
+            computing: seconds of the round without it. While a worker trains its next subnet, the
+                one before goes back.
         """
         delays = self.delays * shape.delay_s
         if not shape.rate:
             return delays
         # Worker 0 gets more than it answers.
         got = self._with_headers(shape)[0] + self.called_bytes
-        return 8 * max(float(self.wire_bytes(shape).max()), got) / shape.rate + delays
+        whole = 8 * max(float(self.wire_bytes(shape).max()), got) / shape.rate + delays
+        return whole - self._hidden(shape, computing)
+
+    def _hidden(self, shape, computing):
+        """Seconds of the busiest worker in which it both sends and trains."""
+        if self.back is None or self.trained is None:
+            return 0.0
+        busiest = int(self.sent.argmax())
+        count = int(self.trained[busiest])
+        crossing = 8 * float(self.back[busiest]) * _frames(shape) / shape.rate
+        return (count - 1) * min(crossing, computing / count)
 
     def wire_bytes(self, shape: LinkShape) -> np.ndarray:
         """What each worker sends with all headers and calls, as its kernel counts them.
@@ -111,9 +127,13 @@ class Cost(NamedTuple):
         return CALL_BYTES * float(self.ends[1:].sum())
 
     def _with_headers(self, shape):
-        # A frame has headers, and every second one is acknowledged by an empty one.
-        size = shape.mtu + _ETHERNET + (_HEADERS + _ETHERNET) / 2
-        return self.sent * size / (shape.mtu - _HEADERS) + self.ends * MESSAGE_BYTES
+        return self.sent * _frames(shape) + self.ends * MESSAGE_BYTES
+
+
+def _frames(shape: LinkShape) -> float:
+    """Bytes on the wire for one that is sent: with headers, and empty frames that acknowledge."""
+    size = shape.mtu + _ETHERNET + (_HEADERS + _ETHERNET) / 2  # one for every second frame
+    return size / (shape.mtu - _HEADERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +174,7 @@ class Round:
         sent = homes * (out.sum() - out) + (1 - homes) * back + mine * (workers - 1) * report
         ends = 2 * (mine * (workers - 1) + count - mine)
         delays = 2 * (MESSAGE_DELAYS if workers > 2 else PAIR_DELAYS)
-        return Cost(sent, ends, delays)
+        return Cost(sent, ends, delays, (1 - homes) * back / mine, mine)
 
     def diloco(self) -> Cost:
         """Of DiLoCo: every worker gets a slice of all differences, and tells its mean."""

@@ -48,7 +48,7 @@ def bench(monkeypatch, tmp_path):
         if width > 1000:
             raise RunError("no host is so strong")
         cost = grow.Size(cell.num_workers, 8, width).cost(cell.case.setting)
-        seconds = 0.25 + (0 if cell.shape.is_unshaped else cost.seconds(cell.shape))
+        seconds = 0.25 + (0 if cell.shape.is_unshaped else cost.seconds(cell.shape, 0.25))
         sent = tuple(cost.sent.tolist())
         return Measured(3, 2, seconds, sent, sent)
 

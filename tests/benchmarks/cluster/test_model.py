@@ -126,6 +126,15 @@ def test_seconds_are_bytes_and_delays():
     assert least < seconds < 1.15 * least
 
 
+def test_subnets_go_back_while_others_are_trained():
+    link, shape = LINKS["fast"], LinkShape.parse("10mbit")
+    alone, two = (Round(HEAD, count, 4, link).ist() for count in (4, 8))
+    assert alone.seconds(shape, 10.0) == alone.seconds(shape)
+    each = two.seconds(shape) - two.seconds(shape, 10.0)
+    assert each == pytest.approx(two.seconds(shape) / 4, rel=0.05)
+    assert two.seconds(shape) - two.seconds(shape, 0.1) == pytest.approx(0.05)
+
+
 def test_worker_0_is_asked_by_all():
     """Which is more than its subnets, where there are many."""
     head, shape = HeadShape(192, (8000, 8000), 10), LinkShape.parse("10mbit/20ms")
