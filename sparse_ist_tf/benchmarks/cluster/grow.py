@@ -112,12 +112,12 @@ def _lines(pairs: Sequence[Pair], found: Mapping[Cell, Measured]) -> Iterator[tu
             continue
         alone, shaped = found[pair.alone], found[pair.shaped]
         cost, sent = pair.size.cost(pair.setting), max(shaped.ledger)
-        exchange = shaped.seconds - alone.seconds
-        model = cost.seconds(pair.shaped.shape, alone.seconds)
+        exchange = shaped.shortest - alone.shortest
+        model = cost.seconds(pair.shaped.shape, alone.shortest)
         yield (
             *_start(pair.size, pair.setting),
             *(f"{shaped.rounds}", human_bytes(sent), human_bytes(cost.busiest)),
-            *(f"{sent / cost.busiest:.2f}", f"{shaped.seconds:.2f}", f"{alone.seconds:.2f}"),
+            *(f"{sent / cost.busiest:.2f}", f"{shaped.shortest:.2f}", f"{alone.shortest:.2f}"),
             *(f"{exchange:.2f}", f"{model:.2f}", f"{exchange / model:.2f}"),
         )
 
@@ -146,11 +146,11 @@ def _start(size: Size, setting: str) -> tuple[str, ...]:
 
 
 LEGEND = (
-    f"rounds: measured, of {STEPS} local steps. bytes: of the worker that sent most in a round, by",
-    "the ledger; model: of the one that is expected to. compute: seconds of a round where nothing",
-    "limits a link; exchange: the rest of a round; model: bytes with all headers / rate, and the",
-    "delays that follow one another, less what crosses while the next subnet is trained. ratio:",
-    "measured over model.",
+    f"rounds: measured, of {STEPS} local steps. bytes: of the worker that sent most in a round,",
+    "by its ledger, the mean; model: of the one that is expected to. s/round: of the two in a row",
+    "that took the least; compute: the same where nothing limits a link; exchange: the rest of a",
+    "round; model: bytes with all headers / rate, and the delays that follow one another, less what",
+    "crosses while the next subnet is trained. ratio: measured over model.",
 )
 PREDICTION = (
     "PREDICTION, not measured: what the model says of two hidden layers that grow with N, by",

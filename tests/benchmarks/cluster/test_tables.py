@@ -25,7 +25,7 @@ def _log(steps, factor=1):
 
 def test_a_round_is_the_mean_behind_the_first():
     found = mean_of([_log([5] * 4), _log([5] * 4, 2)], 1)
-    assert found == Measured(3, 5, 27 / 3, (110, 220), (200, 400))
+    assert found == Measured(3, 5, 27 / 3, (110, 220), (200, 400), 6.0)
 
 
 def test_a_short_last_round_is_none():
@@ -39,7 +39,7 @@ def _cell(setting, link):
 
 
 def test_what_is_stored_is_found_again(tmp_path):
-    path, found = tmp_path / "cells.jsonl", Measured(3, 5, 9.5, (1, 2.5), (3, 4))
+    path, found = tmp_path / "cells.jsonl", Measured(3, 5, 9.5, (1, 2.5), (3, 4), 9.0)
     cells = [_cell("fast", "unshaped"), _cell("fast", "1mbit"), _cell("local_sgd", "unshaped")]
     Store(path).add(cells[0], found)
     with open(path, "a") as file:
@@ -55,7 +55,7 @@ def test_the_table_multiplies_out():
     }
     found = {"unshaped": 0.5, "1mbit/100ms": 4.0}
     rows = [
-        Row(_cell(setting, link), Measured(3, 5, seconds, (3e5, 4e5), (3.5e5, 4.5e5)))
+        Row(_cell(setting, link), Measured(3, 5, seconds, (3e5, 4e5), (3.5e5, 4.5e5), 0.4))
         for link, seconds in found.items()
         for setting in curves
     ]
@@ -78,7 +78,7 @@ def test_the_table_multiplies_out():
 
 
 def test_without_accuracy_nothing_is_multiplied():
-    row = Row(_cell("fast", "10mbit"), Measured(3, 5, 1.0, (3e5,), (4e5,)))
+    row = Row(_cell("fast", "10mbit"), Measured(3, 5, 1.0, (3e5,), (4e5,), 1.0))
     line = dict(zip(TITLES, rows_of([row], {})[1], strict=True))
     assert line["rounds to"] == line["seconds to"] == line["compute"] == line["exchange"] == ""
 
