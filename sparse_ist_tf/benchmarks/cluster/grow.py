@@ -149,8 +149,8 @@ LEGEND = (
     f"rounds: measured, of {STEPS} local steps. bytes: of the worker that sent most in a round,",
     "by its ledger, the mean; model: of the one that is expected to. s/round: of the two in a row",
     "that took the least; compute: the same where nothing limits a link; exchange: the rest of a",
-    "round; model: bytes with all headers / rate, and the delays that follow one another, less what",
-    "crosses while the next subnet is trained. ratio: measured over model.",
+    "round; model: bytes with all headers / rate, and the delays that follow one another, less",
+    "what crosses while the next subnet is trained. ratio: measured over model.",
 )
 PREDICTION = (
     "PREDICTION, not measured: what the model says of two hidden layers that grow with N, by",
