@@ -67,7 +67,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a round costs, the mean over some.
+    """What a round costs, the mean over some where nothing else is said.
 
     Args:
         rounds: over how many.
@@ -75,6 +75,9 @@ class Measured:
         seconds: from the end of a round to the end of the next one.
         ledger: bytes that each worker sent, as it counts them.
         kernel: bytes that each worker's host sent, as its kernel counts them, with all headers.
+        shortest: seconds of a round in the two in a row that took the least, where the machine had
+            the least else to do. One by itself may be short because the one before ended late.
+            0 where a file doesn't have it.
     """
 
     rounds: int
@@ -82,6 +85,7 @@ class Measured:
     seconds: float
     ledger: tuple[float, ...]
     kernel: tuple[float, ...]
+    shortest: float = 0.0
 
 
 def measure(cell: Cell, workplace: Workplace) -> Measured:
@@ -191,8 +195,8 @@ def mean_of(logs: Sequence[Sequence[dict]], first: int) -> Measured:
         RunError: if too few are left; a last round with fewer steps is not one.
     """
     last = min(len(log) for log in logs)
-    ends = [record["step"] for record in logs[0]]
-    steps = [end - start for start, end in itertools.pairwise(ends)]
+    done = [record["step"] for record in logs[0]]
+    steps = [end - start for start, end in itertools.pairwise(done)]
     while last > first and steps[last - 2] != steps[first - 1]:
         last -= 1
     count = last - first
@@ -201,6 +205,9 @@ def mean_of(logs: Sequence[Sequence[dict]], first: int) -> Measured:
             f"{max(0, count)} rounds to measure behind {first} to warm up: must be at least {LEAST}"
         )
     spans = [(log[first - 1], log[last - 1]) for log in logs]
+
+    ends = [max(record["seconds"] for record in records) for records in zip(*logs, strict=False)]
+    some = ends[first - 1 : last]
 
     def sent(record: dict) -> int:
         return sum(record["sent"].values())
@@ -214,4 +221,5 @@ def mean_of(logs: Sequence[Sequence[dict]], first: int) -> Measured:
             (end["interfaces"]["sent"] - start["interfaces"]["sent"]) / count
             for start, end in spans
         ),
+        min(end - start for start, end in zip(some, some[2:], strict=False)) / 2,
     )

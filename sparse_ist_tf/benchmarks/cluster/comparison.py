@@ -5,11 +5,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sparse_ist_tf.benchmarks.cluster import tables, weak
+from sparse_ist_tf.benchmarks.cluster import grow, tables, weak
 from sparse_ist_tf.benchmarks.cluster.cells import LEAST, Cell, Measured, measure
 from sparse_ist_tf.benchmarks.cluster.figure import accuracy_by_bytes
 from sparse_ist_tf.benchmarks.cluster.hosts.network import CONGESTION, check_machine
-from sparse_ist_tf.benchmarks.cluster.hosts.shapes import LinkShape
+from sparse_ist_tf.benchmarks.cluster.hosts.shapes import UNSHAPED, LinkShape
 from sparse_ist_tf.benchmarks.cluster.settings import DATASETS, LINKS, REFERENCE, SETTINGS
 from sparse_ist_tf.benchmarks.cluster.store import Store
 from sparse_ist_tf.benchmarks.cluster.trainings import Case, Point, curve, encode
@@ -134,6 +134,27 @@ def compare_weak(request: Request, workdir: Path) -> int:
     return bench.status
 
 
+def compare_growth(request: Request, sizes: Sequence[grow.Size], workdir: Path) -> int:
+    """Measures how a round of IST grows, and prints it beside the model's prediction.
+
+    Args:
+        request: what, on one shaped link; of its data sets and numbers of workers nothing is used.
+        sizes: each that is measured.
+        workdir: as of compare.
+
+    Returns:
+        As compare.
+
+    Raises:
+        RequestError: as compare.
+    """
+    request.check()
+    with signals_as_ctrl_c():
+        bench = _Bench(request, Workplace(workdir))
+        bench.compare_growth(sizes)
+    return bench.status
+
+
 class _Bench:
     """Cells and trainings of a request.
 
@@ -179,13 +200,30 @@ class _Bench:
         named = {}
         for link in self.request.links:
             for what, (keys, share) in kinds.items():
-                case = Case(dataset, "ist", (*self.request.overrides, *keys))
+                case = Case(dataset, "fast", (*self.request.overrides, *keys))
                 named[self.request.cell(case, weak.NUM_WORKERS, link, share)] = what
         rows = [(named[cell], tables.Row(cell, found)) for cell, found in self._measured(named)]
         if rows:
             print(f"{dataset}, {weak.NUM_WORKERS} workers, the last held to {weak.SHARE} of a core")
             print(f"fitting: {', '.join(map(str, fitting))}, for {cores} cores")
             print(format_table(tables.weak_rows(rows)), flush=True)
+
+    def compare_growth(self, sizes: Sequence[grow.Size]) -> None:
+        """Measures, and prints what was measured and what is predicted."""
+        (link,) = self.request.links
+        pairs = []
+        for size in sizes:
+            for setting in self.request.settings:
+                case = Case(grow.DATASET, setting, size.keys)
+                cells = (self.request.cell(case, size.num_workers, on) for on in (UNSHAPED, link))
+                pairs.append(grow.Pair(size, setting, *cells))
+        found = dict(self._measured([cell for pair in pairs for cell in (pair.alone, pair.shaped)]))
+        shape = LinkShape.parse(link)
+        print(f"{shape}, TCP {self.request.congestion}, {len(os.sched_getaffinity(0))} cores")
+        print(format_table(grow.rows_of(pairs, found)))
+        print("\n".join(grow.LEGEND))
+        print("\n".join(grow.PREDICTION))
+        print(format_table(grow.predicted_rows(self.request.settings, shape)), flush=True)
 
     def _curves(self, dataset: str) -> Mapping[str, Sequence[Point]]:
         """Accuracy by round of all settings that could be trained; none without the reference."""
@@ -213,7 +251,7 @@ class _Bench:
             yield cell, found
 
     def _measure(self, cell: Cell) -> Measured:
-        encode(self.workplace, Case(cell.case.dataset, "ist", self.request.overrides))
+        encode(self.workplace, Case(cell.case.dataset, "fast", self.request.overrides))
         found = measure(cell, self.workplace)
         self.store.add(cell, found)
         return found

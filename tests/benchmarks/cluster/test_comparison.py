@@ -21,7 +21,7 @@ from tests.benchmarks.cluster.possible import needs_hosts
 pytestmark = needs_hosts
 _COMMAND = (
     *(sys.executable, "-m", "sparse_ist_tf.benchmark", "cluster", "--dataset=digits"),
-    *("--num_workers=2", "--noaccuracy", "--settings=ist"),
+    *("--num_workers=2", "--noaccuracy", "--settings=fast"),
     "--override=encoder.weights=random:vit_pico",
     "--override=head.hidden=(48,32)",
     "--override=ist.local_steps=4",
@@ -65,7 +65,7 @@ def test_a_second_call_measures_nothing_again(workdir):
     assert time.monotonic() - start < 20
     assert done.returncode == 0
     seconds = _cells(workdir)[0]["measured"]["seconds"]
-    assert f"2 workers, 10mbit/5ms, ist: {seconds:.2f} s a round" in done.stdout
+    assert f"2 workers, 10mbit/5ms, fast: {seconds:.2f} s a round" in done.stdout
     assert re.search(r"^ +link +setting .* seconds to", done.stdout, re.M)
     assert "multiplied" in done.stdout
     assert len(_cells(workdir)) == 1
@@ -126,14 +126,14 @@ def _words(pid):
 def test_a_training_that_fails_is_told(workdir):
     done = _run(workdir, "--links=unshaped", "--rounds=2", "--override=batch_size=0")
     assert done.returncode == 1
-    assert re.search(r"^failed: .*unshaped, ist: .*batch_size=0", done.stdout, re.M)
+    assert re.search(r"^failed: .*unshaped, fast: .*batch_size=0", done.stdout, re.M)
 
 
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
         ("--links=fast", "--links=fast: must be unshaped, or"),
-        ("--settings=thinner", "--settings=thinner: must be some of ist, "),
+        ("--settings=thinner", "--settings=thinner: must be some of fast, "),
         ("--dataset=digit", "did you mean 'digits'?"),
         ("--num_workers=1", "--num_workers=1: must be whole numbers in [2, 16]"),
         ("--rounds=1", "--rounds=1: must be 0, or at least 2"),

@@ -25,7 +25,7 @@ def _log(steps, factor=1):
 
 def test_a_round_is_the_mean_behind_the_first():
     found = mean_of([_log([5] * 4), _log([5] * 4, 2)], 1)
-    assert found == Measured(3, 5, 27 / 3, (110, 220), (200, 400))
+    assert found == Measured(3, 5, 27 / 3, (110, 220), (200, 400), 6.0)
 
 
 def test_a_short_last_round_is_none():
@@ -39,8 +39,8 @@ def _cell(setting, link):
 
 
 def test_what_is_stored_is_found_again(tmp_path):
-    path, found = tmp_path / "cells.jsonl", Measured(3, 5, 9.5, (1, 2.5), (3, 4))
-    cells = [_cell("ist", "unshaped"), _cell("ist", "1mbit"), _cell("local_sgd", "unshaped")]
+    path, found = tmp_path / "cells.jsonl", Measured(3, 5, 9.5, (1, 2.5), (3, 4), 9.0)
+    cells = [_cell("fast", "unshaped"), _cell("fast", "1mbit"), _cell("local_sgd", "unshaped")]
     Store(path).add(cells[0], found)
     with open(path, "a") as file:
         file.write('{"digest": "half a')
@@ -49,36 +49,36 @@ def test_what_is_stored_is_found_again(tmp_path):
 
 def test_the_table_multiplies_out():
     curves = {
-        "ist": [Point(2, 0.5), Point(4, 0.9), Point(6, 0.7)],
+        "fast": [Point(2, 0.5), Point(4, 0.9), Point(6, 0.7)],
         "data_parallel": [Point(20, 0.85), Point(40, 0.8)],
         "local_sgd": [Point(2, 0.5), Point(4, 0.6)],
     }
     found = {"unshaped": 0.5, "1mbit/100ms": 4.0}
     rows = [
-        Row(_cell(setting, link), Measured(3, 5, seconds, (3e5, 4e5), (3.5e5, 4.5e5)))
+        Row(_cell(setting, link), Measured(3, 5, seconds, (3e5, 4e5), (3.5e5, 4.5e5), 0.4))
         for link, seconds in found.items()
         for setting in curves
     ]
     table = [dict(zip(TITLES, line, strict=True)) for line in rows_of(rows, curves)[1:]]
     thin = {line["setting"]: line for line in table if line["link"] == "1mbit/100ms"}
-    assert thin["ist"]["compute"] == "0.50"
-    assert thin["ist"]["exchange"] == "3.50"
-    assert thin["ist"]["model"] == "3.40"  # 3.2 s and two delays
-    assert [thin["ist"][f"{what} to"] for what in ("rounds", "seconds", "sent")] == [
+    assert thin["fast"]["compute"] == "0.50"
+    assert thin["fast"]["exchange"] == "3.50"
+    assert thin["fast"]["model"] == "3.40"  # 3.2 s and two delays
+    assert [thin["fast"][f"{what} to"] for what in ("rounds", "seconds", "sent")] == [
         *("4", "16", "1.6 MB")
     ]
     assert thin["data_parallel"]["seconds to"] == "80"
     assert thin["local_sgd"]["seconds to"] == "never"
     assert table[0]["exchange"] == table[0]["model"] == ""
     assert accuracy_rows(curves)[1:] == [
-        ("ist", "6", "70.00%", "90.00%", "4"),
+        ("fast", "6", "70.00%", "90.00%", "4"),
         ("data_parallel", "40", "80.00%", "85.00%", "20"),
         ("local_sgd", "4", "60.00%", "60.00%", "never"),
     ]
 
 
 def test_without_accuracy_nothing_is_multiplied():
-    row = Row(_cell("ist", "10mbit"), Measured(3, 5, 1.0, (3e5,), (4e5,)))
+    row = Row(_cell("fast", "10mbit"), Measured(3, 5, 1.0, (3e5,), (4e5,), 1.0))
     line = dict(zip(TITLES, rows_of([row], {})[1], strict=True))
     assert line["rounds to"] == line["seconds to"] == line["compute"] == line["exchange"] == ""
 
