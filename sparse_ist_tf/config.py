@@ -251,14 +251,14 @@ def completed(config: Mapping) -> ConfigDict:
     told = {name: encoder.pop(name, 0) for name in _OF_THE_WEIGHTS}
     if told := {name: value for name, value in told.items() if value}:
         encoder["weights"] += f"?{urlencode(told)}"
-    config = get_config()
-    for key, before in _LATER.items():
-        assign(config, key, before)
-    config = updated(config, stored | {"encoder": encoder})
+    found = get_config()
+    for name, before in _LATER.items():
+        assign(found, name, before)
+    found = updated(found, stored | {"encoder": encoder})
     for key in _later_keys():
-        if not is_used(config, key):
-            assign(config, key.name, key.default)
-    return config
+        if not is_used(found, key):
+            assign(found, key.name, key.default)
+    return found
 
 
 def _later_keys() -> list[Key]:

@@ -6,7 +6,8 @@ import tensorflow as tf
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.ist.exchange.checkpoints import gather, scatter
 from sparse_ist_tf.ist.exchange.parcels import return_what_is_freed
-from sparse_ist_tf.ist.exchange.transfers import Arrays, Dealt, Exchange, Learnt, Report
+from sparse_ist_tf.ist.exchange.places import Dealt
+from sparse_ist_tf.ist.exchange.transfers import Arrays, Exchange, Learnt, Report
 from sparse_ist_tf.ist.exchange.variables import per_worker_variable
 from sparse_ist_tf.ist.head import HeadSpec, init_blocks
 from sparse_ist_tf.ist.local import Batches, SlotOptimizer, make_steps_in_place

@@ -233,13 +233,13 @@ class Link:
 
         The others would take for lost who ends while its last message is still on the way.
         """
-        word, purpose = np.ones(1, np.int32), "control"
+        word = np.ones(1, np.int32)
         others = range(1, self.num_workers) if self.chief else [self.worker] if self.worker else []
         with contextlib.suppress(tf.errors.OpError):  # who is gone by now has all that it needs
             for worker in others:
-                self.pass_on(word, worker, 0, purpose=purpose)
+                self.pass_on(word, worker, 0, purpose="control")
             for worker in others:
-                self.pass_on(word, 0, worker, purpose=purpose)
+                self.pass_on(word, 0, worker, purpose="control")
 
     def pass_on(self, array: "Parcel", source: int, target: int, *, purpose: Purpose) -> np.ndarray:
         """Sends an array from one worker to another; called by these two alone.
