@@ -97,7 +97,8 @@ def subnet_flops(trainer: "IstTrainer") -> float:
     A kernel takes part in three of them, but the features need no gradient.
     """
     entries = 0
-    for shapes in trainer.shapes.values():
+    for columns in trainer.subnets.values():
+        shapes = (variable.shape for variable, *_ in columns)
         first, *others = (a * b for a, b in (s for s in shapes if len(s) == 2))
         entries += 2 * first + 3 * sum(others)
     return 2.0 * trainer.options.batch_size * entries

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 from ml_collections import ConfigDict
 
-from sparse_ist_tf.allowed import Number, Numbers
+from sparse_ist_tf.allowed import Number, Numbers, Value
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.keys import (
     Key,
@@ -77,7 +77,7 @@ _UNITS = (
 # Keys of 0.1.0 that are part of encoder.weights, and what they were where they said nothing.
 _OF_THE_WEIGHTS = {"num_heads": 0, "qk_scale": 0.0, "epsilon": 0.0}
 # Keys that came later, and what runs before them did; names are made only of what differs.
-_LATER = {
+_LATER: dict[str, Value] = {
     "ist.link": "fast",
     **{f"ist.exchange.{name}": AUTO for name in EXCHANGE},
     "ist.outer_learning_rate": 0.7,

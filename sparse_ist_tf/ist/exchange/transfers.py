@@ -285,7 +285,8 @@ class Exchange:
 
     def _give(self, places, message, lowered, report) -> list[tf.Operation]:
         """Sends a parcel home."""
-        ends, subnet, k = [], *message
+        subnet, k = message
+        ends: list[tf.Operation] = []
         for worker in range(self.link.num_workers):
             rows = lowered
             if self.link.num_workers > 1:
