@@ -6,7 +6,8 @@ import tensorflow as tf
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.ist.exchange.checkpoints import gather, scatter
 from sparse_ist_tf.ist.exchange.parcels import return_what_is_freed
-from sparse_ist_tf.ist.exchange.transfers import Arrays, Dealt, Exchange, Learnt, Report
+from sparse_ist_tf.ist.exchange.places import Dealt
+from sparse_ist_tf.ist.exchange.transfers import Arrays, Exchange, Learnt, Report
 from sparse_ist_tf.ist.exchange.variables import per_worker_variable
 from sparse_ist_tf.ist.head import HeadSpec, init_blocks
 from sparse_ist_tf.ist.local import Batches, SlotOptimizer, make_steps_in_place
@@ -59,9 +60,8 @@ class IstTrainer(Trainer):
             return tuple(s if layer is None else layers[layer][subnet] for s, layer in pairs)
 
         config = options.optimizer_config()
-        optimizers = {
-            n: SlotOptimizer(config, [block_shape(part, n) for part in specs]) for n in self.mine
-        }
+        self.shapes = {n: [block_shape(part, n) for part in specs] for n in self.mine}
+        optimizers = {n: SlotOptimizer(config, self.shapes[n]) for n in self.mine}
         # A hosted subnet while it trains: of each parameter the weight and its moments.
         self.subnets = {
             n: [optimizer.columns(i) for i in range(len(specs))]

@@ -13,7 +13,8 @@ from sparse_ist_tf.ist.exchange import transfers as transfers_module
 from sparse_ist_tf.ist.exchange import variables
 from sparse_ist_tf.ist.exchange.checkpoints import gather, scatter
 from sparse_ist_tf.ist.exchange.parameters import Forms
-from sparse_ist_tf.ist.exchange.transfers import Dealt, Exchange, Learnt, Report
+from sparse_ist_tf.ist.exchange.places import Dealt
+from sparse_ist_tf.ist.exchange.transfers import Exchange, Learnt, Report
 from sparse_ist_tf.ist.head import HeadSpec
 from sparse_ist_tf.ist.partition import hosted_subnets, make_partition, subnet_sizes
 from sparse_ist_tf.ist.wholes import Wholes
