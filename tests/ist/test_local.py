@@ -8,12 +8,15 @@ import tensorflow as tf
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.ist.head import fold, hidden_statistics, logits
 from sparse_ist_tf.ist.local import (
+    Batches,
     LossOptions,
     SlotOptimizer,
     SubnetState,
     forward,
     logit_adjustments,
     loss_and_gradients,
+    make_local_steps,
+    make_steps_in_place,
 )
 
 SHAPES = [(5, 4), (4,), (4, 3), (3,)]
@@ -46,6 +49,32 @@ def test_updates_equal_keras(name):
         weights, slots = ours.apply(tf.constant(step), tf.constant(0.01), grads, state)
     for got, want in zip(weights, variables, strict=True):
         np.testing.assert_allclose(got.numpy(), np.asarray(want), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "clipped adam"])
+def test_steps_in_place_are_the_function_of_tensors_bit_for_bit(name):
+    config, rng = keras.optimizers.serialize(OPTIMIZERS[name]), np.random.default_rng(0)
+    ours, options = SlotOptimizer(config, SHAPES), LossOptions([2.0])
+    rows = tf.constant(rng.integers(0, 30, (3, 8)), tf.int32)
+    features = tf.constant(rng.normal(size=(30, 5)), tf.float32)
+    labels = tf.constant(rng.integers(0, 3, 30), tf.int32)
+    batches = Batches(features, labels, rows, tf.constant([0.1, 0.2, 0.3]))
+    weights, slots = _weights(rng), [[tf.zeros(shape)] * ours.num_slots for shape in SHAPES]
+    columns = [ours.columns(i) for i in range(len(SHAPES))]
+    for (weight, *_), value in zip(columns, weights, strict=True):
+        weight.assign(value)
+
+    def both(batches):
+        state = SubnetState(weights, slots)
+        wanted = make_local_steps(ours, options)(state, batches, 4, 4)
+        return wanted, make_steps_in_place(ours, options)(batches, 4, 4)
+
+    (state, *wanted), found = tf.function(both, autograph=False)(batches)
+    for got, want in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(got, want)
+    for variables, weight, moments in zip(columns, *state, strict=True):
+        for variable, want in zip(variables, [weight, *moments], strict=True):
+            np.testing.assert_array_equal(variable.numpy(), want.numpy())
 
 
 def test_an_optimizer_whose_moments_cannot_travel_is_refused():

@@ -1,4 +1,4 @@
-"""Who holds which neuron in a round, and where home shards keep it."""
+"""Where the neurons of a round are: which subnet holds them, and which worker keeps them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -286,7 +286,7 @@ class Exchange:
     def _give(self, places, message, lowered, report) -> list[tf.Operation]:
         """Sends a parcel home."""
         subnet, k = message
-        ends: list[tf.Operation] = []
+        ends = []
         for worker in range(self.link.num_workers):
             rows = lowered
             if self.link.num_workers > 1:
