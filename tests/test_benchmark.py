@@ -32,8 +32,8 @@ def _flops_of(graph):
 def test_a_steps_work_is_that_of_its_graph():
     trainer = _trainer(2, 20, Link.alone())
     total = 0
-    for shapes in trainer.shapes.values():
-        weights = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
+    for columns in trainer.subnets.values():
+        weights = [tf.TensorSpec(variable.shape, tf.float32) for variable, *_ in columns]
         batch = tf.TensorSpec((64, 192), tf.float32), tf.TensorSpec((64,), tf.int32)
         step = tf.function(lambda w, x, y: loss_and_gradients(w, x, y, LossOptions((2.0, 2.0))))
         total += _flops_of(step.get_concrete_function(weights, *batch).graph)
