@@ -60,8 +60,9 @@ class IstTrainer(Trainer):
             return tuple(s if layer is None else layers[layer][subnet] for s, layer in pairs)
 
         config = options.optimizer_config()
-        self.shapes = {n: [block_shape(part, n) for part in specs] for n in self.mine}
-        optimizers = {n: SlotOptimizer(config, self.shapes[n]) for n in self.mine}
+        optimizers = {
+            n: SlotOptimizer(config, [block_shape(part, n) for part in specs]) for n in self.mine
+        }
         # A hosted subnet while it trains: of each parameter the weight and its moments.
         self.subnets = {
             n: [optimizer.columns(i) for i in range(len(specs))]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sparse_ist_tf.benchmarks.cluster import grow, tables, weak
@@ -105,12 +105,7 @@ def compare(request: Request, workdir: Path) -> int:
     Raises:
         RequestError: if the request can't be met, or this machine can't have hosts.
     """
-    request.check()
-    with signals_as_ctrl_c():
-        bench = _Bench(request, Workplace(workdir))
-        for dataset in request.datasets:
-            bench.compare_dataset(dataset)
-    return bench.status
+    return _run(request, workdir, lambda bench: map(bench.compare_dataset, request.datasets))
 
 
 def compare_weak(request: Request, workdir: Path) -> int:
@@ -126,12 +121,7 @@ def compare_weak(request: Request, workdir: Path) -> int:
     Raises:
         RequestError: as compare.
     """
-    request.check()
-    with signals_as_ctrl_c():
-        bench = _Bench(request, Workplace(workdir))
-        for dataset in request.datasets:
-            bench.compare_weak(dataset)
-    return bench.status
+    return _run(request, workdir, lambda bench: map(bench.compare_weak, request.datasets))
 
 
 def compare_growth(request: Request, sizes: Sequence[grow.Size], workdir: Path) -> int:
@@ -148,10 +138,16 @@ def compare_growth(request: Request, sizes: Sequence[grow.Size], workdir: Path) 
     Raises:
         RequestError: as compare.
     """
+    return _run(request, workdir, lambda bench: map(bench.compare_growth, [sizes]))
+
+
+def _run(request: Request, workdir: Path, parts: Callable[["_Bench"], Iterable[None]]) -> int:
+    """Makes all parts of a comparison, if it can be met."""
     request.check()
     with signals_as_ctrl_c():
         bench = _Bench(request, Workplace(workdir))
-        bench.compare_growth(sizes)
+        for _ in parts(bench):
+            pass
     return bench.status
 
 
