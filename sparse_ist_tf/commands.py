@@ -59,6 +59,8 @@ def run(
             if "config" in flags.FLAGS and flags.FLAGS["config"].value is not None:
                 flags.FLAGS["config"].value.keys()  # a file that isn't there raises only here
             return rest
+        except SystemExit:  # what --help asked for is printed; absl would call that a failure
+            raise SystemExit(0) from None
         except Exception as error:
             raise SystemExit(say(_flag_error(error, argv, names))) from None
 

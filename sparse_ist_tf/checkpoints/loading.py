@@ -1,6 +1,7 @@
 """An encoder's weights, loaded from wherever a user names them."""
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.encoder.positions import big_vision_positions
 from sparse_ist_tf.encoder.presets import PRESETS
 from sparse_ist_tf.encoder.spec import ACTIVATIONS, POOLS, ViTSpec
-from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.errors import RequestError, did_you_mean
 from sparse_ist_tf.streams import Stream
 
 DTYPES = ("float32", "bfloat16")
@@ -104,7 +105,27 @@ def load_encoder(
         return load(rest, name=weights, dtype=dtype, **given, **overrides)
     except (RequestError, TypeError, ValueError) as error:
         text = "".join(c if c.isprintable() else " " for c in str(error))  # names may be damaged
-        raise RequestError(f"encoder.weights={weights!r}: {text[:_MOST_TEXT]}") from None
+        near = did_you_mean_weights(weights)
+        raise RequestError(f"encoder.weights={weights!r}: {text[:_MOST_TEXT]}{near}") from None
+
+
+def did_you_mean_weights(weights: str) -> str:
+    """The end of a message about weights that can't be loaded.
+
+    Returns:
+        A question with the nearest of those that need no file or hub, as errors.did_you_mean; ""
+        where none is near, and where `weights` is one of them, or a file.
+    """
+    source = weights.partition("?")[0]
+    known = [f"packaged:{path.stem}" for path in sorted(PACKAGED.glob("*.safetensors"))]
+    known += [f"random:{preset}" for preset in PRESETS]
+    if source in known or Path(source).exists():
+        return ""
+    if ":" in source:
+        return did_you_mean(source, known)
+    by_name = {name.partition(":")[2]: name for name in reversed(known)}  # packaged ones first
+    near = difflib.get_close_matches(source, by_name, 1)
+    return did_you_mean(by_name[near[0]], known) if near else ""
 
 
 def load_configured(config: Mapping[str, Any]) -> FrozenEncoder:
