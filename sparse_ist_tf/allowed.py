@@ -16,13 +16,20 @@ class Allowed(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """One of some words; one such as "folder:PATH" stands for whatever is filled in there."""
+    """One of some words; one such as "folder:PATH" stands for whatever is filled in there.
+
+    Args:
+        words: what people are told of.
+        untold: others, which a program makes.
+    """
 
     words: tuple[str, ...]
+    untold: tuple[str, ...] = ()
 
     def __contains__(self, value: str) -> bool:
         kind, _, part = value.partition(":")
-        return value in self.words or any(part and w.startswith(f"{kind}:") for w in self.words)
+        words = self.words + self.untold
+        return value in words or any(part and word.startswith(f"{kind}:") for word in words)
 
     def __str__(self) -> str:
         return f"one of {', '.join(self.words)}"

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 from ml_collections import ConfigDict
 
-from sparse_ist_tf.allowed import Number, Numbers, Value
+from sparse_ist_tf.allowed import Number, Numbers, OneOf, Value
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.keys import (
     Key,
@@ -47,6 +47,7 @@ LINKS = {
     "thin": LinkSetting("bfloat16", "int4", "reset", "halvings", 100),
     "fast": LinkSetting("float32", "float32", "float32", "float32", 20),
 }
+DATASETS = ("mnist5k", "digits", "cifar10", "resisc45", "aid", "folder:PATH")
 AUTO = "auto"  # as ist.link says
 INITIALIZERS = (
     "subnet_he_normal",
@@ -135,8 +136,7 @@ def table() -> list[Key]:
     ]
     return [
         Key("seed", 0, Number(0), "of masks, partitions, batches and initial weights"),
-        choice("dataset.name",
-            ("mnist5k", "digits", "cifar10", "resisc45", "aid", "folder:PATH"), "the images"),
+        Key("dataset.name", DATASETS[0], OneOf(DATASETS, ("arrays:DIGEST",)), "the images"),
         Key("dataset.data_dir", "", None,
             "where TFDS looks; else $SPARSE_IST_DATA or its own place"),
         Key("dataset.split_seed", 0, Number(0), "of the split where the data has none", split),

@@ -142,7 +142,11 @@ def check(config: ConfigDict, keys: Sequence[Key]) -> None:
     for key in keys:
         value = lookup(config, key.name)
         if key.allowed is not None and value not in key.allowed:
-            near = did_you_mean(str(value), key.allowed.words) if isinstance(key.allowed, OneOf) else ""
+            near = (
+                did_you_mean(str(value), key.allowed.words)
+                if isinstance(key.allowed, OneOf)
+                else ""
+            )
             raise RequestError(f"{key.name}={value!r}: must be {key.allowed}{near}")
     for key in _unused(config, keys):
         value = lookup(config, key.name)

@@ -40,6 +40,7 @@ ROOMS = (
     "pretraining",
     "benchmarks",
     "studies",
+    "face",
     "commands",
 )
 # Of what lies straight in the package these are the ground, the others commands.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sparse_ist_tf.errors import RequestError, warn
+from sparse_ist_tf.inputs import arrays
 from sparse_ist_tf.inputs.decoding import image_errors, readable
 from sparse_ist_tf.inputs.folder import load_folder, stratified_split
 from sparse_ist_tf.inputs.mnist import load_mnist5k
@@ -60,6 +61,8 @@ def load(
         )
     if name in IN_PACKAGES:
         return _load_packaged(name, split_seed)
+    if name.startswith(arrays.PREFIX):
+        return arrays.held(name)
     if name.startswith("folder:"):
         splits = load_folder(name.removeprefix("folder:"), split_seed)
     elif name in NAMES:

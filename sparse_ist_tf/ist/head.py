@@ -327,3 +327,11 @@ def build_model(parameters: Mapping[str, np.ndarray], name: str = "head") -> ker
         model.add(layer)
         layer.set_weights([kernel, parameters[f"dense_{i}/bias"]])
     return model
+
+
+def parameters_of(model: keras.Model) -> dict[str, np.ndarray]:
+    """A head's parameters, the inverse of build_model: float32 arrays by name."""
+    out = {}
+    for i, layer in enumerate(model.layers):
+        out[f"dense_{i}/kernel"], out[f"dense_{i}/bias"] = layer.get_weights()
+    return out
