@@ -1,7 +1,9 @@
 """An encoder: a model with trained weights, and what the images that it sees must look like."""
 
+import contextlib
 import dataclasses
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping
 
@@ -203,17 +205,37 @@ def keras_encoder(
         model: built, with weights.
         preprocessing: of the images.
         name: what the weights were asked for by.
-        architecture: what tells it from others with the same weights; its class and sizes where
-            empty.
+        architecture: what tells it from others with the same weights; where empty its class, sizes
+            and configuration, and the source of classes that aren't Keras'.
         notes: what is worth telling.
 
     Raises:
         RequestError: if a weight is not finite.
     """
-    sizes = (model.image_size, model.patch_size, model.feature_dim)
     arrays = {v.path: keras.ops.convert_to_numpy(v) for v in model.variables}
-    digest = _digest(architecture or f"{type(model).__qualname__} {sizes}", arrays)
+    digest = _digest(architecture or _architecture(model), arrays)
     return Encoder(model, preprocessing or Preprocessing(), digest, name, notes)
+
+
+def _architecture(model: EncoderModel) -> str:
+    """What tells a model from others with the same weights, as far as it can be told."""
+    parts = [type(model).__qualname__, model.image_size, model.patch_size, model.feature_dim]
+    with contextlib.suppress(Exception):  # whatever a model's own get_config raises
+        config = keras.saving.serialize_keras_object(model)
+        parts.append(json.dumps(_without_names(config), sort_keys=True, default=str))
+    layers = [model, *getattr(model, "_flatten_layers", lambda: ())()]
+    own = {type(layer) for layer in layers if not type(layer).__module__.startswith("keras.")}
+    for layer in sorted(own, key=lambda kind: kind.__qualname__):
+        with contextlib.suppress(OSError, TypeError):  # typed into a console
+            parts.append(inspect.getsource(layer))
+    return "\n".join(map(str, parts))
+
+
+def _without_names(config):
+    """A configuration without names, which count how many layers a process has made."""
+    if isinstance(config, dict):
+        return {key: _without_names(value) for key, value in config.items() if key != "name"}
+    return [_without_names(x) for x in config] if isinstance(config, list | tuple) else config
 
 
 def vit_encoder(encoder: FrozenEncoder, wanted: str) -> ViTEncoder:

@@ -193,9 +193,12 @@ class IstClassifier:
         stack = contextlib.ExitStack()
         config.dataset.name = hold(splits)
         stack.callback(release, config.dataset.name)
-        folder = Path(workdir) if workdir else None
-        if folder is None:
-            folder = Path(stack.enter_context(_Folder())) / "run"
+        folder = Path(stack.enter_context(_Folder()))
+        if config.encoder.weights.startswith(
+            "held:"
+        ):  # code that changes can't be told from its name
+            config.features.cache_dir = str(folder / "features")
+        folder = Path(workdir) if workdir else folder / "run"
         with told(verbose):
             run = train(config, folder)
         if self._kept:

@@ -171,7 +171,7 @@ class Encoder(keras.layers.Layer):
         std: tuple[float, float, float] | None = None,
         **kwargs: Any,
     ):
-        super().__init__(trainable=False, **kwargs, autocast=False)
+        super().__init__(**kwargs, autocast=False)
         if isinstance(source, str):
             loaded = load_encoder(source, image_size=image_size, mean=mean, std=std)
         else:
@@ -189,16 +189,26 @@ class Encoder(keras.layers.Layer):
             **kwargs: of keras.layers.Layer.
         """
         encoder = cls.__new__(cls)
-        keras.layers.Layer.__init__(encoder, trainable=False, autocast=False, **kwargs)
+        keras.layers.Layer.__init__(encoder, autocast=False, **kwargs)
         encoder._take(loaded)
         return encoder
 
     def _take(self, loaded: Loaded) -> None:
         self.loaded, self.network = loaded, loaded.model
-        self.network.trainable = False
+        for value in (True, False):  # one that was saved as frozen has trainable variables
+            self.network.trainable = value
         self.image_size, self.patch_size = loaded.image_size, loaded.patch_size
         self.feature_dim = loaded.feature_dim
         self.built = True
+
+    @property
+    def trainable(self) -> bool:
+        """False: a model that is loaded makes all of its layers trainable, but for this one."""
+        return False
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        pass
 
     def visible_patches(
         self, mask_ratio: float, kind: str = "shared", **options: Any

@@ -1,6 +1,7 @@
 """A training in this process, for programs that want the built run."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -55,7 +56,8 @@ def hold_encoder(encoder: Encoder) -> str:
     if not encoder.digest:  # its weights came with a .keras file
         told = keras_encoder(encoder.model, encoder.preprocessing, name=encoder.name)
         encoder = dataclasses.replace(encoder, digest=told.digest)
-    name = f"held:{encoder.digest[:16]}"
+    plain = re.sub(r"\W+", "_", encoder.name.rpartition(":")[2])
+    name = f"held:{plain}-{encoder.digest[:8]}"
     _ENCODERS[name] = encoder
     return name
 

@@ -1,5 +1,6 @@
 """Images that a Python program holds, as a data set of its process."""
 
+import collections
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from sparse_ist_tf.inputs.split import ArraySource, Split, digest
 
 PREFIX = "arrays:"  # of `dataset.name`
 _HELD: dict[str, dict[str, Split]] = {}
+_COUNTS: collections.Counter[str] = collections.Counter()  # how often each is held
 
 
 def array_split(
@@ -49,6 +51,7 @@ def hold(splits: dict[str, Split]) -> str:
     contents = digest(*(splits[part].fingerprint for part in sorted(splits)))
     name = PREFIX + contents[:16]
     _HELD[name] = splits
+    _COUNTS[name] += 1
     return name
 
 
@@ -67,5 +70,7 @@ def held(name: str) -> dict[str, Split]:
 
 
 def release(name: str) -> None:
-    """Forgets splits, and with them their images."""
-    _HELD.pop(name, None)
+    """Forgets splits, and with them their images, once for each time that they were held."""
+    _COUNTS[name] -= 1
+    if _COUNTS[name] <= 0:
+        _HELD.pop(name, None)

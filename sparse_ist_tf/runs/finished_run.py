@@ -17,6 +17,7 @@ from sparse_ist_tf.config import completed, identity, ist_options
 from sparse_ist_tf.encoder.bundle import vit_encoder
 from sparse_ist_tf.encoder.features import make_encode
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.inputs.arrays import PREFIX
 from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.ist.head import extract, logits
 from sparse_ist_tf.ist.partition import Partition
@@ -105,9 +106,10 @@ class FinishedRun:
     @property
     def prefix(self) -> str:
         """What the names of files begin with: data set, encoder and mask ratio in percent."""
-        data = Path(self.config.dataset.name.removeprefix("folder:")).name or "folder"
+        name = self.config.dataset.name
+        data = "arrays" if name.startswith(PREFIX) else Path(name.removeprefix("folder:")).name
         encoder = Path(parse_weights(self.config.encoder.weights)[0].rpartition(":")[2]).stem
-        return f"{data}_{encoder}_m{round(100 * self.config.masks.ratio)}"
+        return f"{data or 'folder'}_{encoder}_m{round(100 * self.config.masks.ratio)}"
 
     @property
     def digest(self) -> str:

@@ -24,8 +24,18 @@ def test_its_cells_run_in_order_and_its_classifiers_learn(monkeypatch, tmp_path)
                 continue
             exec("\n".join(lines), scope)
             values.append(eval(last, scope))
-    accuracies = [value["accuracy"] for value in values if isinstance(value, dict) and "loss" in value]
+    accuracies = [
+        value["accuracy"] for value in values if isinstance(value, dict) and "loss" in value
+    ]
     assert len(accuracies) == 3
     assert min(accuracies) > 0.7
-    assert (8, 96) in [tuple(shape) for value in values if isinstance(value, tuple) for shape in value if not isinstance(shape, np.ndarray)]
-    assert any(isinstance(value, list) and value and value[0].endswith(".tflite") for value in values)
+    assert (8, 96) in [
+        tuple(shape)
+        for value in values
+        if isinstance(value, tuple)
+        for shape in value
+        if not isinstance(shape, np.ndarray)
+    ]
+    assert any(
+        isinstance(value, list) and value and value[0].endswith(".tflite") for value in values
+    )
