@@ -28,7 +28,7 @@ def test_its_cells_run_in_order_and_its_classifiers_learn(monkeypatch, tmp_path)
         value["accuracy"] for value in values if isinstance(value, dict) and "loss" in value
     ]
     assert len(accuracies) == 3
-    assert min(accuracies) > 0.7
+    assert min(accuracies) > 0.6
     assert (8, 96) in [
         tuple(shape)
         for value in values
