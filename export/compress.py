@@ -22,6 +22,7 @@ import numpy as np
 from sparse_ist_tf.errors import RequestError, RunError
 
 _NEEDED = ("tensorflow_model_optimization", "tf_keras")
+_ENVIRONMENT = {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,7 @@ def compress(
         options = json.dumps(dataclasses.asdict(compression))
         done = subprocess.run(
             [sys.executable, "-m", __name__, str(before), str(after), options],
-            env={**os.environ, "TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"},
+            env={**os.environ, **_ENVIRONMENT, "KERAS_HOME": folder},  # not its keras.json
             capture_output=True,
             text=True,
             check=False,

@@ -1,6 +1,8 @@
 """How every command starts and ends."""
 
 import contextlib
+import io
+import json
 import os
 import re
 import sys
@@ -12,6 +14,10 @@ from ml_collections.config_flags import config_flags
 
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.keys import as_help, no_such_key
+
+# For LiteRT and gRPC, too; who wants to see their logs says so in the environment.
+_SILENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "NONE"}
+_FLOATS = ("float16", "float32", "float64")
 
 flags.disclaim_key_flags()  # --help shows a command's flags as its own
 
@@ -36,7 +42,8 @@ def run(
         config: the default of --config, with get_config() and table(); there is no such
             flag where None.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    use_utf8()
+    settle()
     logging.set_verbosity(logging.WARNING)
     names = [key.name for key in config.table()] if config else []
     try:
@@ -65,11 +72,8 @@ def run(
             raise SystemExit(say(_flag_error(error, argv, names))) from None
 
     def guarded(argv):
-        backend = os.environ.get("KERAS_BACKEND") or backends[0]
         try:
-            if backend not in backends:
-                allowed = " or ".join(backends)
-                raise RequestError(f"KERAS_BACKEND={backend}: must be {allowed} for this command")
+            settle_keras(backends)
             if unknown := [word for word in argv[1:] if word not in words]:
                 allowed = f"; must be some of {', '.join(words)}" if words else ""
                 raise RequestError(f"{unknown[0]!r}: flags begin with --{allowed}")
@@ -102,11 +106,73 @@ def _flag_error(error: Exception, argv: list[str], names: Sequence[str]) -> Requ
     return RequestError(f"{where}: {last}")
 
 
+def use_utf8() -> None:
+    """Starts this process's program again in Python's UTF-8 mode, where names aren't UTF-8.
+
+    In an ASCII locale that isn't coerced TensorFlow and JSON would see other names than the disk.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def settle() -> None:
+    """Makes the terminal and libraries' logs as commands need them, whatever others left.
+
+    What a terminal can't show is escaped, and Matplotlib draws without a notebook's windows.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    os.environ["MPLBACKEND"] = "agg"
+    for name, value in _SILENT.items():
+        os.environ.setdefault(name, value)
+
+
+def settle_keras(backends: Sequence[str] = ("tensorflow",)) -> None:
+    """Says which backend Keras is to run on, before it is imported; keras.json doesn't count.
+
+    Args:
+        backends: that the command runs on, the first of them by default.
+
+    Raises:
+        RequestError: if KERAS_BACKEND is another, or keras.json is one that Keras fails on.
+    """
+    backend = os.environ.get("KERAS_BACKEND") or backends[0]
+    if backend not in backends:
+        allowed = " or ".join(backends)
+        raise RequestError(f"KERAS_BACKEND={backend}: must be {allowed} for this command")
+    os.environ["KERAS_BACKEND"] = backend
+    for name in ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH", "KERAS_NNX_ENABLED"):
+        os.environ.pop(name, None)
+    home = os.path.expanduser("~")
+    home = os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras")
+    path = os.path.join(os.path.expanduser(os.environ.get("KERAS_HOME", home)), "keras.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: can't be read, and Keras reads it: {error}") from None
+    except ValueError:
+        return  # which Keras ignores
+    good = {"floatx": _FLOATS, "image_data_format": ("channels_last", "channels_first")}
+    if not isinstance(found, dict):
+        raise RequestError(f"{path}: must be a JSON object")
+    for key, allowed in good.items():
+        if found.get(key, allowed[0]) not in allowed:
+            raise RequestError(f"{path}: {key}={found[key]!r}: must be one of {', '.join(allowed)}")
+    if not isinstance(found.get("epsilon", 1e-7), float):
+        raise RequestError(f"{path}: epsilon={found['epsilon']!r}: must be a number such as 1e-7")
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keeps off stderr what TensorFlow's libraries log while they are imported.
 
-    Exceptions come through; so does Python's own output from other threads once this is over.
+    Keras has its own defaults then, not those of keras.json. Exceptions come through; so does
+    Python's own output from other threads once this is over.
     """
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -118,6 +184,11 @@ def quiet() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+    if keras := sys.modules.get("keras"):
+        keras.config.set_floatx("float32")
+        keras.config.set_epsilon(1e-7)
+        keras.config.set_image_data_format("channels_last")
+        keras.config.set_dtype_policy("float32")
 
 
 def say(error: BaseException) -> int:

@@ -6,12 +6,16 @@ writes what timm loads, and says how; --to=keras writes a .keras file. Its other
 of load_encoder.
 """
 
-import os
-
-from sparse_ist_tf.commands import quiet, say
+from sparse_ist_tf.commands import quiet, say, settle, settle_keras, use_utf8
+from sparse_ist_tf.errors import RequestError, RunError
 
 if __name__ == "__main__":  # first of all: TensorFlow logs while it is imported
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    use_utf8()
+    settle()
+    try:
+        settle_keras()
+    except RequestError as error:
+        raise SystemExit(say(error)) from None
     with quiet():
         import keras  # noqa: F401
 
@@ -23,7 +27,6 @@ from sparse_ist_tf.checkpoints.spec import weights_spec
 from sparse_ist_tf.checkpoints.writing import check_suffix, export_to_keras, export_to_timm
 from sparse_ist_tf.encoder.bundle import vit_encoder
 from sparse_ist_tf.encoder.spec import ACTIVATIONS, POOLS
-from sparse_ist_tf.errors import RequestError, RunError
 
 _EXPORTS = {"timm": (export_to_timm, ".safetensors"), "keras": (export_to_keras, ".keras")}
 

@@ -27,6 +27,7 @@ FOLDERS = {"sparse_ist_tf": "", "export": "export"}  # of the repository: what t
 # From left to right: a file imports from its own room and from those on its left.
 ROOMS = (
     "ground",
+    "shown",
     "workers",
     "masks",
     "inputs",

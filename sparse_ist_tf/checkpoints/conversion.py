@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sparse_ist_tf.checkpoints.names.towers import some
 from sparse_ist_tf.checkpoints.naming import NamedTensors
 from sparse_ist_tf.encoder.positions import sincos_positions
 from sparse_ist_tf.encoder.presets import nearest_preset, refuse_misfits
@@ -48,11 +49,17 @@ def from_timm(
     kernel = named.tensors.get("patch_embed.proj.weight")
     shape = None if kernel is None else kernel.shape
     if shape is None or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
-        raise RequestError(f"patch_embed.proj.weight: must be [width, 3, size, size], is {shape}")
+        found = f"; found: {some(named.tensors)}" if shape is None else ""
+        raise RequestError(
+            f"patch_embed.proj.weight: must be [width, 3, size, size], is {shape}{found}"
+        )
     width, _, patch, _ = shape
     depth = len({m[1] for m in map(re.compile(r"blocks\.(\d+)\.").match, named.tensors) if m})
     if not depth:
-        raise RequestError("no weights of transformer blocks")
+        raise RequestError(
+            "no weights of transformer blocks: must be blocks.0.norm1.weight and so on, or "
+            f"transformers' encoder.layer.0...; found: {some(named.origin.values())}"
+        )
     fc2 = named.tensors.get("blocks.0.mlp.fc2.weight")
     hidden = fc2.shape[-1] if fc2 is not None and fc2.ndim == 2 else 4 * width
     inner = named.tensors.get("blocks.0.mlp.fc1.weight", np.empty((hidden, 0))).shape[0]
@@ -66,7 +73,7 @@ def from_timm(
     tokens = _prefix_tokens(taken, width)
     out["position_table"] = _position_table(taken, tokens, width)
     out |= tokens
-    notes = []
+    notes = list(named.notes)
     for i in range(depth):
         for key, value in _block(taken, f"blocks.{i}", width, hidden, inner).items():
             out[f"block_{i}/{key}"] = value
@@ -92,8 +99,20 @@ def from_timm(
     if (scale := settings.get("qk_scale")) is not None:
         _scale_queries(out, spec, scale)
         notes.append(f"attention scores are scaled by {scale:g}: multiplied into the query")
-    notes += [f"left out: {n} weights of the {part}" for part, n in named.left_out.items()]
     return spec, out, notes
+
+
+def check_floats(name: str, tensor: np.ndarray) -> None:
+    """Refuses weights that are stored as integers, whose scales no name tells.
+
+    Raises:
+        RequestError: if they aren't floating-point numbers.
+    """
+    if "float" not in tensor.dtype.name:
+        raise RequestError(
+            f"{name} is {tensor.dtype}, quantized or no weight: must be float32, float16, "
+            "bfloat16 or float64"
+        )
 
 
 def architecture_of(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -194,6 +213,8 @@ class _Taken:
     def take(self, name, shape, *, optional=False):
         self.used.add(name)
         tensor = self.named.tensors.get(name)
+        if tensor is not None:
+            check_floats(self.named.origin[name], tensor)
         if tensor is not None and tensor.shape == shape:
             return tensor.astype(np.float32)
         if tensor is not None:
@@ -208,6 +229,7 @@ class _Taken:
 
     def check(self, width, depth, patch):
         unexpected = [o for n, o in self.named.origin.items() if n not in self.used]
+        unexpected += self.named.unknown
         hint = (
             f"it looks like a ViT of {depth} blocks of width {width} with patches of {patch}; the "
             f"nearest known architecture is {nearest_preset(width, depth, patch)}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import tokenize
 import zipfile
 from pathlib import Path
@@ -26,7 +27,15 @@ from sparse_ist_tf.errors import RequestError
 
 FORMAT = "sparse_ist_tf.encoder/1"  # of our own safetensors files
 EXPORTED = "sparse_ist_tf"  # the metadata of what we export to timm
-SUFFIXES = (".safetensors", ".npz", ".weights.h5", ".keras", ".pth", ".pt", ".bin")
+TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
+SUFFIXES = (".safetensors", ".npz", ".weights.h5", ".keras", *TORCH_SUFFIXES)
+INDEX = ".index.json"  # of shards
+# In a folder: what is taken, in this order, and what lies beside weights and holds none.
+_TAKEN = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin")
+_TAKEN += (f"pytorch_model.bin{INDEX}",)
+_BESIDE = re.compile(
+    r"(training_args|optimizer|scheduler|scaler|rng_state\w*|adapter_model)\.\w+$|.*-\d+-of-\d+\."
+)
 
 _HEADER_DAMAGES = (ValueError, TypeError, SyntaxError, OverflowError, tokenize.TokenError)
 _HEADER_DAMAGES += (RecursionError, MemoryError)
@@ -43,8 +52,8 @@ class Checkpoint:
     Args:
         tensors: name to array.
         architecture: arguments of ViT, where the tensors have this library's paths; else None.
-        settings: what a configuration states: num_heads, activation, epsilon, pool, positions,
-            mean, std, crop_fraction, interpolation.
+        settings: what a configuration states: model_type, num_heads, activation, epsilon, pool,
+            positions, mean, std, crop_fraction, interpolation.
         notes: what is worth telling, a line each.
     """
 
@@ -58,23 +67,20 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Reads a file of weights, or a folder with model.safetensors and config.json.
 
     Args:
-        path: ends with .safetensors, .npz, .weights.h5, .keras, .pth, .pt or .bin.
+        path: ends with one of SUFFIXES, or with .index.json, which lists the files of a model that
+            is stored in several; or is a folder with one of those in it.
 
     Raises:
         RequestError: if it isn't there, is of no known kind, damaged, or more than tensors.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        names = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-        for name in names:
-            if (path / name).is_file():
-                return read_checkpoint(path / name)
-        raise RequestError(f"{path}: a folder without {' or '.join(names)}")
+        return read_checkpoint(_file_in(path))
     if not path.is_file():
         raise RequestError(f"{path}: no such file")
     if path.name.endswith(".safetensors"):
         return _read_safetensors(path)
-    if path.name.endswith(".safetensors.index.json"):
+    if path.name.endswith(INDEX):
         return _read_shards(path)
     if path.suffix == ".npz":
         return _read_npz(path)
@@ -83,11 +89,27 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         return Checkpoint(tensors, architecture, settings)
     if path.suffix == ".h5":
         return Checkpoint(*reversed(read_weights_h5(path)))
-    if path.suffix in (".pth", ".pt", ".bin"):
+    if path.suffix in TORCH_SUFFIXES:
         tensors, member = read_torch(path)
         notes = (f"the state dict under {member!r}",) if member else ()
         return Checkpoint(tensors, None, _config_beside(path), notes)
     raise RequestError(f"{path}: must end with one of {', '.join(SUFFIXES)}")
+
+
+def _file_in(folder):
+    """The file of weights in a folder: by its usual name, or the only one."""
+    for name in _TAKEN:
+        if (folder / name).is_file():
+            return folder / name
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    found = [n for n in names if n.endswith((*SUFFIXES, INDEX)) and not _BESIDE.match(n)]
+    if len(found) == 1:
+        return folder / found[0]
+    if len(found) > 1:
+        raise RequestError(f"{folder}: has {', '.join(found[:8])}: name one of them")
+    adapters = [name for name in names if name.startswith("adapter_model.")]
+    has = f", {adapters[0]} alone is LoRA that isn't merged" if adapters else ""
+    raise RequestError(f"{folder}: a folder without {' or '.join(_TAKEN)}{has}")
 
 
 def _read_safetensors(path):
@@ -121,7 +143,11 @@ def _read_shards(index):
         raise RequestError(f"{index}: damaged: {error!r}") from None
     tensors = {}
     for name in names:
-        tensors |= _open_safetensors(index.parent / name)[1]
+        shard = index.parent / name
+        if not shard.is_file():
+            raise RequestError(f"{index}: names {name}, which isn't there")
+        torch = shard.suffix in TORCH_SUFFIXES
+        tensors |= read_torch(shard)[0] if torch else _open_safetensors(shard)[1]
     return Checkpoint(tensors, None, _config_beside(index))
 
 

@@ -12,7 +12,8 @@ from sparse_ist_tf.errors import RequestError, RunError
 
 _CONFIGS = ("config.json", "preprocessor_config.json")
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
-_PICKLE = "pytorch_model.bin"
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin")
+_VARIANTS = ("model.*.safetensors",)  # such as model.fp16.safetensors
 
 
 def read_hugging_face(name: str) -> Checkpoint:
@@ -37,12 +38,11 @@ def read_hugging_face(name: str) -> Checkpoint:
         return Path(hub.snapshot_download(repository, **wanted))
 
     try:
-        folder = download(*_SAFETENSORS)
-        if not any((folder / file).is_file() for file in _SAFETENSORS[:2]):
-            folder = download(_PICKLE)
-            if not (folder / _PICKLE).is_file():
-                raise RequestError(f"the model has neither {_SAFETENSORS[0]} nor {_PICKLE}")
-        return read_checkpoint(folder)
+        for patterns in (_SAFETENSORS, _PICKLES, _VARIANTS):
+            folder = download(*patterns)
+            if any(next(folder.glob(pattern), None) for pattern in patterns):
+                return read_checkpoint(folder)
+        raise RequestError(f"the model has neither {_SAFETENSORS[0]} nor {_PICKLES[0]}")
     except errors.LocalEntryNotFoundError as error:
         text = f"hf:{name}: not in the cache, and no hub at hand: {_first(error)}"
         raise RunError(text) from None

@@ -31,6 +31,11 @@ _NAMES = {f"torch.{name}" for name in _STORAGES} | {
     "torch._utils._rebuild_parameter",
     "torch.Size",
 }
+# What trainers keep beside weights, such as the best accuracy as NumPy's number: read as nothing.
+_BESIDE = {"numpy.dtype", "torch.device", "_codecs.encode", "__builtin__.set", "builtins.set"}
+_BESIDE |= {f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")}
+_BESIDE |= {f"pathlib.{name}" for name in ("Path", "PosixPath", "_local.PosixPath")}
+_BESIDE |= {"torch.float32", "torch.float16", "torch.bfloat16", "torch.float64"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _ARGUMENTS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
 _ARGUMENTS += ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING")
@@ -77,8 +82,8 @@ def read_pickle(stream: BinaryIO) -> Any:
     """Reads one pickle as dictionaries, lists, tuples, numbers, texts and Tensors.
 
     A machine of its own for the few instructions that torch.save writes. A name that isn't one of
-    torch's tensor builders, OrderedDict or argparse.Namespace (read as a dictionary) is refused,
-    and so is calling anything but those.
+    torch's tensor builders, OrderedDict or argparse.Namespace (read as a dictionary), or one that
+    trainers keep beside weights (read as nothing), is refused, and so is calling any other.
 
     Args:
         stream: stands at the pickle's first byte, and behind its last one afterwards.
@@ -166,9 +171,12 @@ class _Machine:
 
     def name(self, module, name):
         text = f"{module}.{name}"
-        if text not in _NAMES:
+        if text not in _NAMES | _BESIDE:
             shown = repr(text[:80])[1:-1]  # without control characters
-            raise RequestError(f"refused: the pickle names {shown}, which is no part of a tensor")
+            raise RequestError(
+                f"refused: the pickle names {shown}, which is no part of a tensor: must be a "
+                "state_dict() alone"
+            )
         self.stack.append(_Name(text))
 
     def extend(self, values):
@@ -185,6 +193,8 @@ class _Machine:
         self.stack[-1].update(zip(values[::2], values[1::2], strict=True))
 
     def set_state(self, state):
+        if isinstance(self.stack[-1], _Nothing):
+            return
         # Of an OrderedDict the state is _metadata, which nobody needs; of a Namespace its names.
         if not isinstance(self.stack[-1], dict) or not isinstance(state, dict):
             raise RequestError("refused: the pickle sets the state of something that is no data")
@@ -197,6 +207,8 @@ class _Machine:
             raise ValueError("arguments that are no tuple")
         if what == "collections.OrderedDict":
             return _dictionary(*map(self.counted, arguments))
+        if what in _BESIDE:
+            return _Nothing()
         if what == "argparse.Namespace" and not arguments:
             return _Namespace()
         if what == "torch.Size":
@@ -224,6 +236,10 @@ def _dictionary(pairs=()):
     if not all(isinstance(p, tuple | list) and isinstance(p[0], str | int) for p in pairs):
         raise ValueError("a dictionary of something that is no pairs")
     return dict(pairs)
+
+
+class _Nothing:
+    """What was made of a name of _BESIDE."""
 
 
 class _Namespace(dict):

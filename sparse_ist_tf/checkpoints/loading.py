@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from sparse_ist_tf.checkpoints.conversion import from_timm
+from sparse_ist_tf.checkpoints.conversion import check_floats, from_timm
 from sparse_ist_tf.checkpoints.files import Checkpoint, read_checkpoint
 from sparse_ist_tf.checkpoints.hubs import read_hugging_face, read_keras_hub
-from sparse_ist_tf.checkpoints.naming import is_flax, named_tensors
+from sparse_ist_tf.checkpoints.names.families import family
+from sparse_ist_tf.checkpoints.naming import is_flax, named_tensors, transformers_kind
 from sparse_ist_tf.checkpoints.sources import find_loader
 from sparse_ist_tf.checkpoints.spec import parse_weights
 from sparse_ist_tf.encoder.bundle import (
+    HALF,
     IMAGENET_MEAN,
     IMAGENET_STD,
     Preprocessing,
@@ -33,6 +35,7 @@ from sparse_ist_tf.streams import Stream
 DTYPES = ("float32", "bfloat16")
 PACKAGED = Path(__file__).parents[1] / "encoder/packaged"
 _MOST_TEXT = 2000  # characters of an error
+_IMAGENET, _IMAGENETS = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}, "ImageNet's"
 _PREPROCESSING = tuple(field.name for field in dataclasses.fields(Preprocessing))
 
 
@@ -62,8 +65,9 @@ def load_encoder(
             see load_resnet; it has an image size and nothing else to choose.
             `NAME:...`: of register_encoder.
             A path to .safetensors (ours, timm's or transformers'), .npz (big_vision's or
-            vision_transformer's), .weights.h5 or .keras (ours), .pth (Meta's MAE, DINO, DINOv2 or
-            DeiT; no pickle code is run), or to a folder that transformers saved a model in.
+            vision_transformer's), .weights.h5 or .keras (ours), .pth, .pt, .ckpt or .bin (Meta's
+            MAE, DINO, DINOv2 or DeiT, Lightning's; no pickle code is run), .index.json of shards,
+            or to a folder with one of them, as transformers saves a model.
             Overrides, as `mae.pth?num_heads=16&epsilon=1e-6`: num_heads, by default 64 wide each,
             or as in the published ViT of that width (ViT-H, g and G, So400m); qk_scale, what the
             products of query and key are multiplied by, by default 1 / sqrt(size of a head), not
@@ -76,7 +80,8 @@ def load_encoder(
         pool: the feature, "cls", "cls_mean", "mean" or "mean_norm" (see ViTSpec); by default CLS
             where there is one.
         mean: of red, green and blue, of pixels in [0, 1]; by default ImageNet's for files in timm's
-            and Meta's names, 0.5 for others.
+            and Meta's names and for transformers' DeiT, MAE and DINOv2, whose published ones have
+            it, 0.5 for others.
         std: of red, green and blue; as mean.
 
     Returns:
@@ -206,16 +211,28 @@ def _convert(checkpoint, given, image_size):
             text = f"qk_scale={given['qk_scale']:g}: must not be given, the queries hold it"
             raise RequestError(text)
         ours = {k: v for k, v in given.items() if k not in _PREPROCESSING}
+        for name, tensor in checkpoint.tensors.items():
+            check_floats(name, tensor)
         return ViTSpec.read(checkpoint.architecture | ours), checkpoint.tensors, settings, notes
-    named = named_tensors(checkpoint.tensors)
+    try:
+        spec, tensors, done = _converted(checkpoint.tensors, settings, image_size)
+    except RequestError as error:
+        if called := family(checkpoint.tensors):
+            raise RequestError(f"it looks like a {called}, must be a plain ViT: {error}") from None
+        raise
+    halves = (settings.get("model_type") or transformers_kind(checkpoint.tensors)) == "vit"
+    assumed = {"mean": HALF, "std": HALF} if halves else _IMAGENET
+    if not settings.keys() & assumed.keys():
+        done.append(f"mean and std are {'0.5' if halves else _IMAGENETS}: none are stated")
+    return spec, tensors, assumed | settings, notes + done
+
+
+def _converted(tensors, settings, image_size):
+    named = named_tensors(tensors)
     kernel = named.tensors.get("patch_embed.proj.weight")
-    if is_flax(checkpoint.tensors) and "pos_embed" not in named.tensors and kernel.ndim == 4:
+    if is_flax(tensors) and "pos_embed" not in named.tensors and kernel.ndim == 4:
         size = image_size or 224
         table = big_vision_positions(size, kernel.shape[-1], kernel.shape[0])
         named.add("pos_embed", "pos_embed", table[None])
-        notes.append(f"positions are big_vision's sine-cosine ones, computed for {size} px")
-    spec, tensors, done = from_timm(named, settings)
-    assumed = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    if not settings.keys() & assumed.keys():
-        done.append("mean and std are ImageNet's: none are stated")
-    return spec, tensors, assumed | settings, notes + done
+        named.notes.append(f"positions are big_vision's sine-cosine ones, computed for {size} px")
+    return from_timm(named, settings)

@@ -21,8 +21,8 @@ def settings_of_config(config: dict[str, Any], preprocessor: dict[str, Any] | No
     """Reads a config.json of transformers or timm.
 
     Returns:
-        Those of num_heads, qk_scale, activation, epsilon, pool, mean, std, crop_fraction and
-        interpolation that it states.
+        Those of model_type (transformers'), num_heads, qk_scale, activation, epsilon, pool, mean,
+        std, crop_fraction and interpolation that it states.
 
     Raises:
         RequestError: if the model is of a type that ViT doesn't cover.
@@ -46,6 +46,7 @@ def _transformers(config):
         raise RequestError(f"config.json: model_type={kind!r}: must be one of {known}")
     swiglu = config.get("use_swiglu_ffn", False)
     return {
+        "model_type": kind,
         "num_heads": config.get("num_attention_heads"),
         "activation": None if swiglu else _activation(config.get("hidden_act")),
         "epsilon": config.get("layer_norm_eps"),

@@ -2,13 +2,14 @@
 
 import dataclasses
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
+from sparse_ist_tf.checkpoints.names.towers import find_tower
 from sparse_ist_tf.errors import RequestError
 
 _TORCH_NAMES = [  # of transformers and of Meta's repositories
-    (r"^((module|_orig_mod|backbone|vit|deit|dinov2|dinov2_with_registers)\.)+", ""),
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.distillation_token$", "dist_token"),
     (r"^(embeddings\.)?register_tokens$", "reg_token"),
@@ -16,6 +17,7 @@ _TORCH_NAMES = [  # of transformers and of Meta's repositories
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^layernorm\.", "norm."),
     (r"^(encoder\.layer|layers)\.(\d+)\.", r"blocks.\2."),
+    (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),  # DINOv2's chunks of blocks
     (r"\.layernorm_before\.", ".norm1."),
     (r"\.layernorm_after\.", ".norm2."),
     (r"\.attention\.(attention\.)?(q|k|v)(uery|ey|alue|_proj)\.", r".attn.\2."),
@@ -25,9 +27,7 @@ _TORCH_NAMES = [  # of transformers and of Meta's repositories
     (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
     (r"\.gamma_(\d)$", r".ls\1.gamma"),
 ]
-_FLAX_PREFIX = r"^(opt/target/|params/)?(img/)?"
 _FLAX_NAMES = [
-    (_FLAX_PREFIX, ""),
     (r"^embedding/", "patch_embed.proj."),
     (r"^cls$", "cls_token"),
     (r"^(Transformer/posembed_input/)?pos_embedding$", "pos_embed"),
@@ -50,11 +50,6 @@ _PARTS = [  # of a block, in Flax's and KerasHub's names
     (r"\b(kernel|scale|gamma)$", "weight"),
     (r"\bbeta$", "bias"),
 ]
-_LEFT_OUT = [
-    ("decoder", r"decoder[._]|mask_token$|embeddings\.mask_token$"),
-    ("classifier", r"head(_dist)?[./]|classifier\.|(cls|distillation)_classifier\."),
-    ("pooler", r"pooler\.|pre_logits[./]"),
-]
 
 
 @dataclasses.dataclass
@@ -64,25 +59,23 @@ class NamedTensors:
     Args:
         tensors: timm's name to array, of torch's layout.
         origin: timm's name to that in the checkpoint.
-        left_out: what the encoder has no use for: part, such as "decoder", to how many tensors.
         num_heads: attention heads, where the shapes tell.
+        notes: which prefix the names had and what was left out, a line each.
+        unknown: names in the checkpoint that are neither the encoder's nor known to be useless.
     """
 
     tensors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     origin: dict[str, str] = dataclasses.field(default_factory=dict)
-    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
     num_heads: int | None = None
+    notes: list[str] = dataclasses.field(default_factory=list)
+    unknown: tuple[str, ...] = ()
 
     def add(self, name: str, origin: str, tensor: np.ndarray) -> None:
-        """Takes a tensor in, or counts it as left out.
+        """Takes a tensor in.
 
         Raises:
             RequestError: if there is one of this name.
         """
-        for part, pattern in _LEFT_OUT:
-            if re.match(pattern, name):
-                self.left_out[part] = self.left_out.get(part, 0) + 1
-                return
         if name in self.tensors:
             raise RequestError(f"{self.origin[name]} and {origin} are the same weight")
         self.tensors[name], self.origin[name] = tensor, origin
@@ -93,30 +86,47 @@ def named_tensors(checkpoint: dict[str, np.ndarray]) -> NamedTensors:
 
     Known are the names of timm, transformers (old and new ones), Meta's MAE, DINO, DINOv2 and DeiT,
     big_vision and vision_transformer (with a tensor for each block or one for all), and KerasHub.
-    A decoder, classifier or pooler is left out and counted. A name that isn't known stays as it is.
+    What stands before all of them is taken off, and what is no part of an encoder, such as a
+    decoder, left out and counted (find_tower). A name that isn't known stays as it is.
 
     Raises:
-        RequestError: if two names stand for the same weight.
+        RequestError: if two names stand for the same weight, or as find_tower.
     """
-    named = NamedTensors()
+    tower = find_tower({name: tensor.size for name, tensor in checkpoint.items()})
+    named = NamedTensors(notes=tower.notes, unknown=tower.unknown)
     flax = is_flax(checkpoint)
     keras_hub = any(name.startswith("vit_patching_and_embedding/") for name in checkpoint)
-    for origin, tensor in checkpoint.items():
+    for origin, inner in tower.names.items():
+        tensor = checkpoint[origin]
         if flax:
-            _add_flax(named, origin, tensor)
+            _add_flax(named, _renamed(inner, _FLAX_NAMES), origin, tensor)
         elif keras_hub:
-            name = _renamed(origin, _KERAS_HUB_NAMES)
+            name = _renamed(inner, _KERAS_HUB_NAMES)
             if block := re.match(r"vit_encoder/transformer_block_(\d+)/", name):
                 name = f"blocks.{int(block[1]) - 1}.{name[block.end() :]}"
             _add_channels_last(named, name, origin, tensor)
         else:
-            named.add(_renamed(origin, _TORCH_NAMES), origin, tensor)
+            named.add(_renamed(inner, _TORCH_NAMES), origin, tensor)
     return named
 
 
 def is_flax(checkpoint: dict[str, np.ndarray]) -> bool:
     """Whether the names are big_vision's or vision_transformer's."""
-    return any(re.match(f"{_FLAX_PREFIX}embedding/kernel$", name) for name in checkpoint)
+    return any(re.search("(^|/)embedding/kernel$", name) for name in checkpoint)
+
+
+def transformers_kind(checkpoint: Iterable[str]) -> str:
+    """The model type of transformers that names are of.
+
+    Returns:
+        "vit"; "dinov2", "deit" or "vit_mae" where it has what only these have; "" for other names.
+    """
+    names = list(checkpoint)
+    if not any(name.endswith("patch_embeddings.projection.weight") for name in names):
+        return ""
+    telling = {"dinov2": "lambda1$", "deit": "distillation_token$", "vit_mae": r"^decoder\."}
+    found = (k for k, p in telling.items() if any(re.search(p, name) for name in names))
+    return next(found, "vit")
 
 
 def _renamed(name, patterns):
@@ -125,8 +135,7 @@ def _renamed(name, patterns):
     return name
 
 
-def _add_flax(named, origin, tensor):
-    name = _renamed(origin, _FLAX_NAMES)
+def _add_flax(named, name, origin, tensor):
     shared = "Transformer/encoderblock/"  # of a scan over the blocks: one tensor for all
     if name.startswith(shared):
         for i, part in enumerate(tensor):

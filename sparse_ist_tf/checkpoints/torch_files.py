@@ -16,7 +16,11 @@ from sparse_ist_tf.errors import RequestError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _MAX_PICKLE = 64 * 2**20  # bytes; a state dict's is well below one MiB
-_MEMBERS = ("model", "teacher", "state_dict", "model_ema", "module")  # in this order of preference
+# In this order of preference; I-JEPA is used by its target encoder.
+_MEMBERS = ("model", "teacher", "state_dict", "model_ema", "module", "state_dict_ema")
+_MEMBERS += ("model_state_dict", "model_state", "target_encoder", "encoder", "backbone", "net")
+_MEMBERS += ("network", "student", "ema", "weights", "params", "state", "checkpoint")
+_MOST_DEEP = 4  # dictionaries around a state dict
 
 
 def read_torch(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
@@ -24,7 +28,7 @@ def read_torch(path: str | Path) -> tuple[dict[str, np.ndarray], str]:
 
     Returns:
         (name to array, the member that the state dict was found in: "" where it is the whole file,
-        "model" in MAE's files, "teacher" in DINO's).
+        "model" in MAE's files, "teacher" in DINO's, "model/state_dict" one in another).
 
     Raises:
         RequestError: if the file is damaged, compressed, holds no state dict, or its pickle names
@@ -106,12 +110,7 @@ def _storages(content):
 
 
 def _state_dict(content, read: Callable[[Storage], bytes], size):
-    member = ""
-    if isinstance(content, dict) and not _has_tensors(content):
-        member = next((m for m in _MEMBERS if _has_tensors(content.get(m))), "")
-        content = content.get(member)
-    if not (isinstance(content, dict) and _has_tensors(content)):
-        raise RequestError(f"no state dict, neither whole nor under {', '.join(_MEMBERS)}")
+    member, content = _found(content)
     tensors, numbers, total = {}, {}, 0
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
@@ -131,5 +130,31 @@ def _state_dict(content, read: Callable[[Storage], bytes], size):
     return tensors, member
 
 
-def _has_tensors(value):
-    return isinstance(value, dict) and any(isinstance(v, Tensor) for v in value.values())
+def _found(content):
+    """(where it is, the state dict): the whole, a member of a usual name, or the only one."""
+    dicts = {"/".join(place): value for place, value in _dictionaries(content, (), set())}
+    for axes in (2, 1, 0):  # a count or a mean beside it is no state dict
+        held = {place: value for place, value in dicts.items() if _has_tensors(value, axes)}
+        if held:
+            usual = [p for p in held if set(p.split("/")) <= {"", *_MEMBERS}]
+            usual.sort(key=lambda p: [_MEMBERS.index(m) for m in p.split("/") if m])
+            if not usual and len(held) > 1:
+                raise RequestError(f"has several state dicts ({', '.join(held)}): must have one")
+            place = usual[0] if usual else next(iter(held))
+            return place, held[place]
+    raise RequestError(f"no state dict, neither whole nor under {', '.join(_MEMBERS)}")
+
+
+def _dictionaries(value, place, seen):
+    """Every dictionary under names, once, but for an optimizer's or a scheduler's."""
+    if not isinstance(value, dict) or id(value) in seen or len(place) > _MOST_DEEP:
+        return
+    seen.add(id(value))
+    yield place, value
+    for name, inner in value.items():
+        if isinstance(name, str) and "optim" not in name and "sched" not in name:
+            yield from _dictionaries(inner, (*place, name), seen)
+
+
+def _has_tensors(value, axes):
+    return any(isinstance(v, Tensor) and len(v.shape) >= axes for v in value.values())

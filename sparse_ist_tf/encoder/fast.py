@@ -154,7 +154,7 @@ def _norm(layer: LayerNorm, x):
 
     rows, width = ops.shape(x)
     channels = ops.reshape(x, (1, rows, width, 1))
-    ones, zeros = ops.ones((rows,)), ops.zeros((rows,))
+    ones, zeros = ops.ones((rows,), "float32"), ops.zeros((rows,), "float32")
     normed, _, _ = tf.compat.v1.nn.fused_batch_norm(
         channels, ones, zeros, epsilon=layer.epsilon, data_format="NCHW"
     )

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from sparse_ist_tf.codec.transport import Transport
 from sparse_ist_tf.encoder.cache import cache_path, load_features, save_features
@@ -19,6 +18,7 @@ from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.errors import RunError, warn
 from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.masks import MaskOptions, Scaling, num_visible, select_patches
+from sparse_ist_tf.shown.bars import Bar
 from sparse_ist_tf.tracing import as_written, traced
 from sparse_ist_tf.workers.link import Link
 
@@ -158,7 +158,8 @@ class Features:
         else:
 
             def encode(start, stop, shown=progress):
-                return self.encode(split, start, stop, epoch=epoch, progress=shown)
+                kind = {"epoch": epoch, "progress": shown, "whole": split.size}
+                return self.encode(split, start, stop, **kind)
 
             features = self._shares(split, split.size, link, encode)
             self._check_shares(split, features, link, functools.partial(encode, shown=False))
@@ -189,7 +190,7 @@ class Features:
 
         def encode(start, stop):
             some = slice(start, stop)
-            return self._encode(split, rows[some], epochs[some], progress, lasting=False)
+            return self._encode(split, rows[some], epochs[some], progress, len(rows), False)
 
         return self.transport.sent_features(self._shares(split, len(rows), link, encode))
 
@@ -239,6 +240,7 @@ class Features:
         *,
         epoch: int = 0,
         progress: bool = True,
+        whole: int = 0,
     ) -> np.ndarray:
         """Encodes a part of a split, without the cache.
 
@@ -251,6 +253,7 @@ class Features:
             stop: the image behind the last; the split's end where None.
             epoch: for random masks.
             progress: show a bar with images/s.
+            whole: images that the bar counts, where other workers encode the rest of them.
 
         Returns:
             float32[stop - start, feature_dim].
@@ -259,9 +262,9 @@ class Features:
             RunError: if an image can't be read.
         """
         rows = np.arange(start, split.size if stop is None else stop)
-        return self._encode(split, rows, np.full(len(rows), epoch), progress)
+        return self._encode(split, rows, np.full(len(rows), epoch), progress, whole)
 
-    def _encode(self, split, rows, epochs, progress, lasting=True):
+    def _encode(self, split, rows, epochs, progress, whole=0, lasting=True):
         """The images `rows` as in `epochs`, in this order."""
         encoder, batch_size = self.encoder, self.options.batch_size
         out = np.empty((len(rows), encoder.feature_dim), np.float32)
@@ -274,8 +277,8 @@ class Features:
             self.scaling,
             batch_size,
         )
-        shown = {"desc": f"encoding {split.name}", "unit": " images", "mininterval": 0.5}
-        bar = tqdm(total=len(rows), disable=not progress, leave=lasting, **shown)
+        whole, encoded = max(whole, len(rows)), 0
+        bar = Bar(whole, f"encoding {split.name}", "images", is_shown=progress, stays=lasting)
         with bar, image_errors():
             for batch in seen.as_numpy_iterator():
                 images, positions, indices = batch["image"], batch["positions"], batch["index"]
@@ -284,7 +287,8 @@ class Features:
                 images = np.pad(images, pad + [(0, 0)] * 3)
                 positions = np.pad(positions, [*pad, (0, 0)])
                 out[indices] = encode(images, positions).numpy()[:count]
-                bar.update(count)
+                encoded += count
+                bar.to(whole * encoded // len(rows))  # as if other shares were as far as this one
         return out
 
 

@@ -6,7 +6,6 @@ red in [0, 255] less their means. So a patch of zeros has the mean colour, and t
 in place of a hidden one.
 """
 
-import contextlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from keras import KerasTensor, ops
 
 from sparse_ist_tf.encoder.bundle import Encoder, Preprocessing, keras_encoder
+from sparse_ist_tf.encoder.plain import plain_keras
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.masks.patches import unpatchify
 from sparse_ist_tf.streams import Stream
@@ -51,7 +51,7 @@ class PaintedResNet(keras.layers.Layer):
                 f"image_size={image_size}: must be a multiple of {PATCH_SIZE}, at least {_SMALLEST}"
             )
         self.image_size = image_size
-        with _default_policy(self.dtype_policy):
+        with plain_keras(self.dtype_policy):  # keras.applications takes no dtype
             self.network = keras.applications.ResNet50(
                 include_top=False, weights=None, pooling="avg", input_shape=(image_size,) * 2 + (3,)
             )
@@ -132,7 +132,8 @@ def _draw(network, seed):
 
 def _download(network, name):
     try:
-        published = keras.applications.ResNet50(include_top=False, weights="imagenet")
+        with plain_keras():
+            published = keras.applications.ResNet50(include_top=False, weights="imagenet")
     except Exception as error:  # get_file raises bare ones
         raise RunError(
             f"encoder.weights={name!r}: keras' ResNet-50 can't be downloaded ({error}); give a "
@@ -150,14 +151,3 @@ def _read(network, path: Path) -> None:
     except Exception as error:  # Keras' readers raise whatever a damaged archive makes them
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise RequestError(f"{path}: damaged, or not a ResNet-50 without top: {lines[0]}") from None
-
-
-@contextlib.contextmanager
-def _default_policy(policy):
-    """keras.applications takes no dtype: the policy of layers that don't say is set meanwhile."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

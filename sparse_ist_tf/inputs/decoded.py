@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from sparse_ist_tf.errors import warn
 from sparse_ist_tf.files import replacing
 from sparse_ist_tf.inputs.decoding import image_errors
 from sparse_ist_tf.inputs.split import Split
 from sparse_ist_tf.masks.cells import Scaling
+from sparse_ist_tf.shown.bars import Bar
 
 
 def decoded_images(split: Split, scale: int | Scaling, cache_dir: str | Path) -> np.ndarray:
@@ -32,8 +32,7 @@ def decoded_images(split: Split, scale: int | Scaling, cache_dir: str | Path) ->
     if images is None:
         with replacing(path) as temporary:
             images = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-            bar = tqdm(total=split.size, desc=f"decoding {split.name}", unit="img")
-            with bar, image_errors():
+            with Bar(split.size, f"decoding {split.name}", "images") as bar, image_errors():
                 for batch in split.dataset(scale, batch_size=512).as_numpy_iterator():
                     images[batch["index"]] = batch["image"]
                     bar.update(len(batch["index"]))

@@ -320,10 +320,12 @@ def build_model(parameters: Mapping[str, np.ndarray], name: str = "head") -> ker
     """
     count = len(parameters) // 2
     kernels: Sequence[np.ndarray] = [parameters[f"dense_{i}/kernel"] for i in range(count)]
-    model = keras.Sequential([keras.Input((kernels[0].shape[0],))], name=name)
+    inputs = keras.Input((kernels[0].shape[0],), dtype="float32")
+    model = keras.Sequential([inputs], name=name)
     for i, kernel in enumerate(kernels):
         activation = "relu" if i < count - 1 else None
-        layer = keras.layers.Dense(kernel.shape[1], activation=activation, name=f"dense_{i}")
+        kind = {"activation": activation, "dtype": "float32", "name": f"dense_{i}"}
+        layer = keras.layers.Dense(kernel.shape[1], **kind)
         model.add(layer)
         layer.set_weights([kernel, parameters[f"dense_{i}/bias"]])
     return model

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from sparse_ist_tf.encoder.plain import plain_keras
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.ist.head import EPSILON
 
@@ -60,7 +61,7 @@ class SlotOptimizer:
     """
 
     def __init__(self, config: dict, shapes: Sequence[tuple[int, ...]]):
-        with tf.init_scope():
+        with tf.init_scope(), plain_keras():
             self.weights = [
                 keras.Variable(np.zeros(shape, np.float32), name=f"weight{i}")
                 for i, shape in enumerate(shapes)

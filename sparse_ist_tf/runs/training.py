@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from sparse_ist_tf.checkpoints.loading import load_configured
 from sparse_ist_tf.encoder.bundle import vit_encoder
@@ -45,6 +44,7 @@ from sparse_ist_tf.runs.rounds_log import RoundsLog
 from sparse_ist_tf.runs.schedules import local_steps, rounds_between, steps_of_round, total_steps
 from sparse_ist_tf.runs.trained import is_trained
 from sparse_ist_tf.runs.views import Views
+from sparse_ist_tf.shown.bars import Bar
 from sparse_ist_tf.streams import Stream
 from sparse_ist_tf.workers.agreement import agree, command_facts
 from sparse_ist_tf.workers.cluster import Cluster, lost_peers, make_strategy
@@ -245,15 +245,10 @@ class Run:
         """
         config, trainer, size = self.config, self.trainer, self.splits["train"].size
         every = {what: rounds_between(config, what, size) for what in ("eval", "checkpoint")}
-        tested, asked = "", 0
-        bar = tqdm(
-            total=self.rounds,
-            initial=trainer.round,
-            desc="rounds",
-            unit="round",
-            disable=not self.link.chief,
-            mininterval=0.5,
-        )
+        tested: list[str] = []
+        asked = 0
+        shown = {"initial": trainer.round, "is_shown": self.link.chief}
+        bar = Bar(self.rounds, "rounds", "rounds", **shown)
         with stop.at_round_ends(trainer.ask_to_stop), bar:
             while trainer.step < self.steps and not asked:
                 steps = steps_of_round(config, trainer.step, self.steps)
@@ -269,15 +264,12 @@ class Run:
                 if evaluates or saves:
                     state, ledgers = self._gather()
                     if evaluates and self.link.chief:
-                        tested = f", test {self._evaluate(state, ledgers, record):.3f}"
+                        tested = [f"test {self._evaluate(state, ledgers, record):.3f}"]
                     if saves and self.link.chief:
                         self._save(state, ledgers)
-                bar.set_postfix_str(
-                    f"loss {record['loss']:.3f}, accuracy {record['train_accuracy']:.3f}{tested}, "
-                    f"sent {human_bytes(self.link.ledger.training)}",
-                    refresh=False,
-                )
-                bar.update(1)
+                sent = f"sent {human_bytes(self.link.ledger.training)}"
+                numbers = f"loss {record['loss']:.3f}", f"accuracy {record['train_accuracy']:.3f}"
+                bar.update(1, [*numbers, *tested, sent], first=("test", "loss"))
             self.link.part()
         asked = asked or stop.number
         if asked and (trainer.step < self.steps or self.link.chief):

@@ -4,16 +4,14 @@ import contextlib
 import dataclasses
 import json
 import statistics
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-
-from tqdm import tqdm
 
 from sparse_ist_tf.commands import quiet
 from sparse_ist_tf.errors import RequestError, RunError, warn
 from sparse_ist_tf.files import write_file
 from sparse_ist_tf.reports.lines import Line, draw
+from sparse_ist_tf.shown.bars import Bar
 from sparse_ist_tf.studies.grid import Cell
 from sparse_ist_tf.studies.words import show
 
@@ -44,18 +42,21 @@ def measure_leaks(cells: Iterable[Cell], folder: Path) -> None:
         from sparse_ist_tf.benchmarks.leak import measure_leak
         from sparse_ist_tf.checkpoints.loading import load_configured
         from sparse_ist_tf.runs.parts import load_splits, mask_options
-    for key, cell in tqdm(todo.items(), desc="attacks", unit="training", file=sys.stderr):
-        try:
-            encoder, config = load_configured(cell.config.encoder), cell.config
-            sizes = (encoder.image_size, encoder.patch_size)
-            leak = measure_leak(load_splits(config), mask_options(config), *sizes, _IMAGES)
-        except (RequestError, RunError) as error:
-            warn(f"{cell.name}: no attack: {error}")
-            continue
-        found = {"recorded": leak.recorded, "scaled": leak.scaled}
-        found |= dataclasses.asdict(leak.attack)
-        known[key] = found | {f"mean_{k}": v for k, v in dataclasses.asdict(leak.mean).items()}
-        write_file(folder / _FILE, json.dumps(known, indent=1, sort_keys=True) + "\n")
+    with Bar(len(todo), "attacks", "trainings") as bar:
+        for key, cell in todo.items():
+            try:
+                encoder, config = load_configured(cell.config.encoder), cell.config
+                sizes = (encoder.image_size, encoder.patch_size)
+                leak = measure_leak(load_splits(config), mask_options(config), *sizes, _IMAGES)
+            except (RequestError, RunError) as error:
+                warn(f"{cell.name}: no attack: {error}")
+                continue
+            finally:
+                bar.update(1)
+            found = {"recorded": leak.recorded, "scaled": leak.scaled}
+            found |= dataclasses.asdict(leak.attack)
+            known[key] = found | {f"mean_{k}": v for k, v in dataclasses.asdict(leak.mean).items()}
+            write_file(folder / _FILE, json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
 def leak_of(cell: Cell, folder: Path) -> dict[str, float]:

@@ -10,11 +10,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.files import write_file, writing
 from sparse_ist_tf.reports.run_directory import RunDirectory
+from sparse_ist_tf.shown.bars import Bar
 from sparse_ist_tf.studies.grid import Cell
 from sparse_ist_tf.workers.launch import LIFELINE, threads_per_worker
 
@@ -64,12 +63,12 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
     todo = {cell.name: cell for cell in cells}
     finished = {name for name, cell in todo.items() if _is_finished(cell, folder)}
     # The time left is told by the trainings of this call, not by those that were there.
-    bar = tqdm(total=len(todo), initial=len(finished), desc="trainings", unit="training")
+    bar = Bar(len(todo), "trainings", "trainings", initial=len(finished))
     waiting = [cell for name, cell in todo.items() if name not in finished]
     waiting.sort(key=lambda cell: cell.features != "")
     encoded = {todo[name].features for name in finished}
     running: dict[str, tuple[Cell, subprocess.Popen]] = {}
-    failed, shown = 0, time.monotonic()
+    failed = 0
     with bar, contextlib.ExitStack() as stack:
         stack.callback(_stop, running)
         while waiting or running:
@@ -93,11 +92,8 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int) -> None:
                     break
                 waiting.remove(cell)
                 running[cell.name] = (cell, _start(cell, folder, jobs))
-            state = f"{len(running)} at work" + f", {failed} failed" * bool(failed)
-            bar.set_postfix_str(state, refresh=False)
-            if time.monotonic() - shown > 1:  # the time goes on while no training ends
-                bar.refresh()
-                shown = time.monotonic()
+            state = [f"{len(running)} at work", *[f"{failed} failed"] * bool(failed)]
+            bar.update(0, state)  # the time goes on while no training ends
             time.sleep(0.1)
 
 

@@ -3,13 +3,12 @@
 import contextlib
 import json
 import os
-import shutil
 import socket
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 
 from sparse_ist_tf.errors import warn
+from sparse_ist_tf.shown.bars import for_workers
 from sparse_ist_tf.workers.groups.group import PORT_TAKEN, REGROUPED, Asked, Failure, Group
 from sparse_ist_tf.workers.restarts import Crew, Restarts
 from sparse_ist_tf.workers.seclusion import Seclusion
@@ -158,8 +157,5 @@ def environment_of_worker(tf_config: str) -> dict[str, str]:
         tf_config: its TF_CONFIG.
     """
     ours = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "NONE"}
-    if sys.stderr.isatty():  # for the progress bars' width
-        size = shutil.get_terminal_size()
-        ours |= {"COLUMNS": str(size.columns), "LINES": str(size.lines)}
-    ours |= os.environ
+    ours |= {**os.environ, **for_workers()}
     return ours | {"TF_CONFIG": tf_config, LIFELINE: "1", "PYTHONUNBUFFERED": "1"}

@@ -314,3 +314,124 @@ def test_a_bad_configuration_beside_weights_is_one_line(tmp_path, config, told):
     with pytest.raises(RequestError, match=told) as caught:
         load_encoder(f"{tmp_path}{'' if 'num_attention_heads' in config else '?num_heads=3'}")
     assert len(str(caught.value).splitlines()) == 1
+
+
+def whole(tmp_path, name, write_torch, tensors=TIMM):
+    """Weights in a file of this name."""
+    path = tmp_path / name
+    if ".safetensors" in name:
+        save_file(tensors, path)
+    else:
+        write_torch(tensors, path=path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "last.ckpt",
+        "model.fp16.safetensors",
+        "pytorch_model.fp16.bin",
+        "weights.pt",
+        "checkpoint.pth",
+        "teacher.safetensors",
+    ],
+)
+def test_a_file_of_any_usual_name_is_read_and_found_in_its_folder(tmp_path, name, write_torch):
+    half = {k: v.astype(np.float16) for k, v in TIMM.items()}
+    path = whole(tmp_path, name, write_torch, half)
+    whole(tmp_path, "optimizer.pt", write_torch)
+    (tmp_path / "training_args.bin").write_bytes(b"x")
+    for place in (path, tmp_path):
+        encoder = load_encoder(f"{place}?num_heads=3", activation="quick_gelu")
+        value = stored_arrays(encoder.model)["block_0/fc1/kernel"]
+        wanted = OURS["block_0/fc1/kernel"].astype(np.float16).astype(np.float32)
+        np.testing.assert_array_equal(value, wanted)
+
+
+def test_a_folder_with_several_files_asks_for_one(tmp_path, write_torch):
+    for name in ("a.pth", "b.safetensors"):
+        whole(tmp_path, name, write_torch)
+    one_line(tmp_path, r"has a\.pth, b\.safetensors: name one of them")
+
+
+def test_a_folder_of_adapters_alone_says_so(tmp_path):
+    save_file(
+        {"a.lora_A.weight": np.ones((2, 2), np.float32)}, tmp_path / "adapter_model.safetensors"
+    )
+    one_line(tmp_path, r"adapter_model\.safetensors alone is LoRA that isn't merged")
+
+
+@pytest.mark.parametrize("suffix", ["bin", "safetensors"])
+def test_shards_of_either_kind_are_joined(tmp_path, write_torch, suffix):
+    names, weight_map = list(TIMM), {}
+    for i, members in enumerate((names[:9], names[9:])):
+        shard = f"model-0000{i + 1}-of-00002.{suffix}"
+        whole(tmp_path, shard, write_torch, {name: TIMM[name] for name in members})
+        weight_map |= dict.fromkeys(members, shard)
+    stem = "pytorch_model.bin" if suffix == "bin" else "model.fp16.safetensors"
+    index = tmp_path / f"{stem}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+    for place in (index, tmp_path):
+        encoder = load_encoder(f"{place}?num_heads=3", activation="quick_gelu")
+        np.testing.assert_array_equal(
+            stored_arrays(encoder.model)["norm/scale"], OURS["norm/scale"]
+        )
+    (tmp_path / f"model-00002-of-00002.{suffix}").unlink()
+    one_line(tmp_path, rf"names model-00002-of-00002\.{suffix}, which isn't there")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz", "pth"])
+def test_integers_are_no_weights_in_any_file(tmp_path, write_torch, suffix):
+    path = tmp_path / f"w.{suffix}"
+    tensors = TIMM | {"blocks.0.mlp.fc1.weight": np.ones((288, 96), np.int8)}
+    if suffix == "npz":
+        np.savez(path, **tensors)
+    else:
+        whole(tmp_path, path.name, write_torch, tensors)
+    one_line(path, r"blocks\.0\.mlp\.fc1\.weight is int8, quantized")
+
+
+def test_integers_are_no_weights_in_our_own_files(tmp_path):
+    metadata = {"format": "sparse_ist_tf.encoder/1", "config": json.dumps(CONFIG)}
+    metadata |= {"mean": "[0.5, 0.5, 0.5]", "std": "[0.5, 0.5, 0.5]"}
+    spoiled = OURS | {"norm/scale": np.ones(96, np.uint8)}
+    save_file(spoiled, tmp_path / "e.safetensors", metadata)
+    one_line(tmp_path / "e.safetensors", "norm/scale is uint8, quantized")
+
+
+TRANSFORMERS = {
+    "patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "mean"),
+    [("vit", 0.5), ("deit", 0.485), ("vit_mae", 0.485), ("dinov2", 0.485), ("", 0.5)],
+)
+def test_pixels_of_transformers_without_a_preprocessor(tmp_path, kind, mean):
+    tensors = {}
+    for name, value in TIMM.items():
+        for theirs, called in TRANSFORMERS.items():
+            name = name.replace(theirs, called)
+        tensors[name] = value
+    save_file(tensors, tmp_path / "model.safetensors")
+    if kind:
+        config = {"model_type": kind, "num_attention_heads": 3, "hidden_act": "gelu"}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    encoder = load_encoder(f"{tmp_path}?num_heads=3")
+    assert encoder.mean[0] == mean
+    said = "0.5" if mean == 0.5 else "ImageNet's"
+    assert f"mean and std are {said}: none are stated" in encoder.notes
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.1], "image_std": [0.2]}')
+    if kind:
+        assert load_encoder(f"{tmp_path}?num_heads=3").mean == (0.1, 0.1, 0.1)
+
+
+@pytest.mark.parametrize("kind", ["swin", "convnext", "beit", "mobilevit"])
+def test_another_model_of_transformers_is_called_by_its_name(tmp_path, kind):
+    save_file(TIMM, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    one_line(tmp_path, f"model_type='{kind}'")

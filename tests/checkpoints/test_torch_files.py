@@ -1,6 +1,8 @@
 """Files of torch.save, old and new, are read without torch; bad ones end in one line."""
 
 import os
+import pathlib
+import pickle
 import struct
 import zipfile
 
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from sparse_ist_tf.checkpoints.torch_files import read_torch
 from sparse_ist_tf.errors import RequestError
+from tests.fixtures import encoders as fixture
 
 RNG = np.random.default_rng(0)
 TENSORS = {
@@ -142,6 +145,66 @@ def test_other_files_are_told(tmp_path, content):
     (tmp_path / "w.pth").write_bytes(content)
     with pytest.raises(RequestError, match=r"w\.pth: "):
         read_torch(tmp_path / "w.pth")
+
+
+def nested(path, content):
+    """A file of torch's zip format: dictionaries, and tensors under their names."""
+    arrays = []
+
+    def pickled(value):
+        if isinstance(value, dict):
+            items = b"".join(fixture._text(k) + pickled(v) for k, v in value.items())
+            return b"}(" + items + b"u"
+        if isinstance(value, bytes):
+            return value
+        arrays.append(np.ascontiguousarray(value))
+        return fixture._tensor(str(len(arrays) - 1), arrays[-1])
+
+    data = b"\x80\x02" + pickled(content) + b"."
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", data)
+        for i, array in enumerate(arrays):
+            archive.writestr(f"archive/data/{i}", array.tobytes())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "member"),
+    [
+        ({"state_dict": TENSORS, "state_dict_ema": {}}, "state_dict"),
+        ({"state_dict_ema": TENSORS, "epoch": np.array(3)}, "state_dict_ema"),
+        ({"model": {"state_dict": TENSORS}, "optimizer": {"state": TENSORS}}, "model/state_dict"),
+        ({"epoch": np.array(3), "mean": np.ones(3, np.float32), "model": TENSORS}, "model"),
+        ({"encoder": {}, "target_encoder": TENSORS, "opt": np.array(1)}, "target_encoder"),
+        ({"encoder": TENSORS, "decoder": TENSORS}, "encoder"),
+        ({"my_net": TENSORS, "optim": TENSORS}, "my_net"),
+        (
+            {"callbacks": {"Model{'a': 1}": {"best": np.array(1.0)}}, "state_dict": TENSORS},
+            "state_dict",
+        ),
+        (TENSORS | {"step": np.array(3), "args": {"lr": b"K\x01"}}, ""),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_state_dict_is_found_in_dictionaries(tmp_path, content, member):
+    tensors, found = read_torch(nested(tmp_path / "w.ckpt", content))
+    assert found == member
+    assert tensors.keys() >= TENSORS.keys()
+
+
+def test_several_state_dicts_of_unknown_names_are_refused(tmp_path):
+    path = nested(tmp_path / "w.ckpt", {"left": TENSORS, "right": TENSORS})
+    with pytest.raises(RequestError, match=r"several state dicts \(left, right\)"):
+        read_torch(path)
+
+
+def test_what_trainers_keep_beside_weights_is_read_as_nothing(tmp_path):
+    scalar = pickle.dumps(np.float64(0.5), protocol=2)[2:-1]
+    place = pickle.dumps(pathlib.PurePosixPath("a"), protocol=2)[2:-1]
+    place = place.replace(b"PurePosixPath", b"PosixPath")
+    content = {"best": scalar, "out": place, "device": b"ctorch\ndevice\nX\x03\0\0\0cpu\x85R"}
+    tensors, found = read_torch(nested(tmp_path / "w.ckpt", content | {"model": TENSORS}))
+    assert (found, tensors.keys()) == ("model", TENSORS.keys())
 
 
 def test_a_file_without_a_state_dict_is_told(write_torch, tmp_path):

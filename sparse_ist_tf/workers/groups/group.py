@@ -288,7 +288,9 @@ class Group:
                 if line in self.said_once:
                     return
                 self.said_once.add(line)
-                prefix = b"\n" if self.is_in_bar else b""
+                prefix = b""
+            if self.is_in_bar and line and not line.startswith(b"\r"):
+                prefix = b"\n" + prefix
             try:
                 sink.buffer.write(prefix + line + end)
                 self.is_in_bar = not end

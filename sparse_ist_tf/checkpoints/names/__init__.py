@@ -1,0 +1,1 @@
+"""What the names in a checkpoint tell: which tensors are the encoder's, and what model it is."""
