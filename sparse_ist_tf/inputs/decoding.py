@@ -1,20 +1,20 @@
 """Encoded images to RGB pixels, with errors that name the image."""
 
 import contextlib
-import io
+import os
 import re
-import threading
-import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.inputs.pictures import EXTENSIONS, most_pixels, read_picture
 from sparse_ist_tf.tracing import as_written
 
+__all__ = ["EXTENSIONS", "decode_file", "decode_image", "image_errors", "readable"]
+
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"  # what files begin with
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def decode_image(data: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
@@ -65,7 +65,7 @@ def _decode(data, name, is_file: bool) -> tf.Tensor:
 
     def by_pillow(data, name):
         def decode(data, name):
-            return _pillow(data if is_file else io.BytesIO(data), name)
+            return read_picture(os.fsdecode(data) if is_file else data, os.fsdecode(name))
 
         return tf.ensure_shape(tf.numpy_function(decode, [data, name], tf.uint8), (None, None, 3))
 
@@ -78,56 +78,6 @@ def _decode(data, name, is_file: bool) -> tf.Tensor:
 def _png_size(data):
     """Height and width as the header of a PNG has them; runs in a graph."""
     return tf.io.decode_raw(tf.strings.substr(data, 16, 8), tf.int32, little_endian=False)[::-1]
-
-
-def most_pixels() -> int:
-    """How many pixels an image may have: PIL.Image.MAX_IMAGE_PIXELS, which may be set."""
-    from PIL import Image
-
-    return Image.MAX_IMAGE_PIXELS or np.iinfo(np.int64).max
-
-
-_warning_filters = threading.Lock()  # which all threads share
-
-
-def _opened(file):
-    """A file as Pillow's image, of which only the header is read."""
-    from PIL import Image
-
-    try:
-        with _warning_filters, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an error follows
-            image = Image.open(file)
-        pixels = image.width * image.height
-    except Image.DecompressionBombError as error:  # of more than twice as many as may be
-        pixels = int(re.search(r"\d+", str(error))[0])
-    if pixels > most_pixels():
-        raise ValueError(
-            f"it has {pixels:,} pixels, at most {most_pixels():,} are allowed, the value of "
-            "PIL.Image.MAX_IMAGE_PIXELS"
-        )
-    return image
-
-
-def _pillow(file, name: bytes) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with _opened(file) as image:
-            if image.mode.startswith("I;16"):  # Pillow would clip, not scale
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            if image.format == "GIF":  # what is transparent is black
-                pixels = np.asarray(image.convert("RGBA"))
-                return pixels[..., :3] * (pixels[..., 3:] > 0)
-            return np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError:
-        reason = "it is empty or of no known format"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except Exception as error:  # Pillow's decoders raise almost anything
-        reason = str(error)
-    text = name.decode(errors="backslashreplace")
-    raise RunError(f"{text}: can't be read as an image ({' '.join(reason.split())})")
 
 
 @contextlib.contextmanager

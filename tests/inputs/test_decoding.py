@@ -69,7 +69,7 @@ def test_what_tensorflow_has_decoded_pillow_need_not(kind, monkeypatch):
     def fail(*_):
         raise AssertionError("slow")
 
-    monkeypatch.setattr(decoding, "_pillow", fail)
+    monkeypatch.setattr(decoding, "read_picture", fail)
     assert decode_image(encoded(COLOUR, kind), "photo").shape == (40, 50, 3)
 
 
