@@ -48,6 +48,7 @@ LINKS = {
     "fast": LinkSetting("float32", "float32", "float32", "float32", 20),
 }
 AUTO = "auto"  # as ist.link says
+OF_PLACES = ("folder",)  # kinds of data sets that are named by a path
 INITIALIZERS = (
     "subnet_he_normal",
     "he_normal",
@@ -236,6 +237,12 @@ def paper_config(dataset: str, published: bool = False) -> ConfigDict:
         config.ist.link, config.ist.local_steps = "fast", 20
         config.checkpoint_every_epochs, config.masks.grid = 1.0, "scaled"
     return config
+
+
+def place_of(dataset: str) -> str:
+    """The path in a dataset.name that has one, such as "photos" in "folder:photos"; else empty."""
+    kind, _, path = dataset.partition(":")
+    return path if kind in OF_PLACES else ""
 
 
 def completed(config: Mapping) -> ConfigDict:

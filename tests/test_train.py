@@ -79,6 +79,7 @@ def test_a_run_leaves_everything_that_is_promised(finished):
     names = {path.name for path in workdir.iterdir() if not path.name.startswith(".")}
     assert names == {
         "config.json",
+        "data.json",
         "metrics.jsonl",
         "tensorboard",
         "checkpoints",

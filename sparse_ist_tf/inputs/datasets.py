@@ -114,6 +114,7 @@ def _without_bad_images(split: Split) -> Split:
         labels=split.labels[rows],
         fingerprint=digest(split.fingerprint, rows),
         earlier_fingerprint=digest(split.as_before().fingerprint, rows),
+        files=tuple(split.files[row] for row in rows) if split.files else (),
     )
 
 

@@ -151,4 +151,5 @@ def _split(
         class_names=tuple(classes),
         fingerprint=digest("folder's contents", part, tuple(classes), contents, labels),
         earlier_fingerprint=digest("folder", part, tuple(classes), stats, labels),
+        files=tuple(contents),
     )

@@ -17,6 +17,7 @@ from sparse_ist_tf.config import completed
 from sparse_ist_tf.errors import RequestError, RunError, warn
 from sparse_ist_tf.files import remove_leftovers, write_file, writing
 from sparse_ist_tf.reports.checkpoint_file import read_checkpoint, write_checkpoint
+from sparse_ist_tf.reports.data_record import DataRecord
 
 if TYPE_CHECKING:
     import keras
@@ -34,7 +35,7 @@ FREE_KEYS = (
     "dataset.data_dir",
     "features.cache_dir",
 )
-_FIRST_FILES = {".lock", "config.json"}
+_FIRST_FILES = {".lock", "config.json", "data.json"}
 
 
 class RunDirectory:
@@ -99,7 +100,7 @@ class RunDirectory:
             try:
                 yield
             except RequestError:
-                if is_new and {path.name for path in self.path.iterdir()} == _FIRST_FILES:
+                if is_new and {path.name for path in self.path.iterdir()} <= _FIRST_FILES:
                     shutil.rmtree(self.path, ignore_errors=True)
                 raise
 
@@ -126,6 +127,26 @@ class RunDirectory:
         if found is None:
             raise RequestError(f"{self.path}: is no run directory, it has no config.json")
         return found
+
+    def data(self) -> DataRecord | None:
+        """What the run was trained on; None where it was begun by a version that kept none of it.
+
+        Raises:
+            RunError: if it is damaged.
+        """
+        found = self._read("data.json")
+        try:
+            return found and DataRecord.of_dict(found)
+        except (KeyError, TypeError, AttributeError):
+            raise RunError(f"{self.path / 'data.json'} is damaged") from None
+
+    def save_data(self, record: DataRecord) -> None:
+        """Keeps what the run is trained on.
+
+        Raises:
+            RunError: if it can't be written.
+        """
+        write_file(self.path / "data.json", json.dumps(record.as_dict()) + "\n")
 
     def save_checkpoint(
         self, state: Mapping[str, np.ndarray], progress: Mapping, phase: str = "round"

@@ -25,6 +25,7 @@ from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.synchronous import synchronous_bytes
 from sparse_ist_tf.ist.trainer import TrainingData
 from sparse_ist_tf.masks import MaskOptions, num_visible
+from sparse_ist_tf.reports.data_record import DataRecord
 from sparse_ist_tf.reports.metrics import ScalarLog
 from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.runs.evaluation import Evaluation
@@ -78,6 +79,7 @@ class Run:
         for ratio in (self.masks.ratio, *config.masks.test_ratios):
             _check_masks(dataclasses.replace(self.masks, ratio=ratio), self.encoder.num_patches)
         self.splits = self._load_splits()
+        self.data = DataRecord.of(config.dataset.name, self.splits)
         self.steps = total_steps(config, self.splits["train"].size)
         self.rounds = self._count_rounds()
         self.features = features_of(config, self.encoder)
@@ -85,6 +87,7 @@ class Run:
         agree(link, datasets.facts(self.splits) | self._facts())
         found = self._find_checkpoint()
         if link.chief:
+            directory.save_data(self.data)
             print(self.encoder.describe(), file=sys.stderr, flush=True)
         self.tokens = self._frozen_tokens() if config.encoder.trainable_blocks else None
         self.test_features = None if self.tokens else self._features("test")
@@ -203,6 +206,12 @@ class Run:
         start = np.zeros(3, np.int64)
         if found:
             progress = found[1]
+            known = self.directory.data()
+            if change := known and known.change(self.data):
+                raise RequestError(
+                    f"--workdir={self.directory.path}: its data has changed since its training "
+                    f"began: {change}; give another folder"
+                )
             if not progress.is_of(self.features.key, self.splits):
                 raise RequestError(
                     f"--workdir={self.directory.path}: its checkpoint was made of other features: "
