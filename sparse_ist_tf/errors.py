@@ -13,6 +13,10 @@ class RunError(RuntimeError):
     """A failure while a good request was carried out: commands print it and exit with status 1."""
 
 
+class BadImageError(RunError):
+    """An image that can't be read."""
+
+
 def warn(text: str) -> None:
     """Prints what the user should know of work that goes on, as one line on stderr."""
     print(f"warning: {' '.join(text.split())}", file=sys.stderr, flush=True)

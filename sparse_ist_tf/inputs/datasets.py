@@ -1,11 +1,12 @@
 """Data sets by name: mnist5k, digits, cifar10, resisc45, aid and folder:PATH."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from sparse_ist_tf.errors import RequestError, warn
+from sparse_ist_tf.errors import BadImageError, RequestError, RunError, warn
 from sparse_ist_tf.inputs.decoding import image_errors, readable
 from sparse_ist_tf.inputs.folder import load_folder, stratified_split
 from sparse_ist_tf.inputs.mnist import load_mnist5k
@@ -116,6 +117,19 @@ def _without_bad_images(split: Split) -> Split:
         earlier_fingerprint=digest(split.as_before().fingerprint, rows),
         files=tuple(split.files[row] for row in rows) if split.files else (),
     )
+
+
+@contextlib.contextmanager
+def suggesting_skip() -> Iterator[None]:
+    """Says behind the error of an image that can't be read what goes on without it.
+
+    Raises:
+        RunError: in place of BadImageError.
+    """
+    try:
+        yield
+    except BadImageError as error:
+        raise RunError(f"{error}; dataset.on_bad_image=skip leaves out such images") from error
 
 
 def facts(splits: Mapping[str, Split]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.inputs.contents import Stamp, content_digests, stamp_of
+from sparse_ist_tf.inputs.contents import READ_ANEW, Stamp, content_digests, stamp_of
 from sparse_ist_tf.inputs.decoding import EXTENSIONS, decode_file
 from sparse_ist_tf.inputs.split import ArraySource, Split, digest
 
@@ -143,6 +143,8 @@ def _split(
     found = [known[file.path] for file in chosen]
     contents = [(file.name.replace(os.sep, "/"), file.digest) for file in found]
     stats = [(file.name, file.stamp.size, file.stamp.modified_ns) for file in found]
+    earlier = digest("folder", part, tuple(classes), stats, labels)
+    is_anew = any(file.digest.endswith(READ_ANEW) for file in found)
     paths = np.array([os.fsencode(f.path) for f in chosen])
     return Split(
         name=f"{name}/{part}",
@@ -150,6 +152,6 @@ def _split(
         labels=labels,
         class_names=tuple(classes),
         fingerprint=digest("folder's contents", part, tuple(classes), contents, labels),
-        earlier_fingerprint=digest("folder", part, tuple(classes), stats, labels),
+        earlier_fingerprint="" if is_anew else earlier,
         files=tuple(contents),
     )

@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from sparse_ist_tf.errors import RunError, printable
+from sparse_ist_tf.errors import BadImageError, printable
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
@@ -40,6 +40,12 @@ NEEDS_HEIF = "HEIC needs `pip install pillow-heif`"
 NEEDS_AVIF = "AVIF needs `pip install 'pillow>=11.3'`"
 _ORIENTATION = 0x0112  # tags of EXIF and TIFF
 _BITS, _PHOTOMETRIC, _SAMPLES, _FORMAT = 258, 262, 277, 339
+_TIFF = (b"II*\0", b"MM\0*")  # what files begin with, and words in those that tell how they lie
+_TELLING = {
+    b"\xff\xd8": (b"Exif\0", b"tiff:Orientation"),
+    b"\x89P": (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp"),
+    b"RI": (b"EXIF", b"tiff:Orientation"),
+}
 _SIGNED, _WHITE_IS_ZERO = 2, 0
 _SAVE = "save it with 8 or 16 bits, or as floats in 0..1"
 _NUMBERS = {1: "unsigned integers", 2: "signed integers", 3: "floats"}
@@ -59,7 +65,7 @@ def read_picture(source: str | bytes | os.PathLike, name: str = "") -> np.ndarra
         uint8[height, width, 3], contiguous.
 
     Raises:
-        RunError: if it can't be read, or has more pixels than PIL.Image.MAX_IMAGE_PIXELS.
+        BadImageError: if it can't be read, or has more pixels than PIL.Image.MAX_IMAGE_PIXELS.
 
     Example:
         >>> import io
@@ -87,7 +93,7 @@ def read_picture(source: str | bytes | os.PathLike, name: str = "") -> np.ndarra
         reason = str(error) or type(error).__name__
     text = name or (os.fsdecode(source) if not isinstance(source, bytes) else "a picture")
     reason = " ".join(reason.split())
-    raise RunError(f"{printable(text)}: can't be read as an image ({reason})")
+    raise BadImageError(f"{printable(text)}: can't be read as an image ({reason})")
 
 
 def orientation_of(image: "PillowImage.Image") -> int:
@@ -104,9 +110,37 @@ def orientation_of(image: "PillowImage.Image") -> int:
 
 def stored_orientation(contents: bytes) -> int:
     """The orientation that a file's contents tell, 1 where they tell none."""
+    if not may_tell(contents):
+        return 1
     with contextlib.suppress(Exception), _opened(io.BytesIO(contents)) as image:
         return orientation_of(image)
     return 1
+
+
+def may_tell(contents: bytes) -> bool:
+    """Whether there may be more to reading a file than decoding it.
+
+    Args:
+        contents: of a file, or what it begins and ends with.
+    """
+    words = _TELLING.get(contents[:2], ())
+    return contents[:4] in _TIFF or any(word in contents for word in words)
+
+
+def read_anew(contents: bytes) -> str:
+    """How a file is read where versions before read other pixels from it; empty elsewhere.
+
+    Args:
+        contents: of a whole file.
+    """
+    if contents[:4] in _TIFF:  # which Pillow has always turned
+        with contextlib.suppress(Exception), _opened(io.BytesIO(contents)) as image:
+            bits, white = _several(image.tag_v2.get(_BITS, 1)), image.tag_v2.get(_PHOTOMETRIC)
+            if image.mode == "F" or (image.mode[0] == "I" and (max(bits) < 16 or not white)):
+                return f"{image.mode}, {max(bits)} bits, photometric {white}"
+        return ""
+    orientation = stored_orientation(contents)
+    return f"orientation {orientation}" if orientation > 1 else ""
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -239,7 +273,7 @@ def _why_unknown(file: IO[bytes]) -> str:
     if head[4:8] == b"ftyp":
         needed = lacking(".avif") if b"avif" in head[8:] else lacking(".heic")
         return needed or "it is of no known format"
-    if head[:4] in (b"II*\0", b"MM\0*"):
+    if head[:4] in _TIFF:
         with contextlib.suppress(Exception):
             return _about_tiff(file, head)
     return "it is empty or of no known format"

@@ -136,9 +136,23 @@ class RunDirectory:
         """
         found = self._read("data.json")
         try:
-            return found and DataRecord.of_dict(found)
+            return None if found is None else DataRecord.of_dict(found)
         except (KeyError, TypeError, AttributeError):
             raise RunError(f"{self.path / 'data.json'} is damaged") from None
+
+    def check_data(self, now: DataRecord) -> None:
+        """Makes sure that the data is what a training began with, as far as it is known.
+
+        Raises:
+            RequestError: saying what has changed.
+            RunError: as data().
+        """
+        known = self.data()
+        if change := known.change(now) if known else "":
+            raise RequestError(
+                f"--workdir={self.path}: its data has changed since its training began: {change}; "
+                "give another folder"
+            )
 
     def save_data(self, record: DataRecord) -> None:
         """Keeps what the run is trained on.

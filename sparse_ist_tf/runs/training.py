@@ -206,12 +206,7 @@ class Run:
         start = np.zeros(3, np.int64)
         if found:
             progress = found[1]
-            known = self.directory.data()
-            if change := known and known.change(self.data):
-                raise RequestError(
-                    f"--workdir={self.directory.path}: its data has changed since its training "
-                    f"began: {change}; give another folder"
-                )
+            self.directory.check_data(self.data)
             if not progress.is_of(self.features.key, self.splits):
                 raise RequestError(
                     f"--workdir={self.directory.path}: its checkpoint was made of other features: "
@@ -382,7 +377,7 @@ def train_and_evaluate(
     """
     directory, chief = RunDirectory(workdir), cluster.worker == 0
     stop = stop or Stop()
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, datasets.suggesting_skip():
         if chief:
             stack.enter_context(directory.opened(config.to_dict()))
         if is_trained(directory, config):
