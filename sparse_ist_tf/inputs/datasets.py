@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -18,6 +19,7 @@ __all__ = ["IN_PACKAGES", "NAMES", "ON_BAD_IMAGE", "Split", "image_errors", "loa
 
 NAMES = (*IN_PACKAGES, "cifar10", "resisc45", "aid", "folder:PATH")
 ON_BAD_IMAGE = ("error", "skip")
+_NO_LABEL = "\ufeff"  # readers of a text file drop it where it comes first
 
 
 def load(
@@ -69,9 +71,39 @@ def load(
         splits = load_records(name, data_dir, split_seed)
     else:
         raise RequestError(f"dataset.name={name!r}: must be one of {', '.join(NAMES)}")
+    check_class_names(name, splits["train"].class_names)
     if on_bad_image == "skip":
         splits = {part: _without_bad_images(split) for part, split in splits.items()}
     return splits
+
+
+def check_class_names(name: str, class_names: Sequence[str]) -> None:
+    """Makes sure that class names can be lines of a labels.txt, and be told apart in it.
+
+    Args:
+        name: as dataset.name.
+        class_names: of the data set.
+
+    Raises:
+        RequestError: naming the one that can't.
+    """
+    seen: dict[str, str] = {}
+    for label in class_names:
+        shown = f"{name}: class {label!a}"
+        if any("\ud800" <= c <= "\udfff" for c in label):
+            raise RequestError(f"{shown}: its name is no UTF-8; rename it")
+        if bad := next((c for c in label if c in _NO_LABEL or _is_control(c)), ""):
+            raise RequestError(f"{shown}: has {bad!a} in its name, which ends or hides a line")
+        if not label.strip():
+            raise RequestError(f"{shown}: its name is empty")
+        same = unicodedata.normalize("NFC", label)
+        if same in seen:
+            raise RequestError(f"{shown}: has the name of class {seen[same]!a}; rename one")
+        seen[same] = label
+
+
+def _is_control(character: str) -> bool:
+    return character != "\t" and unicodedata.category(character) in ("Cc", "Zl", "Zp")
 
 
 def _load_packaged(name: str, split_seed: int) -> dict[str, Split]:

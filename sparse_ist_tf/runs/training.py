@@ -19,6 +19,7 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.batches import BatchStream
 from sparse_ist_tf.inputs.datasets import IN_PACKAGES
+from sparse_ist_tf.inputs.layouts.summary import summary
 from sparse_ist_tf.ist.finetuning import Tuning
 from sparse_ist_tf.ist.local import logit_adjustments
 from sparse_ist_tf.ist.state import HeadState
@@ -88,6 +89,8 @@ class Run:
         found = self._find_checkpoint()
         if link.chief:
             directory.save_data(self.data)
+            if not found:
+                print(summary(config.dataset.name, self.splits), flush=True)
             print(self.encoder.describe(), file=sys.stderr, flush=True)
         self.tokens = self._frozen_tokens() if config.encoder.trainable_blocks else None
         self.test_features = None if self.tokens else self._features("test")
