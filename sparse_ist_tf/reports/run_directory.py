@@ -18,6 +18,7 @@ from sparse_ist_tf.errors import RequestError, RunError, warn
 from sparse_ist_tf.files import remove_leftovers, write_file, writing
 from sparse_ist_tf.reports.checkpoint_file import read_checkpoint, write_checkpoint
 from sparse_ist_tf.reports.data_record import DataRecord
+from sparse_ist_tf.workers.preparing import place_of
 
 if TYPE_CHECKING:
     import keras
@@ -300,9 +301,9 @@ def _record(line: bytes) -> dict | None:
 
 
 def _without_place(config: dict) -> dict:
-    """A configuration whose folder of images, if it has one, may lie anywhere."""
+    """A configuration whose folder or file of images, if it has one, may lie anywhere."""
     name = config["dataset"]["name"]
-    name = "folder:" if name.startswith("folder:") else name
+    name = name.partition(":")[0] + ":" if place_of(name) else name
     return config | {"dataset": config["dataset"] | {"name": name}}
 
 

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -143,7 +144,7 @@ class FinishedRun:
     @property
     def prefix(self) -> str:
         """What the names of files begin with: data set, encoder and mask ratio in percent."""
-        data = Path(self.config.dataset.name.removeprefix("folder:")).name or "folder"
+        data = _short(self.config.dataset.name)
         encoder = Path(parse_weights(self.config.encoder.weights)[0].rpartition(":")[2]).stem
         return f"{data}_{encoder}_m{round(100 * self.config.masks.ratio)}"
 
@@ -252,6 +253,15 @@ class FinishedRun:
             for example, feature in zip(part, features, strict=True):
                 example["feature"] = feature
         return examples
+
+
+def _short(dataset: str) -> str:
+    """A data set's name as a part of a file's."""
+    kind, _, rest = dataset.partition(":")
+    if kind == "tfds":
+        return re.sub(r"[/:]", "_", rest)
+    path = Path(rest or kind)
+    return (path.stem if kind == "npz" else path.name) or kind
 
 
 def _shapes(split: Split) -> Iterator[tuple[int, int]]:

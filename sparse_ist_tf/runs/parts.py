@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sparse_ist_tf.codec.transport import Transport
-from sparse_ist_tf.config import hidden_widths, ist_options, place_of
+from sparse_ist_tf.config import hidden_widths, ist_options
 from sparse_ist_tf.encoder.features import FeatureOptions, Features
 from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.errors import RequestError
@@ -23,6 +23,7 @@ from sparse_ist_tf.registry import EXCHANGE, find_algorithm
 from sparse_ist_tf.reports.data_record import DataRecord
 from sparse_ist_tf.runs.schedules import learning_rate_schedule, local_steps
 from sparse_ist_tf.workers.link import Link
+from sparse_ist_tf.workers.preparing import place_of
 
 _CLASSES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lion": "Lion", "rmsprop": "RMSprop"}
 # Keys of config.ist that an algorithm may use as they are.

@@ -52,6 +52,7 @@ from sparse_ist_tf.workers.agreement import agree, command_facts
 from sparse_ist_tf.workers.cluster import Cluster, lost_peers, make_strategy
 from sparse_ist_tf.workers.ledger import PURPOSES, Ledger, human_bytes
 from sparse_ist_tf.workers.link import Link, Shape
+from sparse_ist_tf.workers.preparing import place_of
 from sparse_ist_tf.workers.stopping import Stop
 
 _COLLECTIVE_TIMEOUT_S = 1800.0  # others wait while the chief evaluates; a dead peer shows sooner
@@ -101,7 +102,7 @@ class Run:
 
     def _load_splits(self):
         name = self.config.dataset.name
-        if name in IN_PACKAGES or name.startswith("folder:"):
+        if name in IN_PACKAGES or place_of(name):
             return load_splits(self.config)
         splits = load_splits(self.config) if self.link.chief else None  # may have to prepare them
         self.link.wait_for_all()
