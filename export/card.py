@@ -42,6 +42,7 @@ def describe(run: FinishedRun, name: str, job: Job, about: Mapping) -> Metadata:
         },
         "normalisation": {"mean": list(encoder.mean), "std": list(encoder.std)},
         "config": run.config.to_dict(),
+        "data": run.data.without_files().as_dict(),
         "digest": run.digest,
         **about,
     }

@@ -74,8 +74,9 @@ class Exporter:
         """Makes everything.
 
         Raises:
-            RunError: if a file can't be made or written.
+            RunError: if the run's head isn't worth what it was, or a file can't be made or written.
         """
+        self.run.confirm()
         self.output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export.", dir=self.output.parent) as folder:
             self._stage = Path(folder)

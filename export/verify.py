@@ -170,16 +170,19 @@ def evaluate_tflite(
         features in place of the accuracies.
 
     Raises:
-        RequestError: if the file is damaged or not one of export's, or the config doesn't fit it.
+        RequestError: if the file is damaged or not one of export's, the config doesn't fit it, or
+            the data set is no longer what it was.
     """
     from sparse_ist_tf.checkpoints.loading import load_configured
     from sparse_ist_tf.config import completed
+    from sparse_ist_tf.reports.data_record import DataRecord
     from sparse_ist_tf.runs.images import Images
 
     path = Path(path)
     content = read_file(path)
     runtime = LiteRT(content, path.name, threads=threads, delegate=delegate)
     labels, run = metadata.read(content, path.name)
+    known = DataRecord.of_dict(run["data"]) if config is None and "data" in run else None
     config = completed(run["config"]) if config is None else config
     encoder = load_configured({**config.encoder, "dtype": "float32"})
     if encoder.digest != run["encoder"]["digest"]:
@@ -187,7 +190,7 @@ def evaluate_tflite(
             f"{path.name}: was made with another encoder than encoder.weights="
             f"{config.encoder.weights!r}"
         )
-    images = Images(config, encoder)
+    images = Images(config, encoder, known)
     split = images.splits["test"]
     kind = run["artefact"]["kind"]
     if kind in OF_IMAGES:

@@ -47,7 +47,7 @@ LINKS = {
     "thin": LinkSetting("bfloat16", "int4", "reset", "halvings", 100),
     "fast": LinkSetting("float32", "float32", "float32", "float32", 20),
 }
-DATASETS = ("mnist5k", "digits", "cifar10", "resisc45", "aid", "folder:PATH")
+DATASETS = ("mnist5k", "digits", "cifar10", "resisc45", "aid")
 AUTO = "auto"  # as ist.link says
 INITIALIZERS = (
     "subnet_he_normal",
@@ -102,7 +102,8 @@ def table() -> list[Key]:
     """Train's keys in their order in --help, with the algorithms that are registered now."""
     several, positive = _used_by("ist.num_subnets"), Number(0, above=True)
     algorithms = "; ".join(f"{name}: {find_algorithm(name).meaning}" for name in algorithm_names())
-    split = (When("dataset.name", ("mnist5k", "digits", "resisc45", "folder:PATH")),)
+    kinds = ("folder:PATH", "npz:FILE", "tfds:NAME")
+    split = (When("dataset.name", ("mnist5k", "digits", "resisc45", *kinds)),)
     ist = [
         Key("ist.num_subnets", 4, Number(1), "subnets of the head, or replicas of it"),
         Key("ist.capacities", (), Numbers("one number above 0 per subnet, or none", positive),
@@ -136,7 +137,8 @@ def table() -> list[Key]:
     ]
     return [
         Key("seed", 0, Number(0), "of masks, partitions, batches and initial weights"),
-        Key("dataset.name", DATASETS[0], OneOf(DATASETS, ("arrays:DIGEST",)), "the images"),
+        Key("dataset.name", DATASETS[0], OneOf((*DATASETS, *kinds), ("arrays:DIGEST",)),
+            "the images"),
         Key("dataset.data_dir", "", None,
             "where TFDS looks; else $SPARSE_IST_DATA or its own place"),
         Key("dataset.split_seed", 0, Number(0), "of the split where the data has none", split),

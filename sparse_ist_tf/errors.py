@@ -13,6 +13,10 @@ class RunError(RuntimeError):
     """A failure while a good request was carried out: commands print it and exit with status 1."""
 
 
+class BadImageError(RunError):
+    """An image that can't be read."""
+
+
 def warn(text: str) -> None:
     """Prints what the user should know of work that goes on, as one line on stderr."""
     print(f"warning: {' '.join(text.split())}", file=sys.stderr, flush=True)
@@ -26,3 +30,24 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(word, words, 1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def printable(text: str) -> str:
+    r"""A name from a disk as one line that any terminal takes.
+
+    Returns:
+        With control characters, line separators and bytes that are no UTF-8 as escapes.
+
+    Example:
+        >>> from sparse_ist_tf.errors import printable
+        >>> print(printable("a" + chr(10) + "b.png"))
+        a\nb.png
+    """
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    number = ord(character)
+    if 0xDC80 <= number <= 0xDCFF:  # a byte, as os.fsdecode has it
+        return f"\\x{number - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()

@@ -204,7 +204,8 @@ def _load_images(config, link=None):
     )
     size = PRESETS[config.preset].image_size
     parts = [splits[name] for name in ("train", "test")]
-    decoded = [(decoded_images(part, size, cache_dir), part.labels) for part in parts]
+    with datasets.suggesting_skip():
+        decoded = [(decoded_images(part, size, cache_dir), part.labels) for part in parts]
     fingerprint = digest(*(part.fingerprint for part in parts))
     images = Images(*decoded[0], *decoded[1], parts[0].num_classes, fingerprint)
     if link and link.chief:

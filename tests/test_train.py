@@ -79,6 +79,7 @@ def test_a_run_leaves_everything_that_is_promised(finished):
     names = {path.name for path in workdir.iterdir() if not path.name.startswith(".")}
     assert names == {
         "config.json",
+        "data.json",
         "metrics.jsonl",
         "tensorboard",
         "checkpoints",
@@ -125,7 +126,9 @@ def test_a_finished_run_is_not_run_again(finished, caches):
     start = time.monotonic()
     again = _run(caches, f"--workdir={workdir}", *SMALL)
     assert again.returncode == 0
-    assert again.stdout == f"{workdir} is finished.\n{done.stdout}"
+    found, results = done.stdout.split("Test accuracy", 1)
+    assert found.startswith("data: digits, 10 classes, 1,437 images to train on and 360 to test\n")
+    assert again.stdout == f"{workdir} is finished.\nTest accuracy{results}"
     assert time.monotonic() - start < 60
 
 

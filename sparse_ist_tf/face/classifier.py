@@ -20,7 +20,7 @@ from sparse_ist_tf.face.images import Classes, Given, as_split, held_out, read
 from sparse_ist_tf.face.layers import Encoder
 from sparse_ist_tf.face.model import MaskedClassifier
 from sparse_ist_tf.face.runs import hold_encoder, train
-from sparse_ist_tf.inputs.arrays import hold, release
+from sparse_ist_tf.inputs.held import hold, release
 from sparse_ist_tf.ist.head import build_model, parameters_of, probabilities
 from sparse_ist_tf.keys import assign, check_types, no_such_key
 from sparse_ist_tf.runs.finished_run import FinishedRun

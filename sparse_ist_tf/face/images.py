@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.inputs.arrays import array_split
+from sparse_ist_tf.inputs.held import array_split
 from sparse_ist_tf.inputs.folder import stratified_split
 from sparse_ist_tf.inputs.split import Split
 

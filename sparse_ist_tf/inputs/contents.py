@@ -1,4 +1,4 @@
-"""What files hold, as digests: read once, and known again for as long as nothing writes to them."""
+"""What picture files hold, as digests: read once, and known until something writes to them."""
 
 import concurrent.futures
 import hashlib
@@ -13,11 +13,14 @@ from tqdm import tqdm
 
 from sparse_ist_tf.errors import warn
 from sparse_ist_tf.files import cache_home, write_atomically
+from sparse_ist_tf.inputs.pictures import may_tell, read_anew
 
 UNREADABLE = "unreadable"  # in place of a digest
+READ_ANEW = "+"  # behind that of a file of which versions before read other pixels
 _WORTH_FILES, _WORTH_BYTES = 1000, 1 << 24  # less is read again as soon as it is looked up
 _SETTLED_NS = 2_000_000_000  # the coarsest clock of a file system, FAT's
 _CHUNK, _BLOCK = 64, 1 << 20  # files of a thread's turn, bytes of a read
+_HEAD, _TAIL = 1 << 18, 1 << 16  # bytes in which a picture tells how it lies
 
 
 class Stamp(NamedTuple):
@@ -44,7 +47,7 @@ def stamp_of(file: os.DirEntry) -> Stamp:
 
 
 def content_digests(root: str | os.PathLike, stamps: Mapping[str, Stamp]) -> dict[str, str]:
-    """SHA-256 of the contents of files below a folder.
+    """What picture files below a folder are known by.
 
     Digests are kept in the user's cache, a file for each folder, and a file of the folder is read
     again where its stamp is another. So a change is noticed unless it leaves size and both times as
@@ -57,11 +60,11 @@ def content_digests(root: str | os.PathLike, stamps: Mapping[str, Stamp]) -> dic
         stamps: by path below it.
 
     Returns:
-        64 hex digits by path, in the order of stamps; UNREADABLE for a file that can't be read.
+        As digest_of, by path, in the order of stamps.
     """
     place = Path(root).resolve()
     name = hashlib.sha256(os.fsencode(place)).hexdigest()
-    path = cache_home() / "contents" / f"{name[:32]}.json"
+    path = cache_home() / "contents" / f"{name[:32]}-2.json"  # before, turned ones weren't known
     worth = len(stamps) >= _WORTH_FILES or sum(s.size for s in stamps.values()) >= _WORTH_BYTES
     kept = _kept(path) if worth else {}
     known = {n: kept[n][3] for n, s in stamps.items() if n in kept and kept[n][:3] == [*s]}
@@ -95,15 +98,26 @@ def _digests(root: Path, names: list[str]) -> dict[str, str]:
 
 
 def digest_of(path: str | os.PathLike) -> str:
-    """SHA-256 of a file's contents, 64 hex digits; UNREADABLE where it can't be read."""
-    total = hashlib.sha256()
+    """What a picture's file is known by: SHA-256 in hex, or UNREADABLE where it can't be read.
+
+    Of its contents and, where versions before read other pixels from it, of how it is read, with
+    READ_ANEW behind it.
+    """
+    total, first, last, how = hashlib.sha256(), b"", b"", ""
     try:
         with open(path, "rb", buffering=0) as file:
             while block := file.read(_BLOCK):
                 total.update(block)
+                first, last = first or block[:_HEAD], block[-_TAIL:]
+            if may_tell(first + last):
+                file.seek(0)
+                how = read_anew(file.read())
     except OSError:
         return UNREADABLE
-    return total.hexdigest()
+    if not how:
+        return total.hexdigest()
+    total.update(f", {how}".encode())
+    return total.hexdigest() + READ_ANEW
 
 
 def _kept(path: Path) -> dict[str, list]:

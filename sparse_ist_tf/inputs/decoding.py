@@ -1,20 +1,28 @@
 """Encoded images to RGB pixels, with errors that name the image."""
 
 import contextlib
-import io
+import os
 import re
-import threading
-import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.errors import BadImageError, RunError
+from sparse_ist_tf.inputs.pictures import (
+    EXTENSIONS,
+    most_pixels,
+    read_picture,
+    stored_orientation,
+    turns,
+)
 from sparse_ist_tf.tracing import as_written
 
+__all__ = ["EXTENSIONS", "decode_file", "decode_image", "image_errors", "readable"]
+
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"  # what files begin with
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_NEAR = 1 << 16  # bytes at the end of a PNG, in which programs put EXIF
+_TURNS = [(1, 1), *(turns(orientation) for orientation in range(1, 9))]
 
 
 def decode_image(data: tf.Tensor, name: tf.Tensor) -> tf.Tensor:
@@ -55,17 +63,18 @@ def _decode(data, name, is_file: bool) -> tf.Tensor:
         # Of others TensorFlow ignores the palette (BMP) or makes memory for all frames (GIF).
         cases = [
             (tf.equal(tf.strings.substr(data, 0, len(magic)), magic), lambda read=read: read(data))
-            for magic, read in ((_PNG, _png_size), (_JPEG, tf.image.extract_jpeg_shape))
+            for magic, read in ((_PNG, _about_png), (_JPEG, _about_jpeg))
         ]
-        size = tf.case(cases, lambda: tf.constant([0, 0]))
-        pixels = tf.reduce_prod(tf.cast(size[:2], tf.int64))
+        size, tells = tf.case(cases, lambda: (tf.constant([0, 0]), tf.constant(False)))
+        pixels = tf.reduce_prod(tf.cast(size, tf.int64))
         data = tf.where((pixels > 0) & (pixels <= most_pixels()), data, "")
         image = tf.io.decode_image(data, channels=3, expand_animations=False)
+        image = tf.cond(tells, lambda: _turned(image, data), lambda: image)
         return tf.ensure_shape(image, (None, None, 3))
 
     def by_pillow(data, name):
         def decode(data, name):
-            return _pillow(data if is_file else io.BytesIO(data), name)
+            return read_picture(os.fsdecode(data) if is_file else data, os.fsdecode(name))
 
         return tf.ensure_shape(tf.numpy_function(decode, [data, name], tf.uint8), (None, None, 3))
 
@@ -75,59 +84,39 @@ def _decode(data, name, is_file: bool) -> tf.Tensor:
     return fast.concatenate(slow).take(1).get_single_element()
 
 
-def _png_size(data):
-    """Height and width as the header of a PNG has them; runs in a graph."""
-    return tf.io.decode_raw(tf.strings.substr(data, 16, 8), tf.int32, little_endian=False)[::-1]
+def _turned(image, data):
+    """What TensorFlow made of a file, turned as its EXIF or XMP says; runs in a graph."""
+    orientation = tf.numpy_function(_stored_orientation, [data], tf.int64)
+    orientation = tf.ensure_shape(orientation, ())
+    axes = tf.where(orientation > 4, [1, 0, 2], [0, 1, 2])
+    rows, columns = tf.unstack(tf.gather(_TURNS, orientation))
+    return tf.transpose(image, axes)[::rows, ::columns]
 
 
-def most_pixels() -> int:
-    """How many pixels an image may have: PIL.Image.MAX_IMAGE_PIXELS, which may be set."""
-    from PIL import Image
-
-    return Image.MAX_IMAGE_PIXELS or np.iinfo(np.int64).max
+def _stored_orientation(data):
+    return np.int64(stored_orientation(data))
 
 
-_warning_filters = threading.Lock()  # which all threads share
+def _about_jpeg(data):
+    """Height and width as the header of a JPEG has them, and whether it may tell an orientation.
+
+    It may where more than JFIF's segment lies in front of what the decoder wants.
+    """
+    first = tf.cast(tf.io.decode_raw(tf.strings.substr(data, 3, 3), tf.uint8), tf.int32)
+    behind_jfif = tf.minimum(5 + 256 * first[1] + first[2], tf.strings.length(data) - 1)
+    second = tf.io.decode_raw(tf.strings.substr(data, behind_jfif, 1), tf.uint8)
+    kind = tf.where(first[0] == 0xE0, tf.cast(second[0], tf.int32), first[0])
+    tells = ((kind >= 0xE0) & (kind <= 0xEF)) | (kind == 0xFE)  # an application's, or a comment
+    return tf.image.extract_jpeg_shape(data)[:2], tells
 
 
-def _opened(file):
-    """A file as Pillow's image, of which only the header is read."""
-    from PIL import Image
-
-    try:
-        with _warning_filters, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an error follows
-            image = Image.open(file)
-        pixels = image.width * image.height
-    except Image.DecompressionBombError as error:  # of more than twice as many as may be
-        pixels = int(re.search(r"\d+", str(error))[0])
-    if pixels > most_pixels():
-        raise ValueError(
-            f"it has {pixels:,} pixels, at most {most_pixels():,} are allowed, the value of "
-            "PIL.Image.MAX_IMAGE_PIXELS"
-        )
-    return image
-
-
-def _pillow(file, name: bytes) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with _opened(file) as image:
-            if image.mode.startswith("I;16"):  # Pillow would clip, not scale
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            if image.format == "GIF":  # what is transparent is black
-                pixels = np.asarray(image.convert("RGBA"))
-                return pixels[..., :3] * (pixels[..., 3:] > 0)
-            return np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError:
-        reason = "it is empty or of no known format"
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except Exception as error:  # Pillow's decoders raise almost anything
-        reason = str(error)
-    text = name.decode(errors="backslashreplace")
-    raise RunError(f"{text}: can't be read as an image ({' '.join(reason.split())})")
+def _about_png(data):
+    """The same of a PNG, which may where its image isn't its first chunk, or EXIF lies behind."""
+    size = tf.io.decode_raw(tf.strings.substr(data, 16, 8), tf.int32, little_endian=False)
+    near = tf.minimum(tf.strings.length(data), _NEAR)
+    behind = tf.strings.split(tf.strings.substr(data, -near, near), "eXIf")
+    tells = tf.not_equal(tf.strings.substr(data, 37, 4), "IDAT") | (tf.size(behind) > 1)
+    return size[::-1], tells
 
 
 @contextlib.contextmanager
@@ -137,13 +126,15 @@ def image_errors() -> Iterator[None]:
     The same for a message that unpack_patches refuses.
 
     Raises:
-        RunError: in place of tf.errors.OpError, if that came from reading images.
+        RunError: in place of tf.errors.OpError, if that came from reading images; BadImageError if
+            one of them can't be decoded.
     """
     try:
         yield
     except tf.errors.OpError as error:
-        if found := re.search(r"\bRunError: (.*)", str(error)):
-            raise RunError(found[1].strip()) from error
+        if found := re.search(r"\b(RunError|BadImageError): (.*)", str(error)):
+            kind = BadImageError if found[1] == "BadImageError" else RunError
+            raise kind(found[2].strip()) from error
         if isinstance(error, tf.errors.DataLossError):
             line = " ".join(str(error).split())
             raise RunError(f"a file of images is damaged: {line}") from error

@@ -13,6 +13,14 @@ import tensorflow_datasets as tfds
 
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.inputs.decoding import decode_image
+from sparse_ist_tf.inputs.layouts.tfds_sets import (
+    data_places,
+    find_any,
+    image_and_label,
+    opened,
+    parts_of_any,
+    used_parts,
+)
 from sparse_ist_tf.inputs.split import Element, Split, digest, keep
 from sparse_ist_tf.streams import Stream
 from sparse_ist_tf.tracing import as_written
@@ -41,11 +49,13 @@ class RecordSource:
         files: paths, in order.
         rows: int64[n], the records that belong to the split, ascending.
         name: what errors call the part.
+        key: of the image in a record.
     """
 
     files: tuple[str, ...]
     rows: np.ndarray
     name: str
+    key: str = "image"
 
     def stream(self, start: int, stop: int) -> tf.data.Dataset:
         """(Record, its number) of images start to stop of the split, in order."""
@@ -62,9 +72,9 @@ class RecordSource:
     def decode(self, element: Element) -> tf.Tensor:
         """Decodes a record's image."""
         record, row = element
-        wanted = {"image": tf.io.FixedLenFeature((), tf.string)}
+        wanted = {self.key: tf.io.FixedLenFeature((), tf.string)}
         name = tf.strings.join([self.name, ", record ", tf.strings.as_string(row)])
-        return decode_image(tf.io.parse_single_example(record, wanted)["image"], name)
+        return decode_image(tf.io.parse_single_example(record, wanted)[self.key], name)
 
     def take(self, rows: np.ndarray) -> "RecordSource":
         """The source of these images alone."""
@@ -78,15 +88,28 @@ def load_records(name: str, data_dir: str | None = None, split_seed: int = 0) ->
 
     Source: paper section 4 for the sizes of the parts.
 
+    Args:
+        name: one of those that have a name of their own, or "tfds:NAME/CONFIG:VERSION", of which
+            the last two may be left out: the parts train and test, or validation, or a fifth of
+            train or of the only part there is; the image and the label as its features tell.
+        data_dir: as datasets.load.
+        split_seed: as datasets.load.
+
     Raises:
-        RequestError: if the data isn't there and has to be downloaded by hand.
+        RequestError: if the data isn't there and has to be downloaded by hand, or has no images
+            with one label each.
         RunError: if it can't be downloaded, prepared or read.
     """
-    builder = _builder(name, data_dir)
+    is_any = name.startswith("tfds:")
+    builder = find_any(name, data_dir) if is_any else _builder(name, data_dir)
     if (found := builder.info.file_format.value) != "tfrecord":
         raise RequestError(f"{name}: {builder.data_path} has {found} files; must be tfrecord")
-    labels = {part: _read_labels(name, builder, part) for part in builder.info.splits}
-    if set(labels) == {"train"}:
+    image, label = image_and_label(name, builder.info.features) if is_any else ("image", "label")
+    wanted = used_parts(name, builder.info.splits) if is_any else builder.info.splits
+    labels = {part: _read_labels(name, builder, part, label) for part in wanted}
+    if is_any:
+        parts = parts_of_any(name, labels, split_seed)
+    elif set(labels) == {"train"}:
         rows = Stream.SPLIT.rng(split_seed % 2**64).permutation(len(labels["train"]))
         test = round(len(rows) * _RESISC45_TEST)
         parts = {"train": ("train", np.sort(rows[test:])), "test": ("train", np.sort(rows[:test]))}
@@ -98,11 +121,14 @@ def load_records(name: str, data_dir: str | None = None, split_seed: int = 0) ->
         version = (str(builder.version), part, tuple(info.shard_lengths), info.num_bytes)
         out[part] = Split(
             name=f"{name}/{part}",
-            source=RecordSource(_files(builder, stored), rows, f"{name}/{stored}"),
+            source=RecordSource(_files(builder, stored), rows, f"{name}/{stored}", image),
             labels=labels[stored][rows],
-            class_names=tuple(builder.info.features["label"].names),
+            class_names=tuple(builder.info.features[label].names),
             fingerprint=digest("tfds", name, *version, rows, labels[stored]),
         )
+    if is_any:
+        stored = f"parts: {parts['train'][0]} to train on, {parts['test'][0]} to test"
+        out["train"] = dataclasses.replace(out["train"], notes=(stored,))
     return out
 
 
@@ -110,11 +136,11 @@ def _files(builder, part: str) -> tuple[str, ...]:
     return tuple(os.fspath(path) for path in builder.info.splits[part].filepaths)
 
 
-def _read_labels(name: str, builder, part: str) -> np.ndarray:
+def _read_labels(name: str, builder, part: str, key: str) -> np.ndarray:
     """int32, one per record; reads all of them (about 0.4 s for CIFAR-10's 50,000)."""
-    wanted = {"label": tf.io.FixedLenFeature((), tf.int64)}
+    wanted = {key: tf.io.FixedLenFeature((), tf.int64)}
     data = tf.data.TFRecordDataset(list(_files(builder, part))).batch(4096)
-    data = data.map(as_written(lambda records: tf.io.parse_example(records, wanted)["label"]))
+    data = data.map(as_written(lambda records: tf.io.parse_example(records, wanted)[key]))
     try:
         labels = np.concatenate([np.zeros(0, np.int32), *(batch.numpy() for batch in data)])
     except (tf.errors.OpError, OSError) as error:
@@ -127,20 +153,10 @@ def _read_labels(name: str, builder, part: str) -> np.ndarray:
 
 
 def _builder(name: str, data_dir: str | None):
-    default = os.environ.get("TFDS_DATA_DIR") or tfds.core.constants.DATA_DIR
-    home = Path(data_dir or default).expanduser()
-    places = [home]
-    if not data_dir and os.environ.get("SPARSE_IST_DATA"):
-        places.insert(0, Path(os.environ["SPARSE_IST_DATA"]).expanduser())
-    if data_dir and not home.is_dir():
-        raise RequestError(f"data_dir={data_dir}: there is no such folder")
+    home, places = data_places(data_dir)
     for place in places:
         if prepared := _prepared(place / name):
-            try:
-                return tfds.builder_from_directory(prepared)
-            except Exception as error:
-                reason = " ".join(str(error).split())
-                raise RunError(f"{name}: can't read {prepared}: {reason}") from error
+            return opened(name, prepared)
     manual = home / "downloads" / "manual"
     if name in _MANUAL:
         pattern, remedy = _MANUAL[name]

@@ -73,6 +73,8 @@ class Split:
             the order of its images do; goes into the keys of caches.
         earlier_fingerprint: what versions up to 0.2.0 knew the same images by, where they had
             another; empty elsewhere.
+        files: (path below the folder, digest of contents) of each image, where they are files.
+        notes: lines that say how the data was found, and what was passed over.
 
     Raises:
         ValueError: if there are no images.
@@ -84,6 +86,8 @@ class Split:
     class_names: tuple[str, ...]
     fingerprint: str
     earlier_fingerprint: str = ""
+    files: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.labels):

@@ -17,6 +17,8 @@ from sparse_ist_tf.config import completed
 from sparse_ist_tf.errors import RequestError, RunError, warn
 from sparse_ist_tf.files import remove_leftovers, write_file, writing
 from sparse_ist_tf.reports.checkpoint_file import read_checkpoint, write_checkpoint
+from sparse_ist_tf.reports.data_record import DataRecord
+from sparse_ist_tf.workers.preparing import place_of
 
 if TYPE_CHECKING:
     import keras
@@ -34,7 +36,7 @@ FREE_KEYS = (
     "dataset.data_dir",
     "features.cache_dir",
 )
-_FIRST_FILES = {".lock", "config.json"}
+_FIRST_FILES = {".lock", "config.json", "data.json"}
 
 
 class RunDirectory:
@@ -99,7 +101,7 @@ class RunDirectory:
             try:
                 yield
             except RequestError:
-                if is_new and {path.name for path in self.path.iterdir()} == _FIRST_FILES:
+                if is_new and {path.name for path in self.path.iterdir()} <= _FIRST_FILES:
                     shutil.rmtree(self.path, ignore_errors=True)
                 raise
 
@@ -126,6 +128,40 @@ class RunDirectory:
         if found is None:
             raise RequestError(f"{self.path}: is no run directory, it has no config.json")
         return found
+
+    def data(self) -> DataRecord | None:
+        """What the run was trained on; None where it was begun by a version that kept none of it.
+
+        Raises:
+            RunError: if it is damaged.
+        """
+        found = self._read("data.json")
+        try:
+            return None if found is None else DataRecord.of_dict(found)
+        except (KeyError, TypeError, AttributeError):
+            raise RunError(f"{self.path / 'data.json'} is damaged") from None
+
+    def check_data(self, now: DataRecord) -> None:
+        """Makes sure that the data is what a training began with, as far as it is known.
+
+        Raises:
+            RequestError: saying what has changed.
+            RunError: as data().
+        """
+        known = self.data()
+        if change := known.change(now) if known else "":
+            raise RequestError(
+                f"--workdir={self.path}: its data has changed since its training began: {change}; "
+                "give another folder"
+            )
+
+    def save_data(self, record: DataRecord) -> None:
+        """Keeps what the run is trained on.
+
+        Raises:
+            RunError: if it can't be written.
+        """
+        write_file(self.path / "data.json", json.dumps(record.as_dict()) + "\n")
 
     def save_checkpoint(
         self, state: Mapping[str, np.ndarray], progress: Mapping, phase: str = "round"
@@ -265,9 +301,9 @@ def _record(line: bytes) -> dict | None:
 
 
 def _without_place(config: dict) -> dict:
-    """A configuration whose folder of images, if it has one, may lie anywhere."""
+    """A configuration whose folder or file of images, if it has one, may lie anywhere."""
     name = config["dataset"]["name"]
-    name = "folder:" if name.startswith("folder:") else name
+    name = name.partition(":")[0] + ":" if place_of(name) else name
     return config | {"dataset": config["dataset"] | {"name": name}}
 
 

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,18 +17,28 @@ from sparse_ist_tf.checkpoints.spec import parse_weights
 from sparse_ist_tf.config import completed, identity, ist_options
 from sparse_ist_tf.encoder.bundle import vit_encoder
 from sparse_ist_tf.encoder.features import make_encode
-from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.inputs.arrays import PREFIX
+from sparse_ist_tf.errors import RequestError, RunError, warn
+from sparse_ist_tf.inputs.held import PREFIX
 from sparse_ist_tf.inputs.datasets import Split, image_errors
-from sparse_ist_tf.ist.head import extract, logits
+from sparse_ist_tf.ist.head import accuracy, extract, logits
 from sparse_ist_tf.ist.partition import Partition
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.masks import Scaling, num_visible
+from sparse_ist_tf.reports.data_record import DataRecord
 from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.runs.evaluation import Evaluation
 from sparse_ist_tf.runs.images import Images
-from sparse_ist_tf.runs.parts import head_spec, last_partition, with_tuned_encoder
+from sparse_ist_tf.runs.parts import (
+    features_of,
+    head_spec,
+    last_partition,
+    with_tuned_encoder,
+)
+from sparse_ist_tf.runs.progress import Progress
 from sparse_ist_tf.tracing import as_written
+
+# Share of the answers that may differ, with another number format of the encoder and the same.
+_ROUNDING = (0.02, 0.002)
 
 
 class FinishedRun:
@@ -38,7 +49,7 @@ class FinishedRun:
         dtype: that its encoder computes in, the run's own where empty.
 
     Raises:
-        RequestError: if there is no finished run, or its data is gone.
+        RequestError: if there is no finished run, or its data is gone or has changed.
         RunError: if a file is damaged.
     """
 
@@ -54,21 +65,33 @@ class FinishedRun:
         self.parameters = self.state.folded()
         self.config = with_tuned_encoder(config, path)
         computing = ConfigDict(self.config.to_dict())
-        computing.encoder.dtype = dtype or config.encoder.dtype
+        computing.encoder.dtype = self._dtype = dtype or config.encoder.dtype
         self.encoder = load_configured(computing.encoder)
-        self.images = Images(computing, self.encoder)
+        known = self.directory.data()
+        self.images = Images(computing, self.encoder, known)
         test = self.images.splits["test"]
-        self.labels = test.class_names
+        if not known:
+            self._check_features(Progress.of_dict(progress))
+        self.data = known or DataRecord.of(config.dataset.name, self.images.splits)
+        self.labels = self.data.class_names
         self.spec = head_spec(self.config, self.encoder.feature_dim, test.num_classes)
         for part in self.spec.parameters():
             value = self.parameters.get(part.name)
             if value is None or value.shape != part.shape:
                 raise RequestError(
-                    f"{path}: its checkpoint does not fit its config ({part.name}); the run "
-                    "directory is damaged"
+                    f"{path}: its checkpoint does not fit its config and its data ({part.name}); "
+                    "its classes are others, or the run directory is damaged"
                 )
         self.partition: Partition | None = last_partition(self.config, self.spec, self.rounds)
         self._evaluation = Evaluation(computing, self.spec, self.encoder, test)
+
+    def _check_features(self, progress: Progress) -> None:
+        """Says so where a run that was begun before data.json was kept may have had other data."""
+        if not progress.is_of(features_of(self.config, self.encoder).key, self.images.splits):
+            warn(
+                f"{self.path}: keeps no record of its data; whether its images are those that it "
+                "was trained with isn't known"
+            )
 
     @classmethod
     def for_export(cls, path: str | Path) -> "FinishedRun":
@@ -83,6 +106,22 @@ class FinishedRun:
         run = cls(path, dtype="float32")
         vit_encoder(run.encoder, f"{path}: export")
         return run
+
+    def confirm(self) -> None:
+        """Makes sure that the head is worth on the test images what it was after its training.
+
+        Raises:
+            RunError: if it isn't, up to what another machine or number format may change.
+        """
+        labels, before = self.images.splits["test"].labels, self.results["accuracy"]["merged"]
+        now = accuracy(self.test_logits(self.parameters), labels)
+        same = self._dtype == self.config.encoder.dtype
+        if abs(now - before) * len(labels) > max(1.5, _ROUNDING[same] * len(labels)):
+            raise RunError(
+                f"{self.path}: its head has {100 * now:.2f} % on {len(labels):,} test images, and "
+                f"had {100 * before:.2f} % after its training; its images or its encoder's weights "
+                "are others, or a file of it is damaged"
+            )
 
     def accuracies(self) -> dict:
         """Every accuracy of the run, measured again.
@@ -106,10 +145,9 @@ class FinishedRun:
     @property
     def prefix(self) -> str:
         """What the names of files begin with: data set, encoder and mask ratio in percent."""
-        name = self.config.dataset.name
-        data = "arrays" if name.startswith(PREFIX) else Path(name.removeprefix("folder:")).name
+        data = _short(self.config.dataset.name)
         encoder = Path(parse_weights(self.config.encoder.weights)[0].rpartition(":")[2]).stem
-        return f"{data or 'folder'}_{encoder}_m{round(100 * self.config.masks.ratio)}"
+        return f"{data}_{encoder}_m{round(100 * self.config.masks.ratio)}"
 
     @property
     def digest(self) -> str:
@@ -216,6 +254,17 @@ class FinishedRun:
             for example, feature in zip(part, features, strict=True):
                 example["feature"] = feature
         return examples
+
+
+def _short(dataset: str) -> str:
+    """A data set's name as a part of a file's."""
+    kind, _, rest = dataset.partition(":")
+    if dataset.startswith(PREFIX):
+        return "arrays"
+    if kind == "tfds":
+        return re.sub(r"[/:]", "_", rest)
+    path = Path(rest or kind)
+    return (path.stem if kind == "npz" else path.name) or kind
 
 
 def _shapes(split: Split) -> Iterator[tuple[int, int]]:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.masks import select_patches
+from sparse_ist_tf.reports.data_record import DataRecord
 from sparse_ist_tf.runs.parts import features_of, load_splits, mask_options, transport
 from sparse_ist_tf.streams import Stream
 from sparse_ist_tf.workers.link import Link
@@ -22,13 +23,17 @@ class Images:
     Args:
         config: of a run.
         encoder: from load_encoder.
+        known: what the data set has to be, as load_splits has it.
+
+    Raises:
+        RequestError: as load_splits.
     """
 
-    def __init__(self, config: ConfigDict, encoder: FrozenEncoder):
+    def __init__(self, config: ConfigDict, encoder: FrozenEncoder, known: DataRecord | None = None):
         self.config, self.encoder = config, encoder
         self.masks, self.transport = mask_options(config), transport(config)
         self.scaling = self.masks.scaling(encoder.image_size, encoder.patch_size)
-        self.splits: dict[str, Split] = load_splits(config)
+        self.splits: dict[str, Split] = load_splits(config, known)
         self._kept: dict[str, list[dict]] = {}
 
     def examples(self, part: str) -> Iterator[dict[str, np.ndarray]]:

@@ -1,5 +1,6 @@
 """From a configuration to the parts of a run."""
 
+import os
 from pathlib import Path
 
 import keras
@@ -19,8 +20,10 @@ from sparse_ist_tf.ist.partition import Partition
 from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions, TrainingData
 from sparse_ist_tf.masks.options import MaskOptions
 from sparse_ist_tf.registry import EXCHANGE, find_algorithm
+from sparse_ist_tf.reports.data_record import DataRecord
 from sparse_ist_tf.runs.schedules import learning_rate_schedule, local_steps
 from sparse_ist_tf.workers.link import Link
+from sparse_ist_tf.workers.preparing import place_of
 
 _CLASSES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lion": "Lion", "rmsprop": "RMSprop"}
 # Keys of config.ist that an algorithm may use as they are.
@@ -36,21 +39,36 @@ _OPTIONS = (
 )
 
 
-def load_splits(config: ConfigDict) -> dict[str, datasets.Split]:
+def load_splits(config: ConfigDict, known: DataRecord | None = None) -> dict[str, datasets.Split]:
     """The data set of a configuration.
+
+    Args:
+        config: of a run.
+        known: what it has to be; a folder is looked for where it was then, and only where there is
+            none as the configuration says.
 
     Returns:
         {"train": ..., "test": ...}.
 
     Raises:
-        RequestError: if it isn't there or can't be used.
+        RequestError: if it isn't there or can't be used, or is no longer what is known.
     """
-    return datasets.load(
-        config.dataset.name,
+    name = config.dataset.name
+    if (
+        known
+        and known.place
+        and (os.path.exists(known.place) or not os.path.exists(place_of(name)))
+    ):
+        name = f"{name.partition(':')[0]}:{known.place}"
+    splits = datasets.load(
+        name,
         data_dir=config.dataset.data_dir or None,
         split_seed=config.dataset.split_seed,
         on_bad_image=config.dataset.on_bad_image,
     )
+    if change := known and known.change(DataRecord.of(name, splits)):
+        raise RequestError(f"{name}: has changed since the training: {change}")
+    return splits
 
 
 def head_spec(config: ConfigDict, feature_dim: int, num_classes: int) -> HeadSpec:

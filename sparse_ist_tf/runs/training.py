@@ -18,12 +18,14 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.batches import BatchStream
 from sparse_ist_tf.inputs.datasets import IN_PACKAGES
+from sparse_ist_tf.inputs.layouts.summary import summary
 from sparse_ist_tf.ist.finetuning import Tuning
 from sparse_ist_tf.ist.local import logit_adjustments
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.synchronous import synchronous_bytes
 from sparse_ist_tf.ist.trainer import TrainingData
 from sparse_ist_tf.masks import MaskOptions, num_visible
+from sparse_ist_tf.reports.data_record import DataRecord
 from sparse_ist_tf.reports.metrics import ScalarLog
 from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.runs.evaluation import Evaluation
@@ -50,6 +52,7 @@ from sparse_ist_tf.workers.agreement import agree, command_facts
 from sparse_ist_tf.workers.cluster import Cluster, lost_peers, make_strategy
 from sparse_ist_tf.workers.ledger import PURPOSES, Ledger, human_bytes
 from sparse_ist_tf.workers.link import Link, Shape
+from sparse_ist_tf.workers.preparing import place_of
 from sparse_ist_tf.workers.stopping import Stop
 
 _COLLECTIVE_TIMEOUT_S = 1800.0  # others wait while the chief evaluates; a dead peer shows sooner
@@ -78,6 +81,7 @@ class Run:
         for ratio in (self.masks.ratio, *config.masks.test_ratios):
             _check_masks(dataclasses.replace(self.masks, ratio=ratio), self.encoder.num_patches)
         self.splits = self._load_splits()
+        self.data = DataRecord.of(config.dataset.name, self.splits)
         self.steps = total_steps(config, self.splits["train"].size)
         self.rounds = self._count_rounds()
         self.features = features_of(config, self.encoder)
@@ -85,6 +89,9 @@ class Run:
         agree(link, datasets.facts(self.splits) | self._facts())
         found = self._find_checkpoint()
         if link.chief:
+            directory.save_data(self.data)
+            if not found:
+                print(summary(config.dataset.name, self.splits), flush=True)
             print(self.encoder.describe(), file=sys.stderr, flush=True)
         self.tokens = self._frozen_tokens() if config.encoder.trainable_blocks else None
         self.test_features = None if self.tokens else self._features("test")
@@ -95,7 +102,7 @@ class Run:
 
     def _load_splits(self):
         name = self.config.dataset.name
-        if name in IN_PACKAGES or name.startswith("folder:"):
+        if name in IN_PACKAGES or place_of(name):
             return load_splits(self.config)
         splits = load_splits(self.config) if self.link.chief else None  # may have to prepare them
         self.link.wait_for_all()
@@ -203,6 +210,7 @@ class Run:
         start = np.zeros(3, np.int64)
         if found:
             progress = found[1]
+            self.directory.check_data(self.data)
             if not progress.is_of(self.features.key, self.splits):
                 raise RequestError(
                     f"--workdir={self.directory.path}: its checkpoint was made of other features: "
@@ -365,7 +373,7 @@ def train_and_evaluate(
     """
     directory, chief = RunDirectory(workdir), cluster.worker == 0
     stop = stop or Stop()
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, datasets.suggesting_skip():
         if chief:
             stack.enter_context(directory.opened(config.to_dict()))
         if is_trained(directory, config):

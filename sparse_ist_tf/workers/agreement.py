@@ -8,6 +8,7 @@ import numpy as np
 
 import sparse_ist_tf
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.workers.preparing import place_of
 
 if TYPE_CHECKING:
     from sparse_ist_tf.workers.link import Link
@@ -57,8 +58,9 @@ def request_facts(command: str, config: Mapping) -> dict[str, str]:
         "command": command,
     }
     values = {name: value for name, value in _leaves(config) if name not in OF_A_HOST}
-    if str(values.get("dataset.name", "")).startswith("folder:"):
-        values["dataset.name"] = "folder:"  # it may lie elsewhere: its images are compared
+    name = str(values.get("dataset.name", ""))
+    if place_of(name):
+        values["dataset.name"] = name.partition(":")[0] + ":"  # it may lie elsewhere
     return facts | {name: _text(value) for name, value in values.items()}
 
 

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from sparse_ist_tf.workers.launch import LIFELINE
 
 _PREPARING = "SPARSE_IST_PREPARING"
+_OF_PLACES = ("folder", "npz")  # kinds of data sets that are named by a path
 IN_PACKAGES = ("mnist5k", "digits")  # data sets whose images other packages carry
+
+
+def place_of(dataset: str) -> str:
+    """The path in a dataset.name that has one, such as "photos" in "folder:photos"; else empty."""
+    kind, _, path = dataset.partition(":")
+    return path if kind in _OF_PLACES else ""
 
 
 def are_local(weights: str) -> bool:
@@ -43,7 +50,7 @@ def prepare_outside(dataset: str, command: Sequence[str]) -> int:
         The exit status of that process, which doesn't outlive this one; 0 where there is nothing
         to fetch.
     """
-    if dataset in IN_PACKAGES or dataset.startswith("folder:"):
+    if dataset in IN_PACKAGES or place_of(dataset):
         return 0
     environment = {**os.environ, _PREPARING: "1", LIFELINE: "1"}
     with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) as process:

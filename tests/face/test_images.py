@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.face.images import Classes, held_out, read
-from sparse_ist_tf.inputs import arrays, datasets
+from sparse_ist_tf.inputs import datasets, held
 
 IMAGES = np.arange(4 * 6 * 5 * 3).reshape(4, 6, 5, 3).astype(np.uint8)
 LABELS = np.array([0, 1, 1, 0])
@@ -45,13 +45,13 @@ def test_images_of_any_size_are_read_again_as_they_are():
     given = read(images, ["b", "a", "b"])
     classes = Classes.of(given.labels)
     assert classes.names == ("a", "b")
-    split = arrays.array_split("x", given.inputs, classes.indices(given.labels), classes.names)
-    name = arrays.hold({"train": split, "test": split})
+    split = held.array_split("x", given.inputs, classes.indices(given.labels), classes.names)
+    name = held.hold({"train": split, "test": split})
     found = datasets.load(name)["test"]
     for image, element in zip(images, found.source.stream(0, 3), strict=True):
         np.testing.assert_array_equal(found.source.decode(element), image)
     assert found.labels.tolist() == [1, 0, 1]
-    arrays.release(name)
+    held.release(name)
     with pytest.raises(RequestError, match="of a Python program that has ended"):
         datasets.load(name)
 
@@ -59,7 +59,7 @@ def test_images_of_any_size_are_read_again_as_they_are():
 def test_other_pixels_have_another_fingerprint():
     changed = IMAGES.copy()
     changed[3, 2, 2, 0] ^= 1
-    splits = [arrays.array_split("x", x, LABELS, ("a", "b")) for x in (IMAGES, changed)]
+    splits = [held.array_split("x", x, LABELS, ("a", "b")) for x in (IMAGES, changed)]
     assert splits[0].fingerprint != splits[1].fingerprint
 
 

@@ -4,10 +4,18 @@ import hashlib
 import os
 import threading
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sparse_ist_tf.inputs import contents
-from sparse_ist_tf.inputs.contents import UNREADABLE, content_digests, stamp_of
+from sparse_ist_tf.inputs.contents import (
+    READ_ANEW,
+    UNREADABLE,
+    content_digests,
+    digest_of,
+    stamp_of,
+)
 
 
 @pytest.fixture
@@ -133,3 +141,25 @@ def test_files_that_can_not_be_read_are_told_apart(folder, reads):
     (folder / "nowhere").mkdir()
     assert digests(folder)["gone.png"] == UNREADABLE
     assert reads.count("gone.png") == 2
+
+
+def test_a_file_of_which_other_pixels_were_read_before_is_known_by_how_it_is_read(tmp_path):
+    """So that no features of the pixels of before are taken for its own."""
+    picture = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    for kind in ("jpeg", "png", "webp", "tiff"):
+        for orientation in (None, 1, 6, 8):
+            path, exif = tmp_path / f"{orientation}.{kind}", Image.Exif()
+            if orientation:
+                exif[0x0112] = orientation
+            picture.save(path, exif=exif)
+            plain = hashlib.sha256(path.read_bytes()).hexdigest()
+            found = digest_of(path)
+            turned = orientation in (6, 8) and kind != "tiff"  # those Pillow always turned
+            assert (found == plain) == (not turned)
+            assert found.endswith(READ_ANEW) == turned
+    for name, pixels, anew in (
+        ("float", np.ones((4, 4), np.float32), True),
+        ("deep", np.ones((4, 4), np.uint16), False),
+    ):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.tif")
+        assert digest_of(tmp_path / f"{name}.tif").endswith(READ_ANEW) == anew

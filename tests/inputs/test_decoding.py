@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs import decoding
@@ -57,6 +58,79 @@ def test_every_format_becomes_rgb(case):
     assert abs(image.astype(int) - expected).max() <= tolerance
 
 
+STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def stored(kind, orientation, **options):
+    """COLOUR in a file whose pixels lie as an orientation says."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = COLOUR.transpose(STORED[orientation]) if orientation in STORED else COLOUR
+    return encoded(image, kind, exif=exif, **options)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "MPO"])
+def test_every_orientation_is_turned_upright(kind, orientation, tmp_path):
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 98}
+    data = stored(kind, orientation, **options)
+    (tmp_path / "photo").write_bytes(data)
+    for image in (decode_image(data, "photo"), decode_file(tf.constant(f"{tmp_path}/photo"))):
+        assert image.shape == PIXELS.shape
+        assert abs(image.numpy().astype(int) - PIXELS).max() <= 12
+
+
+def late(png):
+    """A PNG with what lies in front of its image behind it, as some programs write it."""
+    start = png.index(b"eXIf") - 4
+    chunk = png[start : start + 12 + int.from_bytes(png[start : start + 4], "big")]
+    rest = png.replace(chunk, b"")
+    return rest[:-12] + chunk + rest[-12:]
+
+
+def commented(jpeg):
+    """A JPEG with a comment, an ICC profile and Adobe's segment in front of EXIF."""
+    other = b"".join(
+        b"\xff" + bytes([kind]) + (2 + len(body)).to_bytes(2, "big") + body
+        for kind, body in ((0xFE, b"hello"), (0xE2, b"ICC_PROFILE\0" + bytes(60_000)), (0xED, b"P"))
+    )
+    return jpeg[:2] + other + jpeg[2:]
+
+
+TEXT = PngInfo()
+TEXT.add_text("Software", "a camera")
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6"/></x:xmpmeta>'
+TURNED = {
+    "PNG, late": late(stored("PNG", 6)),
+    "JPEG, behind others": commented(stored("JPEG", 6, quality=98)),
+    "JPEG, XMP": encoded(COLOUR.transpose(STORED[6]), "JPEG", quality=98, xmp=XMP),
+    "PNG with text": stored("PNG", 6, pnginfo=TEXT, dpi=(300, 300)),
+}
+
+
+@pytest.mark.parametrize("case", TURNED)
+def test_an_orientation_is_found_wherever_programs_put_it(case):
+    image = decode_image(TURNED[case], case).numpy()
+    assert image.shape == PIXELS.shape
+    assert abs(image.astype(int) - PIXELS).max() <= 12
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_what_has_exif_and_lies_upright_keeps_tensorflow_s_pixels(kind):
+    options = {"quality": 60} if kind == "JPEG" else {}
+    plain = encoded(COLOUR, kind, **options)
+    for data in (stored(kind, 1, **options), stored(kind, 9, **options)):
+        np.testing.assert_array_equal(decode_image(data, "a"), decode_image(plain, "b"))
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bits_keep_their_high_byte(kind):
     deep = Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257)
@@ -69,7 +143,7 @@ def test_what_tensorflow_has_decoded_pillow_need_not(kind, monkeypatch):
     def fail(*_):
         raise AssertionError("slow")
 
-    monkeypatch.setattr(decoding, "_pillow", fail)
+    monkeypatch.setattr(decoding, "read_picture", fail)
     assert decode_image(encoded(COLOUR, kind), "photo").shape == (40, 50, 3)
 
 

@@ -1,0 +1,1 @@
+"""How people lay out images: folders in folders, tables of labels, arrays in a file."""
