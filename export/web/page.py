@@ -1,0 +1,96 @@
+"""The folder that a browser opens: a page, classifiers, the runtime, and what the page knows of them.
+
+The page's own files lie in page/ as they are delivered. What it is told is page.json, made of what
+each .tflite file says of itself.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+from sparse_ist_tf.export.files import metadata, runtimes
+from sparse_ist_tf.masks import MaskOptions
+
+SETTINGS, RUNTIME, LICENCE = "page.json", "runtime", "LICENSE.runtime"
+MASKS = 16  # that take turns where every picture has another
+
+
+def write(folder: Path, files: Mapping[str, bytes], runtime: Mapping[str, bytes]) -> None:
+    """Writes a page, but for the .tflite files themselves, labels and the model card.
+
+    Args:
+        folder: which is there.
+        files: the classifiers by name, the first is what the page begins with.
+        runtime: of runtime.load().
+    """
+    own = resources.files(__package__) / "page"
+    (folder / RUNTIME).mkdir()
+    for entry in own.iterdir():
+        name = f"{RUNTIME}/LICENSE" if entry.name == LICENCE else entry.name
+        (folder / name).write_bytes(entry.read_bytes())
+    for name, content in runtime.items():
+        (folder / RUNTIME / name).write_bytes(content)
+    text = json.dumps(settings(files), ensure_ascii=False) + "\n"
+    (folder / SETTINGS).write_text(text, encoding="utf-8")
+
+
+def remove(folder: Path) -> None:
+    """Removes what write() wrote."""
+    for entry in (resources.files(__package__) / "page").iterdir():
+        (folder / entry.name).unlink(missing_ok=True)
+    (folder / SETTINGS).unlink(missing_ok=True)
+    shutil.rmtree(folder / RUNTIME, ignore_errors=True)
+
+
+def settings(files: Mapping[str, bytes]) -> dict:
+    """What a page has to know of its classifiers.
+
+    Args:
+        files: as write().
+
+    Returns:
+        {"format", "title", "classifiers": [{"file", "summary", "kind", "labels", "outputs"
+        ("logits" or "probabilities"), "image_size", "patch_size", "grid", "input" [height, width]
+        of what it is given, "masks" [[visible positions], ...]}, ...]}.
+
+    Raises:
+        RequestError: if a file isn't one of export's.
+    """
+    classifiers = [_describe(name, content) for name, content in files.items()]
+    _, run = metadata.read(next(iter(files.values())))
+    data = Path(run["config"]["dataset"]["name"].removeprefix("folder:")).name
+    return {"format": "sparse_ist_tf.web/1", "title": data, "classifiers": classifiers}
+
+
+def _describe(name: str, content: bytes) -> dict:
+    labels, run = metadata.read(content, name)
+    encoder, mask = run["encoder"], run["mask"]
+    size, kind = encoder["image_size"], run["artefact"]["kind"]
+    shape = {port.name: port.shape for port in runtimes.ports(content, name)[0]}
+    masks = [mask["positions"]] if "positions" in mask else _masks(mask, size, encoder)
+    accuracy = run["measured"]["accuracy"]
+    return {
+        "file": name,
+        "summary": (
+            f"{len(labels)} labels; {100 * mask['ratio']:g} % of a picture hidden; "
+            f"{run['numbers']}, {len(content) / 1e6:.1f} MB; {100 * accuracy:.1f} % of the test "
+            "images right"
+        ),
+        "kind": kind,
+        "labels": list(labels),
+        "outputs": run.get("outputs", "logits"),
+        "image_size": size,
+        "patch_size": encoder["patch_size"],
+        "grid": mask["grid"],
+        "input": list(shape["image"][1:3]) if "image" in shape else [size, size],
+        "masks": masks,
+    }
+
+
+def _masks(mask: Mapping, size: int, encoder: Mapping) -> list[list[int]]:
+    """The masks of the first pictures, as `classify` draws them."""
+    options = MaskOptions(mask["kind"], mask["ratio"], mask["pattern"], mask["seed"])
+    positions = options.positions(range(MASKS), (size // encoder["patch_size"]) ** 2)
+    return positions.tolist()

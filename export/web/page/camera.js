@@ -1,0 +1,56 @@
+// A camera's frames, one after the other, as fast as they are taken.
+
+/** Whether this page may ask for a camera: it may on https and on this computer's own address. */
+export const CAN = Boolean(globalThis.isSecureContext && navigator.mediaDevices?.getUserMedia);
+
+/** The camera that looks away from the user, where there are two. */
+export class Camera {
+  /** @param {(frame: ImageBitmap) => Promise<void>} take what is done with a frame. */
+  constructor(take) {
+    this.take = take;
+    this.stream = null;
+    this.video = Object.assign(document.createElement("video"), { muted: true, playsInline: true });
+  }
+
+  get isOn() {
+    return this.stream !== null;
+  }
+
+  /**
+   * Asks for the camera, and takes frames until stop().
+   *
+   * @throws {Error} one line, where there is none or it isn't allowed.
+   */
+  async start() {
+    const video = { facingMode: { ideal: "environment" }, width: { ideal: 1280 } };
+    try {
+      this.stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
+    } catch (error) {
+      throw new Error(reason(error));
+    }
+    this.stream.getVideoTracks()[0].addEventListener("ended", () => this.stop());
+    this.video.srcObject = this.stream;
+    await this.video.play();
+    while (this.isOn) {
+      await new Promise(requestAnimationFrame); // none while the page can't be seen
+      if (!this.isOn || !this.video.videoWidth) continue;
+      const frame = await createImageBitmap(this.video);
+      try {
+        await this.take(frame);
+      } finally {
+        frame.close();
+      }
+    }
+  }
+
+  stop() {
+    this.stream?.getTracks().forEach((track) => track.stop());
+    this.stream = this.video.srcObject = null;
+  }
+}
+
+function reason(error) {
+  if (error.name === "NotAllowedError") return "The camera isn't allowed here.";
+  if (error.name === "NotFoundError") return "There is no camera.";
+  return `The camera can't be used: ${error.message}`;
+}
