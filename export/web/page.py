@@ -1,4 +1,4 @@
-"""The folder that a browser opens: a page, classifiers, the runtime, and what the page knows of them.
+"""The folder that a browser opens: a page, its runtime, and what it knows of the classifiers there.
 
 The page's own files lie in page/ as they are delivered. What it is told is page.json, made of what
 each .tflite file says of itself.
@@ -71,12 +71,12 @@ def _describe(name: str, content: bytes) -> dict:
     shape = {port.name: port.shape for port in runtimes.ports(content, name)[0]}
     masks = [mask["positions"]] if "positions" in mask else _masks(mask, size, encoder)
     accuracy = run["measured"]["accuracy"]
+    hidden = f"{100 * mask['ratio']:g} % of a picture" if mask["ratio"] else "nothing"
     return {
         "file": name,
         "summary": (
-            f"{len(labels)} labels; {100 * mask['ratio']:g} % of a picture hidden; "
-            f"{run['numbers']}, {len(content) / 1e6:.1f} MB; {100 * accuracy:.1f} % of the test "
-            "images right"
+            f"{len(labels)} labels; {hidden} hidden; {run['numbers']}, {len(content) / 1e6:.1f} "
+            f"MB; {100 * accuracy:.1f} % of the test images right"
         ),
         "kind": kind,
         "labels": list(labels),

@@ -54,8 +54,8 @@ _README = f"""# LiteRT.js {VERSION}
 From the npm packages @litertjs/core and @litertjs/wasm-utils, version {VERSION}, Apache License 2.0
 (LICENSE beside this file), by Google; source: https://github.com/google-ai-edge/LiteRT, litert/js.
 
-Changed: index.js imports wasm-utils.js, which is dist/index.js of @litertjs/wasm-utils, by its place
-beside it; the lines that name source maps are left out of both. All else is as npm has it.
+Changed: index.js imports wasm-utils.js, which is dist/index.js of @litertjs/wasm-utils, by its
+place beside it; the lines that name source maps are left out of both. All else is as npm has it.
 """
 
 

@@ -5,11 +5,15 @@ export const CAN = Boolean(globalThis.isSecureContext && navigator.mediaDevices?
 
 /** The camera that looks away from the user, where there are two. */
 export class Camera {
-  /** @param {(frame: ImageBitmap) => Promise<void>} take what is done with a frame. */
-  constructor(take) {
+  /**
+   * @param {HTMLVideoElement} video that plays it.
+   * @param {(frame: ImageBitmap) => Promise<void>} take what is done with a frame.
+   */
+  constructor(video, take) {
+    this.video = video;
     this.take = take;
     this.stream = null;
-    this.video = Object.assign(document.createElement("video"), { muted: true, playsInline: true });
+    this.turn = 0; // of starts and stops: what is overtaken ends
   }
 
   get isOn() {
@@ -22,18 +26,22 @@ export class Camera {
    * @throws {Error} one line, where there is none or it isn't allowed.
    */
   async start() {
+    const turn = ++this.turn;
     const video = { facingMode: { ideal: "environment" }, width: { ideal: 1280 } };
+    let stream;
     try {
-      this.stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
+      stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
     } catch (error) {
       throw new Error(reason(error));
     }
+    if (turn !== this.turn) return stream.getTracks().forEach((track) => track.stop());
+    this.stream = stream;
     this.stream.getVideoTracks()[0].addEventListener("ended", () => this.stop());
     this.video.srcObject = this.stream;
-    await this.video.play();
-    while (this.isOn) {
+    await this.video.play().catch(() => {}); // stopped before it began
+    while (turn === this.turn) {
       await new Promise(requestAnimationFrame); // none while the page can't be seen
-      if (!this.isOn || !this.video.videoWidth) continue;
+      if (turn !== this.turn || !this.video.videoWidth) continue;
       const frame = await createImageBitmap(this.video);
       try {
         await this.take(frame);
@@ -44,6 +52,7 @@ export class Camera {
   }
 
   stop() {
+    this.turn++;
     this.stream?.getTracks().forEach((track) => track.stop());
     this.stream = this.video.srcObject = null;
   }

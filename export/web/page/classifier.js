@@ -14,7 +14,8 @@ export class Classifier {
    */
   static async load(about) {
     runtime ??= loadLiteRt(new URL("./runtime/", import.meta.url).href);
-    const response = await fetch(new URL(encodeURIComponent(about.file), import.meta.url));
+    const url = new URL(encodeURIComponent(about.file), import.meta.url);
+    const response = await fetch(url, { cache: "no-cache" });
     if (!response.ok) throw new Error(`${about.file} isn't there (${response.status}).`);
     const [bytes] = await Promise.all([response.arrayBuffer(), runtime]);
     const model = await loadAndCompile(new Uint8Array(bytes), { accelerator: "wasm" });

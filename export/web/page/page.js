@@ -10,30 +10,46 @@ const $ = (id) => document.getElementById(id);
 const SAY_EVERY = 2000; // milliseconds between what a screen reader is told of a camera's frames
 
 const bars = new Bars($("bars"), $("more"));
-const camera = new Camera((frame) => classify(frame, { live: true }));
+const camera = new Camera($("video"), (frame) => classify(frame, { live: true }));
 const times = []; // of the last frames, in milliseconds
 let classifier; // a promise of it
 let count = 0; // pictures so far; masks take turns
 let last = null; // the picture that is shown, for another classifier
 let said = { text: "", at: 0 };
+let asked = 0; // files so far
 let order = 0; // of what was asked for: what is overtaken isn't shown
+let queue = Promise.resolve(); // one picture after the other, and nothing is freed meanwhile
 
 function fail(error) {
   $("error").textContent = String(error.message ?? error).split("\n")[0];
 }
 
+/** Does something when all that was asked for before is done. */
+function inTurn(job) {
+  const done = queue.then(job);
+  queue = done.catch(() => {});
+  return done;
+}
+
 /** Labels a bitmap and shows it. */
-async function classify(bitmap, { name = "a camera's frame", live = false, flat = false }) {
+function classify(bitmap, how) {
   const mine = ++order;
+  return inTurn(() => mine === order && label(bitmap, how, mine));
+}
+
+async function label(bitmap, { name = "A camera's frame", live = false, flat = false }, mine) {
   const network = await classifier;
   const started = performance.now();
-  const picture = await network.scale(pixelsOf(bitmap, !live && !flat));
+  const picture = await network.scale(pixelsOf(bitmap, !live && !flat)).catch((error) => {
+    throw new Error(`${name}: ${error.message}`);
+  });
   const scaled = performance.now();
   const turn = count++;
   const probabilities = await network.run(picture, turn);
   const ended = performance.now();
   if (mine !== order || (live && !camera.isOn)) return;
   const { about } = network;
+  $("size").textContent = `${picture.width} × ${picture.height}`;
   const positions = about.masks[turn % about.masks.length];
   drawPicture($("picture"), bitmap, about, positions);
   drawModel($("model"), picture, about, positions);
@@ -47,7 +63,7 @@ function show(pairs, name, live) {
   const text = `${label}, ${percent(share)}`;
   $("answer").textContent = label;
   $("sure").textContent = percent(share);
-  $("picture").setAttribute("aria-label", `${name}, hidden patches behind grey`);
+  $("picture").setAttribute("aria-label", `${name}, hidden patches hatched`);
   bars.show(pairs);
   const now = performance.now();
   if (live && (label === said.label || now - said.at < SAY_EVERY)) return;
@@ -60,7 +76,7 @@ function time(network, all, live) {
   times.push([network, all]);
   if (times.length > 30) times.shift();
   const [inside, total] = [0, 1].map((i) => median(times.map((pair) => pair[i])).toFixed(1));
-  $("time").textContent = `${inside} ms a picture, ${total} ms with scaling`;
+  $("time").textContent = `${inside} ms for the network, ${total} ms with scaling`;
 }
 
 function median(values) {
@@ -71,10 +87,13 @@ function median(values) {
 async function take(file) {
   if (!file) return;
   stop();
+  const mine = ++asked;
   $("error").textContent = "";
   try {
     const bitmap = await openPicture(file);
-    last?.bitmap.close();
+    if (mine !== asked) return bitmap.close();
+    const before = last;
+    inTurn(() => before?.bitmap.close());
     last = { bitmap, name: file.name || "A picture", flat: file.type === "image/gif" };
     await classify(bitmap, last);
   } catch (error) {
@@ -97,6 +116,8 @@ async function switchCamera() {
   $("error").textContent = "";
   $("camera").textContent = "Stop the camera";
   times.length = 0;
+  last = null;
+  asked++;
   try {
     await camera.start();
   } catch (error) {
@@ -126,14 +147,16 @@ function listen() {
   addEventListener("drop", (event) => {
     event.preventDefault();
     document.body.classList.remove("over");
-    take(pictureOf(event.dataTransfer));
+    const file = pictureOf(event.dataTransfer);
+    if (file) take(file);
+    else fail(new Error("A picture's file can be dropped here, nothing else."));
   });
   $("card").addEventListener("toggle", showCard, { once: true });
 }
 
 async function showCard() {
   try {
-    const response = await fetch("model_card.md");
+    const response = await fetch("model_card.md", { cache: "no-cache" });
     if (!response.ok) throw new Error(`model_card.md isn't there (${response.status}).`);
     $("card-text").replaceChildren(render(await response.text()));
   } catch (error) {
@@ -156,13 +179,13 @@ async function use(about) {
     $("message").textContent = "";
     fail(error);
   }
-  before?.then((old) => old.close()).catch(() => {});
+  before?.then((old) => inTurn(() => old.close())).catch(() => {});
 }
 
 async function main() {
   document.body.dataset.started = "yes";
   listen();
-  const response = await fetch("page.json");
+  const response = await fetch("page.json", { cache: "no-cache" });
   if (!response.ok) throw new Error(`page.json isn't there (${response.status}).`);
   const { title, classifiers } = await response.json();
   document.title = $("title").textContent = title;

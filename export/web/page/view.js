@@ -1,26 +1,41 @@
 // What is shown of a picture and of what was found in it.
 
-const HIDDEN = "#7d7d7d"; // between black and white: neither theme, and few pictures, have it
+const HIDDEN = "#7d7d7d";
 const FEW = 5; // labels that are shown at first
 const LARGEST = 1024; // pixels along a side of the picture on the page
 
 /** The picture with what is hidden behind a veil, the cells where the mask has them. */
 export function drawPicture(canvas, bitmap, about, positions) {
   const shrink = Math.min(1, LARGEST / Math.max(bitmap.width, bitmap.height));
-  const grow = Math.max(1, Math.floor(256 / Math.max(bitmap.width, bitmap.height)));
+  const grow = Math.max(1, Math.floor(384 / Math.max(bitmap.width, bitmap.height)));
   const factor = shrink < 1 ? shrink : grow;
   const context = sized(canvas, Math.round(bitmap.width * factor), Math.round(bitmap.height * factor));
   context.imageSmoothingEnabled = factor < 1;
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  context.globalAlpha = 0.86;
   const edges = [bitmap.width, bitmap.height].map((length, axis) => {
     const side = about.image_size / about.patch_size;
     const scale = (axis ? canvas.height : canvas.width) / length;
     const cut = about.grid === "scaled" ? (x) => x : Math.floor;
     return Array.from({ length: side + 1 }, (_, k) => Math.round(cut((k * length) / side) * scale));
   });
-  hide(context, edges, positions);
+  context.globalAlpha = 0.8;
+  hide(context, edges, positions, HIDDEN);
+  context.globalAlpha = 1;
+  hide(context, edges, positions, context.createPattern(hatch(), "repeat"));
+}
+
+/** Thin lines, so that grey cells differ from a picture's own grey. */
+function hatch() {
+  const tile = document.createElement("canvas");
+  const context = sized(tile, 12, 12);
+  context.strokeStyle = "#fff9";
+  for (const shift of [-12, 0, 12]) {
+    context.moveTo(shift, 12);
+    context.lineTo(shift + 12, 0);
+  }
+  context.stroke();
+  return tile;
 }
 
 /** What the classifier takes, pixel by pixel, hidden patches grey. */
@@ -31,7 +46,7 @@ export function drawModel(canvas, picture, about, positions) {
   const edges = [picture.width, picture.height].map((length) =>
     Array.from({ length: side + 1 }, (_, k) => (k * length) / side),
   );
-  hide(context, edges, positions);
+  hide(context, edges, positions, HIDDEN);
 }
 
 function sized(canvas, width, height) {
@@ -40,10 +55,10 @@ function sized(canvas, width, height) {
   return canvas.getContext("2d");
 }
 
-function hide(context, [columns, rows], positions) {
+function hide(context, [columns, rows], positions, fill) {
   const side = columns.length - 1;
   const visible = new Set(positions);
-  context.fillStyle = HIDDEN;
+  context.fillStyle = fill;
   for (let place = 0; place < side * side; place++) {
     if (visible.has(place)) continue;
     const [x, y] = [place % side, Math.floor(place / side)];
