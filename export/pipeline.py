@@ -65,6 +65,8 @@ class Exporter:
         if target.interpreter == "micro":
             micro.require()
         compress.require(options.compression)
+        if target.page:
+            page.check(output)
         self._runtime = runtime.load(options.wasm) if target.page else {}
         self.networks = Networks(run, target, options)
         self.results: list[Result] = []
@@ -239,13 +241,13 @@ class Exporter:
 
     def _add_page(self, results: Sequence[Result]) -> None:
         """Puts a page for all good classifiers, those made now first, where files come from."""
-        page.remove(self.output)
         names = sorted((r.name for r in results if r.good), key=self._is_earlier)
         paths = [self._stage / name for name in names]
         paths = [path if path.exists() else self.output / path.name for path in paths]
         if paths:
             page.write(self._stage, {p.name: p.read_bytes() for p in paths}, self._runtime)
             self._after.append(f"A browser opens it: python -m http.server -d {self.output}")
+        page.remove(self.output)
 
     def _is_earlier(self, name: str) -> bool:
         return not (self._stage / name).exists()

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
+from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.files import metadata, runtimes
 from sparse_ist_tf.masks import MaskOptions
 
+FORMAT = "sparse_ist_tf.web/1"
 SETTINGS, RUNTIME, LICENCE = "page.json", "runtime", "LICENSE.runtime"
 MASKS = 16  # that take turns where every picture has another
 
@@ -36,12 +38,38 @@ def write(folder: Path, files: Mapping[str, bytes], runtime: Mapping[str, bytes]
     (folder / SETTINGS).write_text(text, encoding="utf-8")
 
 
+def check(folder: Path) -> None:
+    """Checks that a page written to a folder replaces no one else's.
+
+    Raises:
+        RequestError: if one of its names is taken there, and not by an earlier page.
+    """
+    if _is_ours(folder):
+        return
+    own = (resources.files(__package__) / "page").iterdir()
+    for name in (SETTINGS, RUNTIME, *(entry.name for entry in own)):
+        if (folder / name).exists():
+            raise RequestError(
+                f"output={str(folder)!r}: has a {name} of another kind; a page needs a folder of "
+                "its own"
+            )
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        return json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["format"] == FORMAT
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
 def remove(folder: Path) -> None:
-    """Removes what write() wrote."""
+    """Removes an earlier page, if there is one."""
+    if not _is_ours(folder):
+        return
     for entry in (resources.files(__package__) / "page").iterdir():
         (folder / entry.name).unlink(missing_ok=True)
-    (folder / SETTINGS).unlink(missing_ok=True)
     shutil.rmtree(folder / RUNTIME, ignore_errors=True)
+    (folder / SETTINGS).unlink(missing_ok=True)
 
 
 def settings(files: Mapping[str, bytes]) -> dict:
@@ -61,14 +89,15 @@ def settings(files: Mapping[str, bytes]) -> dict:
     classifiers = [_describe(name, content) for name, content in files.items()]
     _, run = metadata.read(next(iter(files.values())))
     data = Path(run["config"]["dataset"]["name"].removeprefix("folder:")).name
-    return {"format": "sparse_ist_tf.web/1", "title": data, "classifiers": classifiers}
+    return {"format": FORMAT, "title": data, "classifiers": classifiers}
 
 
 def _describe(name: str, content: bytes) -> dict:
     labels, run = metadata.read(content, name)
     encoder, mask = run["encoder"], run["mask"]
     size, kind = encoder["image_size"], run["artefact"]["kind"]
-    shape = {port.name: port.shape for port in runtimes.ports(content, name)[0]}
+    inputs, output = runtimes.ports(content, name)
+    shape = {port.name: port.shape for port in inputs}
     masks = [mask["positions"]] if "positions" in mask else _masks(mask, size, encoder)
     accuracy = run["measured"]["accuracy"]
     hidden = f"{100 * mask['ratio']:g} % of a picture" if mask["ratio"] else "nothing"
@@ -80,7 +109,7 @@ def _describe(name: str, content: bytes) -> dict:
         ),
         "kind": kind,
         "labels": list(labels),
-        "outputs": run.get("outputs", "logits"),
+        "outputs": run.get("output", output.name),
         "image_size": size,
         "patch_size": encoder["patch_size"],
         "grid": mask["grid"],

@@ -59,7 +59,8 @@ function list(name, lines) {
 function table(lines) {
   const rows = lines.map((line) => {
     const inner = line.trim().replace(/^\||\|$/g, "");
-    return inner.split(/(?<!\\)\|/).map((text) => text.trim().replaceAll("\\|", "|"));
+    const cells = inner.replaceAll("\\|", "\0").split("|"); // \\| is text, not the next cell
+    return cells.map((text) => text.trim().replaceAll("\0", "|"));
   });
   const [head, rule, ...body] = rows;
   const right = (rule ?? []).map((text) => text.endsWith(":"));

@@ -12,7 +12,9 @@ const AS_STORED = { premultiplyAlpha: "none", colorSpaceConversion: "none" };
  */
 export async function openPicture(file) {
   try {
-    return await createImageBitmap(file, { imageOrientation: "from-image", ...AS_STORED });
+    // Browsers that don't know the words turn pictures upright by themselves.
+    const asStored = createImageBitmap(file, { imageOrientation: "from-image", ...AS_STORED });
+    return await asStored.catch(() => createImageBitmap(file));
   } catch {
     throw new Error(`${file.name || "The picture"} can't be read as a picture by this browser.`);
   }

@@ -52,7 +52,7 @@ def test_a_page_knows_what_the_file_says_of_itself(classifier_file):
 
 
 def test_a_file_that_ends_in_probabilities_says_so(classifier_file):
-    content = _content(classifier_file("int8"), outputs="probabilities")
+    content = _content(classifier_file("int8"), output="probabilities")
     assert page.settings({"a.tflite": content})["classifiers"][0]["outputs"] == "probabilities"
 
 
@@ -99,6 +99,18 @@ def test_another_export_adds_to_the_page_and_a_bad_one_leaves_none(finished, tmp
     good, _ = export_page(finished, folder, small, quantize=("float16",))
     assert not good
     assert {path.name for path in folder.iterdir()} == {"verification.json", "own.txt"}
+
+
+def test_a_folder_with_another_s_page_is_refused_and_stays(finished, tmp_path, bare):
+    for name in ("index.html", "runtime", "page.json"):
+        folder = tmp_path / f"with {name}"
+        (folder / name).mkdir(parents=True)
+        (folder / name / "mine").write_text("mine")
+        with pytest.raises(RequestError, match=f"has a {name} of another kind"):
+            export_page(finished, folder)
+        assert (folder / name / "mine").read_text() == "mine"
+        page.remove(folder)
+        assert (folder / name / "mine").exists()
 
 
 def test_what_does_not_fit_a_page_is_refused_in_one_line(finished):
