@@ -49,7 +49,7 @@ _FILES = {
     ),
 }  # fmt: skip
 _IMPORT = (b'from "@litertjs/wasm-utils"', b'from "./wasm-utils.js"')
-_README = f"""# LiteRT.js {VERSION}
+_README = f"""LiteRT.js {VERSION}
 
 From the npm packages @litertjs/core and @litertjs/wasm-utils, version {VERSION}, Apache License 2.0
 (LICENSE beside this file), by Google; source: https://github.com/google-ai-edge/LiteRT, litert/js.
@@ -86,7 +86,7 @@ def load(path: str) -> dict[str, bytes]:
             where empty.
 
     Returns:
-        By name: scripts and wasm, README.md.
+        By name: scripts and wasm, README.txt.
 
     Raises:
         RequestError: if something isn't there, or isn't of this version.
@@ -140,7 +140,7 @@ def _read(folder: Path) -> dict[str, bytes]:
         if hashlib.sha256(content).hexdigest() != digest:
             raise RequestError(f"{place}: {inside} isn't that of @litertjs/{package} {VERSION}")
         files[name] = _in_place(content) if inside == "dist/index.js" else content
-    return {**files, "README.md": _README.encode()}
+    return {**files, "README.txt": _README.encode()}
 
 
 def _content(place: Path, inside: str) -> bytes:

@@ -13,25 +13,24 @@ export class Camera {
     this.video = video;
     this.take = take;
     this.stream = null;
+    this.isOn = false; // from when it is asked for
     this.turn = 0; // of starts and stops: what is overtaken ends
   }
 
-  get isOn() {
-    return this.stream !== null;
-  }
-
   /**
-   * Asks for the camera, and takes frames until stop().
+   * Asks for the camera, and takes frames until stop() or until the camera ends.
    *
    * @throws {Error} one line, where there is none or it isn't allowed.
    */
   async start() {
     const turn = ++this.turn;
+    this.isOn = true;
     const video = { facingMode: { ideal: "environment" }, width: { ideal: 1280 } };
     let stream;
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video, audio: false });
     } catch (error) {
+      if (turn !== this.turn) return;
       throw new Error(reason(error));
     }
     if (turn !== this.turn) return stream.getTracks().forEach((track) => track.stop());
@@ -42,17 +41,26 @@ export class Camera {
     while (turn === this.turn) {
       await new Promise(requestAnimationFrame); // none while the page can't be seen
       if (turn !== this.turn || !this.video.videoWidth) continue;
-      const frame = await createImageBitmap(this.video);
       try {
-        await this.take(frame);
-      } finally {
-        frame.close();
+        await this.takeOne();
+      } catch (error) {
+        if (turn === this.turn) throw error; // else it was stopped meanwhile
       }
+    }
+  }
+
+  async takeOne() {
+    const frame = await createImageBitmap(this.video);
+    try {
+      await this.take(frame);
+    } finally {
+      frame.close();
     }
   }
 
   stop() {
     this.turn++;
+    this.isOn = false;
     this.stream?.getTracks().forEach((track) => track.stop());
     this.stream = this.video.srcObject = null;
   }

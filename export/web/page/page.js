@@ -122,8 +122,9 @@ async function switchCamera() {
     await camera.start();
   } catch (error) {
     fail(error);
+    stop();
   }
-  stop();
+  if (!camera.isOn) stop();
 }
 
 function listen() {

@@ -145,6 +145,22 @@ def test_every_kind_and_arithmetic_answers_as_litert(
         )
 
 
+def test_a_browser_without_relaxed_simd_takes_the_other_wasm(shared_browser, site, pictures):
+    # LiteRT.js asks by instantiating a few bytes.
+    script = """const instantiate = WebAssembly.instantiate;
+    WebAssembly.instantiate = (source, ...rest) => source.byteLength < 64
+        ? Promise.reject(new Error("no relaxed SIMD")) : instantiate(source, ...rest);"""
+    script = shared_browser.send("Page.addScriptToEvaluateOnNewDocument", source=script)
+    try:
+        with _opened(shared_browser, site) as browser:
+            _compare_with_litert(browser, site / f"{STEM}_int8.tflite", pictures[:10])
+            loaded = {url.rpartition("/")[2] for url in browser.requests()}
+            assert "litert_wasm_compat_internal.wasm" in loaded
+            assert "litert_wasm_internal.wasm" not in loaded
+    finally:
+        shared_browser.send("Page.removeScriptToEvaluateOnNewDocument", **script)
+
+
 def test_a_chosen_picture_is_shown_with_its_labels(browser, site, pictures):
     browser.choose("#choose", pictures[0])
     browser.wait(SHOWN)

@@ -12,6 +12,7 @@ from sparse_ist_tf.export.devices.targets import TARGETS
 from sparse_ist_tf.export.files import metadata
 from sparse_ist_tf.export.plan import Options, plan
 from sparse_ist_tf.export.web import page, runtime
+from sparse_ist_tf.masks import MaskOptions
 from tests.fixtures.page import export_page
 
 STEM = "digits_vit_pico_m50_classifier_head"
@@ -21,7 +22,7 @@ OWN = Path(page.__file__).parent / "page"
 @pytest.fixture
 def bare(monkeypatch):
     """In place of LiteRT.js an empty script."""
-    monkeypatch.setattr(runtime, "load", lambda path: {"index.js": b"", "README.md": b""})
+    monkeypatch.setattr(runtime, "load", lambda path: {"index.js": b"", "README.txt": b""})
 
 
 def _content(run, labels=("cat", "dog"), **changes):
@@ -60,6 +61,18 @@ def test_nothing_hidden_is_said_in_words(classifier_file):
     mask = {"kind": "shared", "ratio": 0.0, "grid": "scaled", "positions": [0, 1, 2, 3]}
     found = page.settings({"a.tflite": _content(classifier_file("int8"), mask=mask)})
     assert "; nothing hidden; " in found["classifiers"][0]["summary"]
+
+
+def test_masks_that_differ_from_picture_to_picture_take_turns(classifier_file):
+    mask = {"kind": "fixed", "ratio": 0.5, "pattern": "uniform", "seed": 3, "grid": "sensor"}
+    artefact = {"name": "it", "kind": "classifier_patches", "subnet": None}
+    file = classifier_file("int8", kind="classifier_patches")
+    found = page.settings({"a.tflite": _content(file, mask=mask, artefact=artefact)})
+    (about,) = found["classifiers"]
+    expected = MaskOptions("fixed", 0.5, seed=3).positions(range(page.MASKS), 4)
+    assert about["masks"] == expected.tolist()
+    assert len({tuple(row) for row in about["masks"]}) > 1
+    assert about["input"] == [16, 16]
 
 
 def test_labels_are_data_whatever_they_hold(classifier_file, tmp_path):

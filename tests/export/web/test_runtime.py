@@ -67,7 +67,7 @@ def _npm(folder, monkeypatch, script):
 def test_archives_and_node_modules_give_the_same_files(known, tmp_path, place):
     folder = _packed(tmp_path) if place == "archives" else _unpacked(tmp_path, place)
     files = runtime.load(str(folder))
-    assert set(files) == {*runtime._FILES, "README.md"}
+    assert set(files) == {*runtime._FILES, "README.txt"}
     assert files["index.js"] == b'import { a } from "./wasm-utils.js";\n'
     assert files["litert_wasm_internal.wasm"] == b"wasm/litert_wasm_internal.wasm of core"
 
