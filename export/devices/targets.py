@@ -94,7 +94,8 @@ _ROWS = (
         "micro", ("int8",), Interface(whole_integer=True), dict.fromkeys(MICRO_OPERATORS),
         dtypes=_INTEGERS, islands=False, interpreter="micro",
     ),
-    Target("web", ("int8", "float32", "float16", "dynamic", "int16x8"), page=True),
+    # Not "dynamic": in wasm its integers are other ones, and 3 of 360 answers differed.
+    Target("web", ("int8", "float32", "float16", "int16x8"), page=True),
 )  # fmt: skip
 TARGETS = {target.name: target for target in _ROWS}
 

@@ -1,7 +1,7 @@
 """The folder that a browser opens: a page, its runtime, and what it knows of the classifiers there.
 
-The page's own files lie in page/ as they are delivered. What it is told is page.json, made of what
-each .tflite file says of itself.
+The page's own files lie in static/ as they are delivered. What it is told is page.json, made of
+what each .tflite file says of itself.
 """
 
 import json
@@ -14,7 +14,7 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.files import metadata, runtimes
 from sparse_ist_tf.masks import MaskOptions
 
-FORMAT = "sparse_ist_tf.web/1"
+FORMAT = "sparse_ist_tf.export.web/1"
 SETTINGS, RUNTIME, LICENCE = "page.json", "runtime", "LICENSE.runtime"
 MASKS = 16  # that take turns where every picture has another
 
@@ -27,7 +27,7 @@ def write(folder: Path, files: Mapping[str, bytes], runtime: Mapping[str, bytes]
         files: the classifiers by name, the first is what the page begins with.
         runtime: of runtime.load().
     """
-    own = resources.files(__package__) / "page"
+    own = resources.files(__package__) / "static"
     (folder / RUNTIME).mkdir()
     for entry in own.iterdir():
         name = f"{RUNTIME}/LICENSE" if entry.name == LICENCE else entry.name
@@ -46,7 +46,7 @@ def check(folder: Path) -> None:
     """
     if _is_ours(folder):
         return
-    own = (resources.files(__package__) / "page").iterdir()
+    own = (resources.files(__package__) / "static").iterdir()
     for name in (SETTINGS, RUNTIME, *(entry.name for entry in own)):
         if (folder / name).exists():
             raise RequestError(
@@ -66,7 +66,7 @@ def remove(folder: Path) -> None:
     """Removes an earlier page, if there is one."""
     if not _is_ours(folder):
         return
-    for entry in (resources.files(__package__) / "page").iterdir():
+    for entry in (resources.files(__package__) / "static").iterdir():
         (folder / entry.name).unlink(missing_ok=True)
     shutil.rmtree(folder / RUNTIME, ignore_errors=True)
     (folder / SETTINGS).unlink(missing_ok=True)

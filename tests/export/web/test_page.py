@@ -16,7 +16,7 @@ from sparse_ist_tf.masks import MaskOptions
 from tests.fixtures.page import export_page
 
 STEM = "digits_vit_pico_m50_classifier_head"
-OWN = Path(page.__file__).parent / "page"
+OWN = Path(page.__file__).parent / "static"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from sparse_ist_tf.export.web import page
 from sparse_ist_tf.masks import Scaling
 from sparse_ist_tf.masks.cells import cell_matrix
 
-SCALING = Path(page.__file__).parent / "page" / "scaling.js"
+SCALING = Path(page.__file__).parent / "static" / "scaling.js"
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="Node isn't installed")
 
 
