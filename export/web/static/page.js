@@ -7,6 +7,7 @@ import { openPicture, pixelsOf } from "./pictures.js";
 import { Bars, drawModel, drawPicture, percent, ranked } from "./view.js";
 
 const $ = (id) => document.getElementById(id);
+const LOST = "Without WebGL this browser takes transparent pixels darker than they are stored.";
 const SAY_EVERY = 2000; // milliseconds between what a screen reader is told of a camera's frames
 
 const bars = new Bars($("bars"), $("more"));
@@ -40,7 +41,8 @@ function classify(bitmap, how) {
 async function label(bitmap, { name = "A camera's frame", live = false, flat = false }, mine) {
   const network = await classifier;
   const started = performance.now();
-  const picture = await network.scale(pixelsOf(bitmap, !live && !flat)).catch((error) => {
+  const source = pixelsOf(bitmap, !live && !flat);
+  const picture = await network.scale(source).catch((error) => {
     throw new Error(`${name}: ${error.message}`);
   });
   const scaled = performance.now();
@@ -51,6 +53,7 @@ async function label(bitmap, { name = "A camera's frame", live = false, flat = f
   const { about } = network;
   $("size").textContent = `${picture.width} × ${picture.height}`;
   const positions = about.masks[turn % about.masks.length];
+  $("message").textContent = source.lost ? LOST : "";
   drawPicture($("picture"), bitmap, about, positions);
   drawModel($("model"), picture, about, positions);
   show(ranked(about.labels, probabilities), name, live);

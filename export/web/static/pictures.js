@@ -25,20 +25,24 @@ export async function openPicture(file) {
  *
  * @param {ImageBitmap} bitmap
  * @param {boolean} transparent whether what is transparent has a colour; a GIF's has none.
+ * @returns the source; `lost` is true once it has pixels whose colour this browser doesn't give.
  */
 export function pixelsOf(bitmap, transparent = true) {
   const { width, height } = bitmap;
   const canvas = document.createElement("canvas");
   const context = canvas.getContext("2d", { willReadFrequently: true });
+  const source = { width, height, strip, lost: false };
   async function strip(top, count) {
     canvas.width = width; // which clears it
     canvas.height = count;
     context.drawImage(bitmap, 0, top, width, count, 0, 0, width, count);
     const { data } = context.getImageData(0, 0, width, count);
     if (!transparent || isOpaque(data)) return data;
-    return (await straight(bitmap, top, count)) ?? data;
+    const colours = await straight(bitmap, top, count);
+    source.lost ||= !colours;
+    return colours ?? data;
   }
-  return { width, height, strip };
+  return source;
 }
 
 function isOpaque(data) {

@@ -221,6 +221,48 @@ def test_transparency_is_dropped(browser):
     np.testing.assert_array_equal(np.array(found[2]).reshape(40, 30, 3), pixels[..., :3])
 
 
+def test_transparency_that_a_browser_can_not_drop_is_said(shared_browser, site, tmp_path):
+    script = """const getContext = HTMLCanvasElement.prototype.getContext;
+    HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
+        return kind === "webgl" ? null : getContext.call(this, kind, ...rest);
+    };"""
+    script = shared_browser.send("Page.addScriptToEvaluateOnNewDocument", source=script)
+    said = "document.getElementById('message').textContent"
+    for name, alpha in (("clear.png", 9), ("solid.png", 255)):
+        Image.new("RGBA", (40, 40), (200, 100, 50, alpha)).save(tmp_path / name)
+    try:
+        with _opened(shared_browser, site) as browser:
+            browser.choose("#choose", tmp_path / "clear.png")
+            browser.wait(SHOWN)
+            assert "transparent pixels" in browser.run(said)
+            browser.choose("#choose", tmp_path / "solid.png")
+            browser.wait(f"{said} === ''")
+    finally:
+        shared_browser.send("Page.removeScriptToEvaluateOnNewDocument", **script)
+
+
+def test_the_card_s_markdown_becomes_elements_and_nothing_runs(browser):
+    card = "\n".join(
+        ["# Card", "", "Two lines of", "one `paragraph` **here**.", "", "| a | b |", "|---|---:|",
+         r"| `x\|y` | <b>1</b> |", "", "- one", "- two", "  goes on", "", "```python",
+         "# no heading", "print('<i>')", "```", "", "<img src=x onerror='document.title = 1'>"]
+    )  # fmt: skip
+    script = """(async () => {
+        const { render } = await import("./card.js");
+        const box = document.createElement("div");
+        box.append(render(CARD));
+        return box.innerHTML;
+    })()"""
+    found = browser.run(_with(script, CARD=card))
+    assert "<h3>Card</h3>" in found
+    assert "<p>Two lines of one <code>paragraph</code> <strong>here</strong>.</p>" in found
+    assert '<th scope="col">a</th><th scope="col" class="number">b</th>' in found
+    assert '<td><code>x|y</code></td><td class="number">&lt;b&gt;1&lt;/b&gt;</td>' in found
+    assert "<ul><li>one</li><li>two goes on</li></ul>" in found
+    assert "<code># no heading\nprint('&lt;i&gt;')</code>" in found
+    assert "<p>&lt;img src=x onerror='document.title = 1'&gt;</p>" in found
+
+
 def test_a_colour_space_changes_no_number(browser):
     pixels = np.random.default_rng(1).integers(0, 256, (20, 30, 3)).astype(np.uint8)
     plain = _png(Image.fromarray(pixels))
