@@ -4,6 +4,7 @@
     python -m sparse_ist_tf.export --run=runs/aid --target=phone --quantize=float16,int8 --qat
     python -m sparse_ist_tf.export --run=runs/aid --target=coral
     python -m sparse_ist_tf.export --run=runs/aid --target=micro --flash=1048576 --sram=262144
+    python -m sparse_ist_tf.export --run=runs/digits --target=web
 
 Ends with status 0 if every file meets its target's conditions and its accuracy's bound; a file
 that doesn't is not kept, and the status is 1.
@@ -33,12 +34,17 @@ def main(argv: list[str]) -> int:
         from sparse_ist_tf.export.devices import targets
         from sparse_ist_tf.export.pipeline import Exporter
         from sparse_ist_tf.export.plan import Options
+        from sparse_ist_tf.export.web import runtime
         from sparse_ist_tf.runs.finished_run import FinishedRun
 
     plugins.load_plugins()
     if FLAGS.target_table:
         targets.add_rows(FLAGS.target_table)
     target = targets.find_target(FLAGS.target)
+    if target.page:
+        runtime.require(FLAGS.wasm)
+    elif FLAGS.wasm:
+        raise RequestError(f"wasm={FLAGS.wasm!r}: target {target.name} has no page, web has")
     for name in ("flash", "sram"):
         value = getattr(FLAGS, name)
         if value is None:
@@ -53,6 +59,7 @@ def main(argv: list[str]) -> int:
         calibration=FLAGS.calibration,
         bound=FLAGS.bound,
         micro_images=FLAGS.micro_images,
+        wasm=FLAGS.wasm,
         compression=Compression(
             qat=FLAGS.qat, prune=FLAGS.prune, cluster=FLAGS.cluster, epochs=FLAGS.epochs
         ),
@@ -65,7 +72,7 @@ def main(argv: list[str]) -> int:
 def define_flags() -> None:
     """Defines the command's flags."""
     flags.DEFINE_string("run", None, "Run directory of a finished training.")
-    flags.DEFINE_string("target", None, "phone, coral, micro, or a row that the next two add.")
+    flags.DEFINE_string("target", None, "phone, coral, micro, web, or a row that the next two add.")
     plugins.define_flag()
     flags.DEFINE_string("target_table", "", "JSON file with more targets; see targets.py.")
     flags.DEFINE_string("output", "", "Folder for the files; RUN/export/TARGET where not given.")
@@ -87,6 +94,10 @@ def define_flags() -> None:
     flags.DEFINE_integer("cluster", 0, "Distinct values of each kernel of heads; 0 for any.")
     flags.DEFINE_integer("epochs", 3, "Of each fine-tuning.")
     flags.DEFINE_integer("micro_images", 64, "Test images that TFLite Micro runs too.")
+    flags.DEFINE_string(
+        "wasm", "", "Of target web: a folder with what `npm pack` of LiteRT.js wrote, or with "
+        "node_modules; npm is asked where not given.",
+    )  # fmt: skip
     flags.DEFINE_integer("flash", None, "Bytes of flash that a microcontroller has.")
     flags.DEFINE_integer("sram", None, "Bytes of memory that its arena may take.")
 

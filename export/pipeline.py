@@ -6,7 +6,7 @@ import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from sparse_ist_tf.export.networks import Networks
 from sparse_ist_tf.export.plan import BOUNDS, Job, Options, plan
 from sparse_ist_tf.export.results import Result, table
 from sparse_ist_tf.export.verify import File, Reference, verify
+from sparse_ist_tf.export.web import page, runtime
 from sparse_ist_tf.files import write_atomically
 from sparse_ist_tf.ist.head import accuracy, logits
 from sparse_ist_tf.runs.finished_run import FinishedRun
@@ -64,10 +65,14 @@ class Exporter:
         if target.interpreter == "micro":
             micro.require()
         compress.require(options.compression)
+        if target.page:
+            page.check(output)
+        self._runtime = runtime.load(options.wasm) if target.page else {}
         self.networks = Networks(run, target, options)
         self.results: list[Result] = []
         self._findings: dict = {}  # what verification.json holds besides
-        self._lines: list[str] = []  # what is printed below the table
+        self._lines: list[str] = []  # what is printed below the table, and stands in the card
+        self._after: list[str] = []  # what is printed at the end
         self._logits: dict[int | None, np.ndarray] = {}
 
     def export(self) -> bool:
@@ -99,6 +104,8 @@ class Exporter:
         if failed:
             self.report(f"Not kept: {', '.join(failed)}")
         self.report(f"Kept in {self.output}: {len(self.results) - len(failed)} files")
+        for line in self._after:
+            self.report(line)
         return not failed
 
     def _make(self, job: Job, quantize: str) -> _Made:
@@ -212,6 +219,8 @@ class Exporter:
         """Moves what is good to where it is expected, and what no longer is away."""
         results = [*self._still_good(), *self.results]
         self.output.mkdir(parents=True, exist_ok=True)
+        if self.target.page:
+            self._add_page(results)
         for path in sorted(self._stage.iterdir()):
             path.replace(self.output / path.name)
         summary = {
@@ -230,6 +239,19 @@ class Exporter:
             return
         write_atomically(labels, "".join(f"{name}\n" for name in self.run.labels))
         write_atomically(card, model_card(self.run, self.target, results, self._lines))
+
+    def _add_page(self, results: Sequence[Result]) -> None:
+        """Puts a page for all good classifiers, those made now first, where files come from."""
+        names = sorted((r.name for r in results if r.good), key=self._is_earlier)
+        paths = [self._stage / name for name in names]
+        paths = [path if path.exists() else self.output / path.name for path in paths]
+        if paths:
+            page.write(self._stage, {p.name: p.read_bytes() for p in paths}, self._runtime)
+            self._after.append(f"A browser opens it: python -m http.server -d {self.output}")
+        page.remove(self.output)
+
+    def _is_earlier(self, name: str) -> bool:
+        return not (self._stage / name).exists()
 
     def _still_good(self) -> list[Result]:
         """What an earlier export proved of the same run and this one didn't make again.

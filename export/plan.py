@@ -34,6 +34,7 @@ class Options:
         compression: of heads and subnets.
         micro_images: test images that TFLite Micro runs too, for its targets.
         progress: show bars.
+        wasm: for a target with a page, where the runtime is, as web.runtime.load().
     """
 
     artefacts: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class Options:
     compression: compress.Compression = compress.Compression()  # noqa: RUF009
     micro_images: int = 64
     progress: bool = True
+    wasm: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,8 @@ def plan(run: FinishedRun, target: Target, options: Options) -> list[Job]:
     for name in artefacts:
         if name not in ARTEFACTS:
             raise RequestError(f"artefacts={name!r}: must be one of {', '.join(ARTEFACTS)}")
+        if target.page and not name.startswith("classifier"):
+            raise RequestError(f"artefacts={name}: target {target.name} takes classifiers alone")
     if "classifier" in artefacts:
         run.shared_positions()
     if "classifier_sensor" in artefacts:
@@ -83,9 +87,12 @@ def plan(run: FinishedRun, target: Target, options: Options) -> list[Job]:
     for subnet in options.subnets:
         if not 0 <= subnet < run.num_subnets:
             raise RequestError(f"subnets={subnet}: the run has {run.num_subnets} subnets")
-    chosen = options.subnets or tuple(range(run.num_subnets))
+    # A page begins with the merged head; it has subnets where they are asked for.
+    chosen = options.subnets or (() if target.page else tuple(range(run.num_subnets)))
     merged = target.interpreter != "micro" or not run.num_subnets or "head" in options.artefacts
     heads: list[int | None] = [*chosen, *([None] if merged else [])]
+    if target.page:
+        heads.reverse()
     names = {n: f"subnet{n}of{run.num_subnets}" for n in chosen} | {None: "head"}
     jobs = []
     for name in artefacts:
@@ -103,6 +110,8 @@ def plan(run: FinishedRun, target: Target, options: Options) -> list[Job]:
 
 def _called_for(run: FinishedRun, target: Target) -> tuple[str, ...]:
     """The artefacts that a run's masks and a target call for."""
+    if target.page:
+        return ("classifier" if run.config.masks.kind == "shared" else "classifier_patches",)
     parts = ("subnet",)
     if target.interpreter != "micro" or not run.num_subnets:
         parts += ("head", "encoder")

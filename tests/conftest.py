@@ -11,6 +11,7 @@ from tests.fixtures.finished_run import (
     run_path,
     small_classifier,
 )
+from tests.fixtures.page import litertjs
 
 __all__ = [
     "classifier_file",
@@ -20,6 +21,7 @@ __all__ = [
     "head_layers",
     "head_samples",
     "images",
+    "litertjs",
     "make_case",
     "randomise",
     "run_path",
