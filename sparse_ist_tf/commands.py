@@ -1,19 +1,20 @@
 """How every command starts and ends."""
 
-import contextlib
 import io
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from absl import app, flags, logging
 from ml_collections.config_flags import config_flags
 
-from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.errors import RequestError, RunError, quiet, say
 from sparse_ist_tf.keys import as_help, no_such_key
+
+__all__ = ["quiet", "run", "say"]
 
 # For LiteRT and gRPC, too; who wants to see their logs says so in the environment.
 _SILENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "NONE"}
@@ -165,34 +166,3 @@ def settle_keras(backends: Sequence[str] = ("tensorflow",)) -> None:
             raise RequestError(f"{path}: {key}={found[key]!r}: must be one of {', '.join(allowed)}")
     if not isinstance(found.get("epsilon", 1e-7), float):
         raise RequestError(f"{path}: epsilon={found['epsilon']!r}: must be a number such as 1e-7")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps off stderr what TensorFlow's libraries log while they are imported.
-
-    Keras has its own defaults then, not those of keras.json. Exceptions come through; so does
-    Python's own output from other threads once this is over.
-    """
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-    if keras := sys.modules.get("keras"):
-        keras.config.set_floatx("float32")
-        keras.config.set_epsilon(1e-7)
-        keras.config.set_image_data_format("channels_last")
-        keras.config.set_dtype_policy("float32")
-
-
-def say(error: BaseException) -> int:
-    """Prints an error as one line on stderr; returns 2 for a bad request, 1 for a failure."""
-    text = " ".join(str(error).split())
-    print(f"error: {text}", file=sys.stderr, flush=True)
-    return 2 if isinstance(error, RequestError) else 1
