@@ -20,7 +20,7 @@ from sparse_ist_tf.face.images import Classes, Given, as_split, held_out, read
 from sparse_ist_tf.face.layers import Encoder
 from sparse_ist_tf.face.model import MaskedClassifier
 from sparse_ist_tf.face.runs import hold_encoder, train
-from sparse_ist_tf.inputs.held import hold, release
+from sparse_ist_tf.inputs.layouts.held import hold, release
 from sparse_ist_tf.ist.head import build_model, parameters_of, probabilities
 from sparse_ist_tf.keys import assign, check_types, no_such_key
 from sparse_ist_tf.runs.finished_run import FinishedRun
@@ -42,13 +42,13 @@ class IstClassifier:
         num_subnets: N.
         hidden: neurons of the hidden layers.
         seed: of masks, partitions, batches and initial weights.
-        settings: any other keys of train's configuration, such as {"ist.link": "fast"}.
+        settings: any other keys of train's configuration, such as {"learning_rate": 3e-4}.
 
     Attributes:
         class_names: a text per class, once fitted.
         model: the whole as a Keras model from images to probabilities, once fitted.
-        run: the FinishedRun, with everything that train leaves; None where it was trained on
-            features or loaded.
+        run: the FinishedRun, with everything that train leaves, in a folder that goes with this
+            object; None where it was trained on features or loaded. si.train keeps one.
 
     Raises:
         RequestError: if an argument isn't allowed, or the encoder can't be loaded.
@@ -109,10 +109,8 @@ class IstClassifier:
         *,
         epochs: float = 16,
         batch_size: int = 64,
-        learning_rate: float = 1e-3,
         validation_data: Any = None,
         class_names: Iterable[str] | None = None,
-        workdir: str | Path | None = None,
         verbose: int = 1,
     ) -> keras.callbacks.History:
         """Trains anew.
@@ -123,12 +121,9 @@ class IstClassifier:
             y: labels, whole numbers from 0 or texts; None for a tf.data.Dataset.
             epochs: passes of every subnet over the examples.
             batch_size: of a subnet.
-            learning_rate: of the optimizer.
             validation_data: what the merged head is tested with: (x, y) or a tf.data.Dataset;
                 where None a fifth of every class, which isn't trained on.
             class_names: one per class; texts or numbers of the labels where None.
-            workdir: the run directory, where a stopped training goes on; where None a folder that
-                goes with this object. Not for features.
             verbose: 0 for silence.
 
         Returns:
@@ -139,8 +134,7 @@ class IstClassifier:
             RunError: if a loss is not finite, or a file can't be written.
         """
         config = ConfigDict(self.config.to_dict())
-        for key, value in {"batch_size": batch_size, "learning_rate": learning_rate}.items():
-            _assign(config, key, value)
+        _assign(config, "batch_size", batch_size)
         if config.total_epochs:
             config.total_epochs = float(epochs)
         validate(config, 1)
@@ -154,10 +148,8 @@ class IstClassifier:
             test = self._labelled(*pair)
             parts["test"] = (test.inputs, classes.indices(test.labels))
         if self._on_features:
-            if workdir is not None:
-                raise RequestError("workdir: must not be given for features, which have no run")
             return self._fit_features(config, parts, classes, verbose)
-        return self._fit_images(config, parts, classes, workdir, verbose)
+        return self._fit_images(config, parts, classes, verbose)
 
     def _read(self, x, y=None) -> Given:
         given = read(x, y)
@@ -185,7 +177,7 @@ class IstClassifier:
         self.model = MaskedClassifier(None, None, head, list(classes.names))
         return history_of(records, config.batch_size, len(parts["train"][1]))
 
-    def _fit_images(self, config, parts, classes, workdir, verbose):
+    def _fit_images(self, config, parts, classes, verbose):
         splits = {
             part: as_split(images, labels, classes.names, part)
             for part, (images, labels) in parts.items()
@@ -198,9 +190,8 @@ class IstClassifier:
             "held:"
         ):  # code that changes can't be told from its name
             config.features.cache_dir = str(folder / "features")
-        folder = Path(workdir) if workdir else folder / "run"
         with told(verbose):
-            run = train(config, folder)
+            run = train(config, folder / "run")
         if self._kept:
             self._kept.close()
         self._kept, self.run, self.class_names = stack, run, classes.names

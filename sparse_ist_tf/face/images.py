@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs.folder import stratified_split
-from sparse_ist_tf.inputs.held import array_split
+from sparse_ist_tf.inputs.layouts.held import array_split
 from sparse_ist_tf.inputs.split import Split
 
 _IMAGE_KEYS, _LABEL_KEYS = ("image", "images", "features"), ("label", "labels")

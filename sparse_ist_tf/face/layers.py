@@ -35,8 +35,8 @@ class VisiblePatches(keras.layers.Layer):
         image_size: side of the scaled images in pixels.
         patch_size: side of a patch in pixels.
         seed: any integer.
-        pattern: of shared masks: "uniform", "grid", "center" or "border".
-        grid: where patches lie, on the "sensor"'s pixels or on the "scaled" image.
+        **kwargs: `pattern` of shared masks, "uniform", "grid", "center" or "border"; `grid`, where
+            patches lie, on the "sensor"'s pixels or on the "scaled" image; those of Layer.
 
     Raises:
         ValueError: if an argument isn't allowed; when called, if masks lack indices or images
@@ -58,10 +58,9 @@ class VisiblePatches(keras.layers.Layer):
         image_size: int = 64,
         patch_size: int = 8,
         seed: int = 0,
-        pattern: str = "uniform",
-        grid: str = "sensor",
         **kwargs: Any,
     ):
+        pattern, grid = kwargs.pop("pattern", "uniform"), kwargs.pop("grid", "sensor")
         super().__init__(**kwargs, autocast=False)
         self.mask_ratio, self.kind, self.seed, self.pattern = mask_ratio, kind, seed, pattern
         self.image_size, self.patch_size, self.grid = image_size, patch_size, grid

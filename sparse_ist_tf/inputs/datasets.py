@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from sparse_ist_tf.errors import BadImageError, RequestError, RunError, warn
-from sparse_ist_tf.inputs import held
 from sparse_ist_tf.inputs.decoding import image_errors, readable
 from sparse_ist_tf.inputs.folder import load_folder, stratified_split
+from sparse_ist_tf.inputs.layouts import held
 from sparse_ist_tf.inputs.layouts.arrays import load_arrays
 from sparse_ist_tf.inputs.mnist import load_mnist5k
 from sparse_ist_tf.inputs.shards import shard_indices

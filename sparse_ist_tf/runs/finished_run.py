@@ -19,7 +19,7 @@ from sparse_ist_tf.encoder.bundle import vit_encoder
 from sparse_ist_tf.encoder.features import make_encode
 from sparse_ist_tf.errors import RequestError, RunError, warn
 from sparse_ist_tf.inputs.datasets import Split, image_errors
-from sparse_ist_tf.inputs.held import PREFIX
+from sparse_ist_tf.inputs.layouts.held import PREFIX
 from sparse_ist_tf.ist.head import accuracy, extract, logits
 from sparse_ist_tf.ist.partition import Partition
 from sparse_ist_tf.ist.state import HeadState

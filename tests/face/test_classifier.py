@@ -38,7 +38,6 @@ def fitted(digits):
         labels[:240],
         epochs=40,
         batch_size=16,
-        learning_rate=3e-3,
         validation_data=(images[240:], labels[240:]),
         class_names=[f"digit {k}" for k in range(10)],
         verbose=0,
@@ -127,7 +126,7 @@ def test_an_own_model_encodes(digits, tmp_path):
     layers = [keras.layers.Rescaling(1 / 64), keras.layers.AveragePooling2D(4)]
     own = keras.Sequential([keras.Input((32, 32, 3)), *layers, keras.layers.Flatten()], name="own")
     classifier = si.IstClassifier(own, mask_ratio=0.0, **SMALL)
-    classifier.fit(images, labels, epochs=25, batch_size=16, learning_rate=3e-3, verbose=0)
+    classifier.fit(images, labels, epochs=25, batch_size=16, verbose=0)
     assert classifier.evaluate(images, labels)["accuracy"] > 0.7
     classifier.save(tmp_path / "own.keras")
     found = si.load(tmp_path / "own.keras").predict(images[:9])

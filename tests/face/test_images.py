@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.face.images import Classes, held_out, read
-from sparse_ist_tf.inputs import datasets, held
+from sparse_ist_tf.inputs import datasets
+from sparse_ist_tf.inputs.layouts import held
 
 IMAGES = np.arange(4 * 6 * 5 * 3).reshape(4, 6, 5, 3).astype(np.uint8)
 LABELS = np.array([0, 1, 1, 0])
