@@ -77,7 +77,11 @@ class IstClassifier:
         settings: Mapping[str, Value] | None = None,
     ):
         config = get_config()
-        named = {"masks.ratio": mask_ratio, "masks.kind": kind, "ist.num_subnets": num_subnets}
+        named: dict[str, Value] = {
+            "masks.ratio": mask_ratio,
+            "masks.kind": kind,
+            "ist.num_subnets": num_subnets,
+        }
         named |= {"head.hidden": tuple(hidden), "seed": seed, "centralized_baseline": False}
         for key in settings or {}:
             if key.startswith(_OF_COMMANDS) or key in named:
@@ -219,7 +223,7 @@ class IstClassifier:
         self._fitted()
         given = self._read(x)
         if self._on_features:
-            return given.inputs
+            return np.asarray(given.inputs)
         options = FeatureOptions(batch_size=batch_size)
         features = Features(self.encoder.loaded, self.model.masking.masks, options=options)
         return features.encode(as_split(given.inputs), progress=False)

@@ -1,7 +1,7 @@
 """Keras layers from images to visible patches, and from these to features."""
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import keras
 import numpy as np
@@ -12,6 +12,7 @@ from sparse_ist_tf.encoder.bundle import Encoder as Loaded
 from sparse_ist_tf.encoder.bundle import Preprocessing, ViTEncoder, keras_encoder
 from sparse_ist_tf.encoder.features import FeatureOptions, Features
 from sparse_ist_tf.encoder.vit import ViT
+from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.face.images import as_split
 from sparse_ist_tf.face.painted import PaintedModel
 from sparse_ist_tf.masks import MaskOptions, num_visible, select_patches
@@ -172,7 +173,10 @@ class Encoder(keras.layers.Layer):
     ):
         super().__init__(**kwargs, autocast=False)
         if isinstance(source, str):
-            loaded = load_encoder(source, image_size=image_size, mean=mean, std=std)
+            found = load_encoder(source, image_size=image_size, mean=mean, std=std)
+            if not isinstance(found, Loaded):
+                raise RequestError(f"source={source!r}: must be of a Keras model, is of none")
+            loaded = found
         else:
             model = PaintedModel.of(source, image_size, patch_size)
             seen = Preprocessing(mean or (0.0,) * 3, std or (1 / 255,) * 3)
@@ -193,7 +197,7 @@ class Encoder(keras.layers.Layer):
         return encoder
 
     def _take(self, loaded: Loaded) -> None:
-        self.loaded, self.network = loaded, loaded.model
+        self.loaded, self.network = loaded, cast("keras.layers.Layer", loaded.model)
         for value in (True, False):  # one that was saved as frozen has trainable variables
             self.network.trainable = value
         self.image_size, self.patch_size = loaded.image_size, loaded.patch_size

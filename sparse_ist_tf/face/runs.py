@@ -3,12 +3,14 @@
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from sparse_ist_tf.checkpoints.sources import register_encoder
 from sparse_ist_tf.config import validate
 from sparse_ist_tf.encoder.bundle import Encoder, keras_encoder
+from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.runs.finished_run import FinishedRun
 from sparse_ist_tf.runs.training import train_and_evaluate
@@ -62,7 +64,7 @@ def hold_encoder(encoder: Encoder) -> str:
     return name
 
 
-def _load_held(rest: str, *, name: str, dtype: str, **options: object) -> Encoder:
+def _load_held(rest: str, /, *, name: str, dtype: str, **options: Any) -> FrozenEncoder:
     if name not in _ENCODERS:
         raise RequestError(
             "is a model of a Python program that has ended; commands take it as in "
