@@ -27,10 +27,9 @@ class Given(NamedTuple):
 
     def check_width(self, width: int) -> None:
         """Raises RequestError if features have another length."""
-        if self.inputs.shape[1] != width:
-            raise RequestError(
-                f"x: has features of {self.inputs.shape[1]} numbers, must be {width}"
-            )
+        found = len(self.inputs[0])
+        if found != width:
+            raise RequestError(f"x: has features of {found} numbers, must be {width}")
 
 
 def read(x: Any, y: Any = None) -> Given:
