@@ -117,7 +117,7 @@ def next_steps(
     size = results.get("int8_bytes", 0)
     if size is None or config["encoder"]["weights"].startswith("resnet50:"):
         return lines
-    lines.append(f"      python -m sparse_ist_tf.export {about}{more} --target=phone  (or coral)")
+    lines.append(f"      python -m sparse_ist_tf.export {about}{more} --target=phone  # or coral")
     if 0 < size <= _MICRO_FLASH:
         lines.append(f"      python -m sparse_ist_tf.export {about}{more} --target=micro")
     kind = config["masks"]["kind"]

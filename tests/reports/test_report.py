@@ -151,7 +151,7 @@ def test_next_steps_name_evaluate_and_what_can_be_exported():
     lines = next_steps("runs/a b", CONFIG, RESULTS | {"int8_bytes": 3_000_000})
     assert lines == [
         "Next: python -m sparse_ist_tf.evaluate --run='runs/a b'",
-        "      python -m sparse_ist_tf.export --run='runs/a b' --target=phone  (or coral)",
+        "      python -m sparse_ist_tf.export --run='runs/a b' --target=phone  # or coral",
     ]
     small = next_steps("r", CONFIG, RESULTS | {"int8_bytes": 500_000}, ["own.py", "b"])
     assert small[-1] == (
