@@ -25,7 +25,7 @@ from sparse_ist_tf import plugins
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.config import identity, validate
 from sparse_ist_tf.registry import find_algorithm
-from sparse_ist_tf.reports.report import summary
+from sparse_ist_tf.reports.report import next_steps, summary
 from sparse_ist_tf.reports.run_directory import FREE_KEYS, RunDirectory
 from sparse_ist_tf.runs.trained import is_trained
 from sparse_ist_tf.workers.agreement import request_facts
@@ -139,7 +139,8 @@ def _prepare(config: ConfigDict) -> int:
 def _show(directory: RunDirectory, results: dict) -> int:
     print(summary(results))
     print(f"Run directory: {directory.path} (report.md, head.keras, masks.png, tensorboard/)")
-    print(f"Next: python -m sparse_ist_tf.evaluate --run={directory.path}")
+    for line in next_steps(directory.path, directory.config(), results, FLAGS.plugin):
+        print(line)
     return 0
 
 

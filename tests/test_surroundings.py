@@ -97,6 +97,20 @@ def test_weights_say_a_wrong_backend_in_one_line():
     assert done.stderr.startswith("error: KERAS_BACKEND=torch: must be tensorflow")
 
 
+@pytest.mark.parametrize(
+    ("left", "level"),
+    [
+        ({}, "3"),
+        ({"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_MAX_VLOG_LEVEL": "2"}, "3"),
+        ({"TF_CPP_MIN_LOG_LEVEL": "1", "SPARSE_IST_LOGS": "1"}, "1"),
+    ],
+)
+def test_libraries_log_for_who_asks(left, level):
+    names = "'TF_CPP_MIN_LOG_LEVEL', 'TF_CPP_MAX_VLOG_LEVEL'"
+    done = run(f"print([os.environ.get(name) for name in ({names})])", **left)
+    assert done.stdout.decode() == f"['{level}', None]\n"
+
+
 def test_a_notebook_s_windows_are_not_for_commands():
     body = "print(os.environ['MPLBACKEND'])"
     done = run(body, MPLBACKEND="module://matplotlib_inline.backend_inline")

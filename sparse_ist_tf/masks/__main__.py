@@ -10,7 +10,7 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.masks.cells import GRIDS
 from sparse_ist_tf.masks.drawing import KINDS, PATTERNS
 from sparse_ist_tf.masks.options import MaskOptions
-from sparse_ist_tf.masks.preview import write_mask_preview
+from sparse_ist_tf.masks.preview import spread_over_classes, write_mask_preview
 
 
 def _define_flags() -> None:
@@ -55,7 +55,7 @@ def preview(args: flags.FlagValues) -> None:
         raise RequestError(f"--split={args.split}: must be one of {', '.join(splits)}")
     split = splits[args.split]
     count = min(args.count, split.size)
-    chosen = np.linspace(0, split.size - 1, count).astype(np.int64)  # so that all classes show
+    chosen = spread_over_classes(split.labels, count)
     rows = split.pick(masks.scaling(args.image_size, args.patch_size), chosen)
     with image_errors():
         images = np.stack([row["image"] for row in rows.as_numpy_iterator()])

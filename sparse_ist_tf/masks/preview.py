@@ -12,6 +12,32 @@ _HIDDEN = 128  # grey
 _PAIRS = 4  # in a row of the sheet
 
 
+def spread_over_classes(labels: np.ndarray, count: int) -> np.ndarray:
+    """Which of some images a sheet shows, so that as many classes show as there is room for.
+
+    Args:
+        labels: integers [n], their classes.
+        count: images of the sheet, at most n.
+
+    Returns:
+        int64[count], ascending.
+
+    Example:
+        >>> from sparse_ist_tf.masks.preview import spread_over_classes
+        >>> spread_over_classes(np.array([0, 0, 0, 0, 1, 2]), 4).tolist()
+        [0, 1, 4, 5]
+    """
+    # The first image of every class, then the second ones, ...; classes that are spread, too.
+    order = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[order], labels[order])
+    places = np.arange(len(labels)) - starts
+    classes = np.unique(labels)
+    shown = np.linspace(0, len(classes) - 1, min(count, len(classes))).astype(np.int64)
+    is_shown = np.isin(labels[order], classes[shown])
+    chosen = np.lexsort((labels[order], places, ~is_shown | (places > 0)))[:count]
+    return np.sort(order[chosen]).astype(np.int64)
+
+
 def write_mask_preview(
     path: str | os.PathLike, images: np.ndarray, positions: np.ndarray, patch_size: int
 ) -> None:

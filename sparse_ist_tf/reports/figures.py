@@ -1,13 +1,35 @@
 """Figures as PNG or SVG, legible in grey."""
 
+import contextlib
 import io
-from collections.abc import Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_FEW = 30  # points of a line, each of which has a mark
+
+
+@contextlib.contextmanager
+def plain_figures() -> Iterator[None]:
+    """Draws with Matplotlib's own defaults, whatever matplotlibrc a user or a notebook has.
+
+    What the font lacks is no warning.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
+        yield
+
+
+@plain_figures()
 def training_figure(metrics: Sequence[Mapping]) -> bytes:
     """Loss, accuracy and bytes over the steps of a run, from one or more records, as PNG."""
     from matplotlib.figure import Figure
@@ -16,24 +38,28 @@ def training_figure(metrics: Sequence[Mapping]) -> bytes:
         return [scale * record[key] for record in metrics]
 
     steps, sends = column("step", 1), any(column("training_bytes", 1))
-    figure = Figure(figsize=(11 if sends else 7.5, 3.4), layout="constrained")
+    mark = {"marker": "o" if len(steps) <= _FEW else "", "markersize": 4}
+    figure = Figure(figsize=(11 if sends else 7.5, 3.8), layout="constrained")
     panels = figure.subplots(1, 2 + sends)
     loss, accuracy = panels[:2]
-    loss.plot(steps, column("loss", 1), "k-")
+    loss.plot(steps, column("loss", 1), "k-", **mark)
     loss.set(title="Training loss", ylabel="cross-entropy (nats)")
-    accuracy.plot(steps, column("train_accuracy", 100), "k--", label="training, subnets")
-    accuracy.plot(steps, column("test_accuracy", 100), "k-", label="test, merged head")
+    train = mark | {"markerfacecolor": "white"}
+    accuracy.plot(steps, column("train_accuracy", 100), "k--", label="training, subnets", **train)
+    accuracy.plot(steps, column("test_accuracy", 100), "k-", label="test, merged head", **mark)
     if metrics[0].get("centralized_accuracy") is not None:
         line = column("centralized_accuracy", 100)
-        accuracy.plot(steps, line, color="0.5", linestyle=":", label="test, centralised head")
+        kind = mark | {"marker": "s" if mark["marker"] else "", "color": "0.5", "linestyle": ":"}
+        accuracy.plot(steps, line, label="test, centralised head", **kind)
     accuracy.set(title="Accuracy", ylabel="accuracy (%)")
-    accuracy.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     if sends:
-        panels[2].plot(steps, column("training_bytes", 1e-6), "k-")
+        panels[2].plot(steps, column("training_bytes", 1e-6), "k-", **mark)
         panels[2].set(title="Sent by a worker", ylabel="MB (weights, moments, gradients)")
         panels[2].set_ylim(bottom=0)
     for axes in panels:
         axes.set_xlabel("steps of a subnet")
+        axes.set_xlim(0, 1.05 * max(steps))
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
@@ -41,11 +67,12 @@ def training_figure(metrics: Sequence[Mapping]) -> bytes:
     return buffer.getvalue()
 
 
+@plain_figures()
 def pretraining_figure(metrics: Sequence[Mapping]) -> str:
     """Loss and accuracy over the epochs of a pre-training, as its records have them, as SVG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     styles = [{"color": c, "linestyle": s} for c in ("k", "0.6") for s in ("-", "--", ":", "-.")]
     names = list(dict.fromkeys(name for record in metrics for name in record))
@@ -63,7 +90,9 @@ def pretraining_figure(metrics: Sequence[Mapping]) -> str:
             style = styles[i % len(styles)] | {"marker": mark, "markersize": 3}
             axes.plot(epochs, values, label=label, **style)
         if shown:
-            axes.legend(frameon=False, fontsize="small")
+            axes.legend(
+                loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False, fontsize="small"
+            )
         axes.set(title=words.capitalize(), xlabel="epochs")
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

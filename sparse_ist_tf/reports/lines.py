@@ -1,16 +1,18 @@
 """Lines in panels side by side, as SVG; legible in grey: by darkness, dashes and marks."""
 
 import dataclasses
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from sparse_ist_tf.reports.figures import as_svg
+from sparse_ist_tf.reports.figures import as_svg, plain_figures
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
 
 _DASHES = ("-", "--", "-.", ":")
 _MARKS = "osD^vPX*"
+_TICK, _LEGEND = 30, 80  # characters of a line
 _LIGHTEST = 0.78  # of the colour map, from dark to light
 
 
@@ -39,6 +41,7 @@ class Line:
         return cls(name, x, [mean for mean, _ in values], [spread for _, spread in values])
 
 
+@plain_figures()
 def draw(
     panels: Sequence[tuple[str, Sequence[Line]]],
     x_label: str,
@@ -73,19 +76,22 @@ def draw(
     drawn = [[(look, line) for look, line in lines if len(line.x)] for lines in drawn]
     ticks = _ticks([line for lines in drawn for _, line in lines])
     words = any(isinstance(tick, str) for tick in ticks)
-    names = {line.name for lines in drawn for _, line in lines}
-    height = 1.3 + 0.3 * len(ticks) if words else 3.6
-    size = (9.6 if len(panels) > 1 else 7.2, height + 0.1 * (len(names) + 2))
-    figure = Figure(figsize=size, layout="constrained")
+    names = {_wrapped(line.name, _LEGEND) for lines in drawn for _, line in lines}
+    shown_ticks = [_wrapped(str(tick), _TICK) for tick in ticks]
+    height = 1.3 + 0.15 * sum(1 + _lines(tick) for tick in shown_ticks) if words else 3.7
+    width = 9.6 if len(panels) > 1 else 7.2
+    columns, legend_height = _legend_size(names, width)
+    figure = Figure(figsize=(width, height + legend_height), layout="constrained")
     plots = figure.subplots(1, len(panels), squeeze=False, sharex=words, sharey=True)[0]
     shown: dict[str, Artist] = {}
     scale = 100 if percent else 1
     for plot, (title, _), lines in zip(plots, panels, drawn, strict=True):
         count = max((look for look, _ in lines), default=0) + 1
         for look, line in lines:
-            style = _style(look, count, marks)
-            shown.setdefault(line.name, _draw_line(plot, line, ticks, words, style, scale))
-        plot.set_title(title, fontsize=10)
+            style = _style(look, count, marks or len(line.x) == 1)
+            name = _wrapped(line.name, _LEGEND)
+            shown.setdefault(name, _draw_line(plot, line, ticks, words, style, scale))
+        plot.set_title(_wrapped(title, _TICK), fontsize=10)
         plot.set_xlabel(y_label if words else x_label)
         plot.grid(alpha=0.3)
         plot.spines[["top", "right"]].set_visible(False)
@@ -98,22 +104,38 @@ def draw(
         elif ticks and not words:
             plot.set_xticks(list(ticks.values()), [str(tick) for tick in ticks])
     if words:
-        plots[0].set_yticks(list(ticks.values()), list(ticks))
+        plots[0].set_yticks(list(ticks.values()), shown_ticks)
         plots[0].set_ylim(len(ticks) - 0.5, -0.5)
     plots[0].set_ylabel(x_label if words else y_label)
     if len(shown) > 1:
-        longest = max(map(len, shown))
-        columns = max(1, int(size[0] * 13 / (longest + 9)))
         figure.legend(
             list(shown.values()),
             list(shown),
             loc="outside lower center",
-            ncols=min(columns, len(shown)),
+            ncols=columns,
             frameon=False,
             fontsize=9,
             handlelength=3.2,
         )
     return as_svg(figure)
+
+
+def _wrapped(text: str, width: int) -> str:
+    """A name that may be a path, on as many lines as it takes."""
+    text = "\n".join(textwrap.wrap(text, width)) or text
+    return text.replace("$", r"\$")  # it is no formula
+
+
+def _legend_size(names: Collection[str], width: float) -> tuple[int, float]:
+    """(columns, height in inches) of the legend below a figure of some inches."""
+    longest = max((len(part) for name in names for part in name.splitlines()), default=0)
+    columns = max(1, min(len(names), int(width * 13 / (longest + 9))))
+    rows = -(-len(names) // columns)
+    return columns, 0.2 + rows * (0.06 + 0.15 * max(map(_lines, names), default=0))
+
+
+def _lines(text: str) -> int:
+    return text.count("\n") + 1
 
 
 def _style(i, count, marks) -> dict:

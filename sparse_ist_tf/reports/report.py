@@ -1,10 +1,13 @@
 """The table that a run ends with, and report.md with its figures."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sparse_ist_tf.files import write_file
 from sparse_ist_tf.workers.ledger import human_bytes
+
+_MICRO_FLASH = 2**20  # bytes: what a large microcontroller has, of which docs/export.md tells
 
 
 def accuracy_rows(results: Mapping) -> list[tuple[str, str]]:
@@ -95,6 +98,35 @@ def summary(results: Mapping) -> str:
         sent = f"Bytes sent per worker ({results['num_workers']} workers)\n{table}"
     head = f"Test accuracy ({results['test_size']:,} images)"
     return "\n".join([head, format_table(accuracy_rows(results)), sent])
+
+
+def next_steps(
+    folder: str | Path, config: Mapping, results: Mapping, plugins: Sequence[str] = ()
+) -> list[str]:
+    """What train says may follow, a line each.
+
+    Args:
+        folder: the run directory.
+        config: the run's configuration.
+        results: its results.json; of versions before 0.2.0 without "int8_bytes".
+        plugins: what --plugin named.
+    """
+    about = f"--run={shlex.quote(str(folder))}"
+    more = f" --plugin={shlex.quote(','.join(plugins))}" if plugins else ""
+    lines = [f"Next: python -m sparse_ist_tf.evaluate {about}{more}"]
+    size = results.get("int8_bytes", 0)
+    if size is None or config["encoder"]["weights"].startswith("resnet50:"):
+        return lines
+    lines.append(f"      python -m sparse_ist_tf.export {about}{more} --target=phone  # or coral")
+    if 0 < size <= _MICRO_FLASH:
+        lines.append(f"      python -m sparse_ist_tf.export {about}{more} --target=micro")
+    kind = config["masks"]["kind"]
+    if kind != "shared":
+        lines.append(
+            "      A one-file classifier for a camera needs masks.kind=shared; "
+            f"this run has {kind} masks."
+        )
+    return lines
 
 
 def write_report(

@@ -1,21 +1,21 @@
 """What a run leaves at its end: head.keras, masks.png, the report and the results."""
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from sparse_ist_tf.checkpoints.loading import load_configured
 from sparse_ist_tf.checkpoints.writing import save_encoder
-from sparse_ist_tf.encoder.bundle import vit_encoder
+from sparse_ist_tf.encoder.bundle import ViTEncoder, vit_encoder
 from sparse_ist_tf.files import replacing, writing
 from sparse_ist_tf.inputs.datasets import image_errors
 from sparse_ist_tf.ist.head import build_model
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.masks import write_mask_preview
+from sparse_ist_tf.masks.preview import spread_over_classes
 from sparse_ist_tf.reports.report import write_report
 from sparse_ist_tf.runs.evaluation import Evaluation
-from sparse_ist_tf.runs.parts import features_of, with_tuned_encoder
+from sparse_ist_tf.runs.parts import features_of, last_partition, with_tuned_encoder
 from sparse_ist_tf.runs.progress import Progress
 from sparse_ist_tf.workers.ledger import Ledger
 from sparse_ist_tf.workers.link import Link
@@ -62,6 +62,7 @@ def finish(run: "Run") -> dict:
         "features": run.feature_keys,
         **evaluation.finished_accuracies(state, trainer.round, features),
         "bytes_per_image": _bytes_per_image(run),
+        "int8_bytes": _int8_bytes(run),
     }
     path = directory.path / "head.keras"
     with writing(path), replacing(path) as temporary:
@@ -83,6 +84,17 @@ def _as_written(run: "Run"):
     return Evaluation(run.config, run.evaluation.spec, encoder, test), features
 
 
+def _int8_bytes(run: "Run") -> int | None:
+    """What an int8 classifier of one subnet has to hold, about; None for what doesn't export."""
+    if not isinstance(run.encoder, ViTEncoder):
+        return None
+    spec, encoder = run.evaluation.spec, run.encoder.model.count_params()
+    partition = last_partition(run.config, spec, run.trainer.round)
+    parts = partition.num_subnets if partition else 1
+    widths = [spec.feature_dim, *(width // parts for width in spec.hidden), spec.num_classes]
+    return int(encoder + sum(a * b + 4 * b for a, b in itertools.pairwise(widths)))
+
+
 def _bytes_per_image(run: "Run") -> dict:
     encoder, test = run.encoder, run.splits["test"]
     scaling = run.features.scaling
@@ -93,7 +105,7 @@ def _bytes_per_image(run: "Run") -> dict:
 def _write_masks(run: "Run", path: Path) -> None:
     test, encoder = run.splits["test"], run.encoder
     count = min(_SHOWN, test.size)
-    chosen = np.linspace(0, test.size - 1, count).astype(np.int64)  # so that all classes show
+    chosen = spread_over_classes(test.labels, count)
     with image_errors():
         rows = test.pick(run.features.scaling, chosen).batch(count)
         batch = next(rows.as_numpy_iterator())

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,15 +26,18 @@ _SHARES = {
     False: "Every subnet takes as many steps as the centralised head.",
     True: "N subnets take as many steps together as the centralised head, each 1/N of them.",
 }
-_LONG = 50  # characters, above which a table's cell may have lines
+_MANY = 7  # columns, above which a table is set smaller, so that it fits 1,100 px
+_LONG = 30  # characters, above which a table's cell may have lines
 _STYLE = """
 :root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; border-bottom: 1px solid #8886; text-align: right; }
 td { white-space: nowrap; }
-td.long { white-space: normal; overflow-wrap: anywhere; }
-th:first-child, td:first-child, td.long { text-align: left; }
+td.long { white-space: normal; overflow-wrap: anywhere; min-width: 10rem; }
+.many { font-size: 13px; line-height: 1.35; }
+.many th, .many td { padding: .2rem .35rem; white-space: normal; }
+th:first-child, td:first-child, .long { text-align: left; }
 figure { margin: 1rem 0; overflow-x: auto; }
 figure svg { background: #fff; border-radius: 6px; max-width: 100%; height: auto; }
 .wide { overflow-x: auto; }
@@ -65,11 +69,13 @@ def write_pages(
 
     def tabulate(rows):
         markdown.extend(markdown_table(rows))
+        long = [any(len(text) > _LONG for text in column) for column in zip(*rows, strict=True)]
         cells = "".join(
-            "<tr>" + "".join(_cell("td" if i else "th", text) for text in row) + "</tr>"
+            f"<tr>{''.join(map(_cell, ['td' if i else 'th'] * len(row), row, long))}</tr>"
             for i, row in enumerate(rows)
         )
-        page.append(f'<div class="wide"><table>{cells}</table></div>')
+        kind = " class=many" * (len(rows[0]) > _MANY)
+        page.append(f'<div class="wide"><table{kind}>{cells}</table></div>')
 
     def draw(name, svg, caption):
         write_file(folder / f"{name}.svg", svg)
@@ -116,9 +122,11 @@ def write_pages(
         write_file(folder / name, text)
 
 
-def _cell(tag, text) -> str:
-    long = " class=long" * (len(text) > _LONG)
-    return f"<{tag}{long}>{html.escape(text)}</{tag}>"
+def _cell(tag: str, text: str, long: bool) -> str:
+    shown = html.escape(text).replace(" %", "&nbsp;%").replace("± ", "±&nbsp;")
+    if tag == "th":  # a key may have lines
+        shown = re.sub(r"([._])(?=\w)", r"\1<wbr>", shown)
+    return f"<{tag}{' class=long' * long}>{shown}</{tag}>"
 
 
 def _round(ist: Mapping) -> str:

@@ -10,6 +10,7 @@ from PIL import Image
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.masks import fixed_positions, write_mask_preview
 from sparse_ist_tf.masks.__main__ import preview
+from sparse_ist_tf.masks.preview import spread_over_classes
 
 
 def command(tmp_path, *arguments):
@@ -41,6 +42,24 @@ def test_sheet_of_small_and_oblong_images(tmp_path):
     width, height = Image.open(tmp_path / "m.png").size
     assert width >= 256
     assert height >= 256
+
+
+@pytest.mark.parametrize("count", [1, 3, 12, 60])
+@pytest.mark.parametrize("order", ["sorted", "shuffled", "of one class first"])
+def test_a_sheet_spreads_over_the_classes(count, order):
+    labels = np.repeat(np.arange(20), 5)
+    if order == "shuffled":
+        np.random.default_rng(0).shuffle(labels)
+    elif order == "of one class first":
+        labels = np.concatenate([np.zeros(500, np.int64), labels])
+    chosen = spread_over_classes(labels, count)
+    assert len(set(chosen.tolist())) == count
+    assert (np.diff(chosen) > 0).all()
+    shown, times = np.unique(labels[chosen], return_counts=True)
+    assert len(shown) == min(20, count)
+    assert times.max() - times.min() <= 1
+    if 1 < count <= 20:
+        assert {shown[0], shown[-1]} == {0, 19}
 
 
 def test_no_images_no_sheet(tmp_path):

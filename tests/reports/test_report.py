@@ -2,8 +2,11 @@
 
 import io
 import re
+import subprocess
+import sys
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from sparse_ist_tf.reports.figures import training_figure
@@ -12,6 +15,7 @@ from sparse_ist_tf.reports.report import (
     accuracy_rows,
     bytes_rows,
     missing_rows,
+    next_steps,
     summary,
     where_masks_lie,
     write_report,
@@ -138,3 +142,40 @@ def test_tensorboard_reads_each_step_once(tmp_path):
         "training_bytes",
     }
     assert [event.step for event in events.Tensors("loss")] == [20, 40]
+
+
+CONFIG = {"masks": {"kind": "shared"}, "encoder": {"weights": "packaged:vit_pico"}}
+
+
+def test_next_steps_name_evaluate_and_what_can_be_exported():
+    lines = next_steps("runs/a b", CONFIG, RESULTS | {"int8_bytes": 3_000_000})
+    assert lines == [
+        "Next: python -m sparse_ist_tf.evaluate --run='runs/a b'",
+        "      python -m sparse_ist_tf.export --run='runs/a b' --target=phone  # or coral",
+    ]
+    small = next_steps("r", CONFIG, RESULTS | {"int8_bytes": 500_000}, ["own.py", "b"])
+    assert small[-1] == (
+        "      python -m sparse_ist_tf.export --run=r --plugin=own.py,b --target=micro"
+    )
+
+
+def test_next_steps_of_what_does_not_export_and_of_earlier_runs():
+    assert len(next_steps("r", CONFIG, RESULTS | {"int8_bytes": None})) == 1
+    resnet = CONFIG | {"encoder": {"weights": "resnet50:random"}}
+    assert len(next_steps("r", resnet, RESULTS)) == 1
+    assert not any("micro" in line for line in next_steps("r", CONFIG, RESULTS))
+    assert any("phone" in line for line in next_steps("r", CONFIG, RESULTS))
+
+
+@pytest.mark.parametrize("kind", ["fixed", "random"])
+def test_next_steps_say_what_a_camera_needs(kind):
+    config = CONFIG | {"masks": {"kind": kind}}
+    last = next_steps("r", config, RESULTS | {"int8_bytes": 500_000})[-1]
+    assert "one-file classifier for a camera needs masks.kind=shared" in last
+    assert f"this run has {kind} masks" in last
+
+
+def test_next_steps_import_nothing_heavy():
+    code = "import sys, sparse_ist_tf.reports.report as r; r.next_steps('r', "
+    code += f"{CONFIG!r}, {{}}); sys.exit(bool({{'tensorflow', 'keras'}} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

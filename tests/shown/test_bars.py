@@ -83,12 +83,12 @@ def lines_of(text, columns):
     [
         (40, []),
         (60, ["test"]),
-        (80, ["loss", "test"]),
+        (80, ["loss", "accuracy", "test"]),
         (200, ["loss", "accuracy", "test", "sent"]),
     ],
 )
 def test_a_bar_stays_on_one_line_and_shows_what_fits(columns, shown, worker):
-    text = in_terminal(columns, WORK.format(what="encoding digits", pause=0.02), worker=worker)
+    text = in_terminal(columns, WORK.format(what="rounds", pause=0.02), worker=worker)
     bar, done = lines_of(text, columns)
     assert done == "done"
     assert "40/40" in bar
