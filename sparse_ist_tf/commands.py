@@ -14,13 +14,9 @@ from ml_collections.config_flags import config_flags
 from sparse_ist_tf.errors import RequestError, RunError, quiet, say
 from sparse_ist_tf.keys import as_help, no_such_key
 
-<<<<<<< HEAD
 __all__ = ["quiet", "run", "say"]
 
-# For LiteRT and gRPC, too; who wants to see their logs says so in the environment.
-=======
 LOGS = "SPARSE_IST_LOGS"  # with it libraries log as the environment says
->>>>>>> 046ae62ee95dfbd93163a2c76293994c66ab3aae
 _SILENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "NONE"}
 _FLOATS = ("float16", "float32", "float64")
 
