@@ -1,6 +1,7 @@
 """How every command starts and ends."""
 
 import contextlib
+import gc
 import os
 import re
 import sys
@@ -73,9 +74,13 @@ def run(
                 raise RequestError(f"{unknown[0]!r}: flags begin with --{allowed}")
             return main(argv)
         except (RequestError, RunError, OSError) as error:
-            raise SystemExit(say(error)) from None
+            status = say(error)
         except KeyboardInterrupt:
-            raise SystemExit(130) from None
+            status = 130
+        # The error is gone, and now the pipelines that its frames held: one that still decodes with
+        # Python when the interpreter ends would wait for it forever.
+        gc.collect()
+        raise SystemExit(status)
 
     app.run(guarded, flags_parser=parse)
 
