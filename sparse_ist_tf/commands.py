@@ -1,5 +1,6 @@
 """How every command starts and ends."""
 
+import gc
 import io
 import json
 import os
@@ -80,9 +81,13 @@ def run(
                 raise RequestError(f"{unknown[0]!r}: flags begin with --{allowed}")
             return main(argv)
         except (RequestError, RunError, OSError) as error:
-            raise SystemExit(say(error)) from None
+            status = say(error)
         except KeyboardInterrupt:
-            raise SystemExit(130) from None
+            status = 130
+        # The error is gone, and now the pipelines that its frames held: one that still decodes with
+        # Python when the interpreter ends would wait for it forever.
+        gc.collect()
+        raise SystemExit(status)
 
     app.run(guarded, flags_parser=parse)
 
