@@ -1,164 +1,17 @@
-"""The page in a real headless Chromium: it answers as LiteRT does, for eyes, hands and ears."""
+"""The page in a real headless Chromium, for eyes, hands and ears."""
 
-import base64
-import contextlib
-import io
 import json
-import struct
 import time
-import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sparse_ist_tf.classify import Classifier
-from tests.fixtures.browser import Browser, find_browser, serving
-from tests.fixtures.page import export_page
+from tests.fixtures.browser import find_browser
+from tests.fixtures.page import SHOWN, as_text, with_values
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason="Chromium isn't installed")
-STEM = "digits_vit_pico_m50_classifier_head"
-READY = "document.body && document.body.dataset.ready"
-SHOWN = "document.body.dataset.state === 'shown'"
-LABELS = """(async () => {
-    const { Classifier } = await import("./classifier.js");
-    const { openPicture, pixelsOf } = await import("./pictures.js");
-    const { classifiers } = await (await fetch("page.json")).json();
-    const classifier = await Classifier.load(classifiers.find((about) => about.file === FILE));
-    const found = [];
-    for (const [i, text] of TEXTS.entries()) {
-        const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-        const bitmap = await openPicture(new Blob([bytes]));
-        const picture = await classifier.scale(pixelsOf(bitmap));
-        found.push([...(await classifier.run(picture, i))]);
-    }
-    classifier.close();
-    return found;
-})()"""
-PIXELS = """(async () => {
-    const { openPicture, pixelsOf } = await import("./pictures.js");
-    const bytes = Uint8Array.from(atob(TEXT), (c) => c.charCodeAt(0));
-    const source = pixelsOf(await openPicture(new Blob([bytes])));
-    const { rgb } = await import("./scaling.js");
-    const data = await source.strip(0, source.height);
-    return [source.height, source.width, [...rgb({ data })]];
-})()"""
-
-
-def _site(run, folder, litertjs, **options):
-    good, printed = export_page(run, folder, wasm=str(litertjs), bound=100.0, **options)
-    assert good, printed
-    return folder
-
-
-@pytest.fixture(scope="module")
-def site(finished, litertjs, tmp_path_factory):
-    """A page with two classifiers."""
-    artefacts = ("classifier", "classifier_sensor")
-    return _site(finished, tmp_path_factory.mktemp("web") / "page", litertjs, artefacts=artefacts)
-
-
-@pytest.fixture(scope="module")
-def large_site(finished, litertjs, tmp_path_factory):
-    """A page with classifiers of every kind and arithmetic."""
-    return _site(
-        finished,
-        tmp_path_factory.mktemp("web") / "large",
-        litertjs,
-        artefacts=("classifier", "classifier_sensor", "classifier_patches"),
-        quantize=("int8", "float32", "float16", "int16x8"),
-    )
-
-
-@pytest.fixture(scope="module")
-def pictures(run_path):
-    """The test images' files."""
-    return sorted((run_path.parent / "digits" / "test").rglob("*.png"))
-
-
-@pytest.fixture(scope="module")
-def shared_browser():
-    """Starts once; nobody asks for a camera's permission, and the camera is a test picture."""
-    browser = Browser("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-    yield browser
-    browser.close()
-
-
-@contextlib.contextmanager
-def _opened(browser, folder):
-    """A page, opened anew, that must neither complain nor ask anybody but its own server."""
-    browser.events.clear()
-    with serving(folder) as address:
-        browser.open(address, READY)
-        yield browser
-        assert browser.complaints() == []
-        assert [url for url in browser.requests() if not url.startswith(address)] == []
-
-
-@pytest.fixture
-def browser(shared_browser, site):
-    """The page, opened anew."""
-    with _opened(shared_browser, site):
-        yield shared_browser
-
-
-def _with(script, **values):
-    for name, value in values.items():
-        script = script.replace(name, json.dumps(value))
-    return script
-
-
-def _text(data):
-    return base64.b64encode(data).decode()
-
-
-def _png(image, **options):
-    stream = io.BytesIO()
-    image.save(stream, "PNG", **options)
-    return stream.getvalue()
-
-
-def _compare_with_litert(browser, file, pictures):
-    texts = [_text(path.read_bytes()) for path in pictures]
-    found = np.array(browser.run(_with(LABELS, FILE=file.name, TEXTS=texts)))
-    reference = Classifier(file)
-    images = [reference.scale(np.asarray(Image.open(path))).numpy() for path in pictures]
-    expected = np.array([reference.probabilities(image, i) for i, image in enumerate(images)])
-    np.testing.assert_array_equal(found.argmax(1), expected.argmax(1))
-    np.testing.assert_allclose(found, expected, atol=1e-4 if "float32" in file.name else 0.03)
-
-
-@pytest.mark.parametrize("kind", ["", "_sensor"])
-def test_labels_of_all_test_images_are_those_of_litert(browser, site, pictures, kind):
-    _compare_with_litert(browser, site / f"{STEM}{kind}_int8.tflite", pictures)
-
-
-@pytest.mark.large
-@pytest.mark.parametrize("quantize", ["int8", "float32", "float16", "int16x8"])
-@pytest.mark.parametrize("kind", ["", "_sensor", "_patches"])
-def test_every_kind_and_arithmetic_answers_as_litert(
-    shared_browser, large_site, pictures, kind, quantize
-):
-    with _opened(shared_browser, large_site):
-        _compare_with_litert(
-            shared_browser, large_site / f"{STEM}{kind}_{quantize}.tflite", pictures
-        )
-
-
-def test_a_browser_without_relaxed_simd_takes_the_other_wasm(shared_browser, site, pictures):
-    # LiteRT.js asks by instantiating a few bytes.
-    script = """const instantiate = WebAssembly.instantiate;
-    WebAssembly.instantiate = (source, ...rest) => source.byteLength < 64
-        ? Promise.reject(new Error("no relaxed SIMD")) : instantiate(source, ...rest);"""
-    script = shared_browser.send("Page.addScriptToEvaluateOnNewDocument", source=script)
-    try:
-        with _opened(shared_browser, site) as browser:
-            _compare_with_litert(browser, site / f"{STEM}_int8.tflite", pictures[:10])
-            loaded = {url.rpartition("/")[2] for url in browser.requests()}
-            assert "litert_wasm_compat_internal.wasm" in loaded
-            assert "litert_wasm_internal.wasm" not in loaded
-    finally:
-        shared_browser.send("Page.removeScriptToEvaluateOnNewDocument", **script)
 
 
 def test_a_chosen_picture_is_shown_with_its_labels(browser, site, pictures):
@@ -167,7 +20,7 @@ def test_a_chosen_picture_is_shown_with_its_labels(browser, site, pictures):
     (best,) = np.asarray(Image.open(pictures[0]))[None]
     first = json.loads((site / "page.json").read_text())["classifiers"][0]
     reference = Classifier(site / first["file"])
-    probabilities = reference.probabilities(reference.scale(best).numpy())
+    probabilities = reference.probabilities(np.asarray(reference.scale(best)))
     order = np.argsort(-probabilities, kind="stable")
     assert browser.run("document.getElementById('answer').textContent") == f"{order[0]} of ten"
     shown = browser.run("[...document.querySelectorAll('.label')].map((x) => x.textContent)")
@@ -175,70 +28,6 @@ def test_a_chosen_picture_is_shown_with_its_labels(browser, site, pictures):
     shares = browser.run("[...document.querySelectorAll('.share')].map((x) => x.textContent)")
     assert shares[0] == f"{100 * probabilities[order[0]]:.1f} %"
     assert " ms for the network, " in browser.run("document.getElementById('time').textContent")
-
-
-def test_hidden_patches_are_grey_and_visible_ones_the_model_s_pixels(browser, site, pictures):
-    browser.choose("#choose", pictures[0])
-    browser.wait(SHOWN)
-    size, values = browser.run("""(() => {
-        const canvas = document.getElementById("model");
-        const context = canvas.getContext("2d");
-        const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
-        return [[canvas.height, canvas.width], [...data]];
-    })()""")
-    pixels = np.array(values).reshape(*size, 4)[..., :3]
-    about = json.loads((site / "page.json").read_text())["classifiers"][0]
-    reference = Classifier(site / about["file"])
-    seen = reference.scale(np.asarray(Image.open(pictures[0]))).numpy()
-    patch = about["patch_size"]
-    side = about["image_size"] // patch
-    for place in range(side * side):
-        rows, columns = (slice(n * patch, (n + 1) * patch) for n in divmod(place, side))
-        if place in about["masks"][0]:
-            np.testing.assert_array_equal(pixels[rows, columns], seen[rows, columns])
-        else:
-            assert np.unique(pixels[rows, columns]).tolist() == [0x7D]
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_turned_as_exif_says(browser, orientation):
-    image = Image.fromarray(np.arange(6 * 4 * 3, dtype=np.uint8).reshape(6, 4, 3) * 3)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stream = io.BytesIO()
-    image.resize((32, 48), Image.Resampling.NEAREST).save(stream, "JPEG", quality=95, exif=exif)
-    height, width, values = browser.run(_with(PIXELS, TEXT=_text(stream.getvalue())))
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(stream)).convert("RGB"))
-    assert (height, width) == expected.shape[:2]
-    found = np.array(values).reshape(expected.shape)
-    assert np.abs(found - expected.astype(int)).max() <= 4  # two decoders of JPEG
-
-
-def test_transparency_is_dropped(browser):
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 4)).astype(np.uint8)
-    pixels[:10, :, 3] = 0
-    found = browser.run(_with(PIXELS, TEXT=_text(_png(Image.fromarray(pixels)))))
-    np.testing.assert_array_equal(np.array(found[2]).reshape(40, 30, 3), pixels[..., :3])
-
-
-def test_transparency_that_a_browser_can_not_drop_is_said(shared_browser, site, tmp_path):
-    script = """const getContext = HTMLCanvasElement.prototype.getContext;
-    HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
-        return kind === "webgl" ? null : getContext.call(this, kind, ...rest);
-    };"""
-    script = shared_browser.send("Page.addScriptToEvaluateOnNewDocument", source=script)
-    said = "document.getElementById('message').textContent"
-    for name, alpha in (("clear.png", 9), ("solid.png", 255)):
-        Image.new("RGBA", (40, 40), (200, 100, 50, alpha)).save(tmp_path / name)
-    try:
-        with _opened(shared_browser, site) as browser:
-            browser.choose("#choose", tmp_path / "clear.png")
-            browser.wait(SHOWN)
-            assert "transparent pixels" in browser.run(said)
-            browser.choose("#choose", tmp_path / "solid.png")
-            browser.wait(f"{said} === ''")
-    finally:
-        shared_browser.send("Page.removeScriptToEvaluateOnNewDocument", **script)
 
 
 def test_the_card_s_markdown_becomes_elements_and_nothing_runs(browser):
@@ -253,7 +42,7 @@ def test_the_card_s_markdown_becomes_elements_and_nothing_runs(browser):
         box.append(render(CARD));
         return box.innerHTML;
     })()"""
-    found = browser.run(_with(script, CARD=card))
+    found = browser.run(with_values(script, CARD=card))
     assert "<h3>Card</h3>" in found
     assert "<p>Two lines of one <code>paragraph</code> <strong>here</strong>.</p>" in found
     assert '<th scope="col">a</th><th scope="col" class="number">b</th>' in found
@@ -261,15 +50,6 @@ def test_the_card_s_markdown_becomes_elements_and_nothing_runs(browser):
     assert "<ul><li>one</li><li>two goes on</li></ul>" in found
     assert "<code># no heading\nprint('&lt;i&gt;')</code>" in found
     assert "<p>&lt;img src=x onerror='document.title = 1'&gt;</p>" in found
-
-
-def test_a_colour_space_changes_no_number(browser):
-    pixels = np.random.default_rng(1).integers(0, 256, (20, 30, 3)).astype(np.uint8)
-    plain = _png(Image.fromarray(pixels))
-    gamma = b"gAMA" + struct.pack(">I", 100_000)  # linear
-    chunk = struct.pack(">I", 4) + gamma + struct.pack(">I", zlib.crc32(gamma))
-    found = browser.run(_with(PIXELS, TEXT=_text(plain[:33] + chunk + plain[33:])))
-    np.testing.assert_array_equal(np.array(found[2]).reshape(20, 30, 3), pixels)
 
 
 def test_a_file_that_is_no_picture_is_one_line_and_the_next_is_labelled(
@@ -302,7 +82,7 @@ def test_pictures_are_pasted_and_dropped(browser, pictures, event):
             : new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
         document.body.dispatchEvent(event);
     })()"""
-    browser.run(_with(script, TEXT=_text(pictures[0].read_bytes()), EVENT=event))
+    browser.run(with_values(script, TEXT=as_text(pictures[0].read_bytes()), EVENT=event))
     browser.wait(SHOWN)
     assert "it.png: " in browser.run("document.getElementById('said').textContent")
 
