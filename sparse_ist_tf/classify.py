@@ -6,28 +6,31 @@
 Takes a `classifier`, `classifier_sensor` or `classifier_patches` file of `python -m
 sparse_ist_tf.export`; a folder stands for the pictures in it and below. Pictures of any size are
 scaled as the training's were, those for a `classifier_sensor` cell by cell to the pixels that it
-takes.
+takes. What can't be read is named and left out, and the exit status is then 1.
+
+ai-edge-litert, NumPy and Pillow are all that it imports.
 """
 
 import argparse
-import contextlib
+import codecs
 import csv
 import io
 import itertools
 import json
+import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sparse_ist_tf.commands import quiet, say
-from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.errors import RequestError, RunError, printable, say, warn
+from sparse_ist_tf.export.files import metadata
+from sparse_ist_tf.export.files.flatbuffer import read_file
+from sparse_ist_tf.export.files.runtimes import LiteRT
 from sparse_ist_tf.files import write_atomically
-
-if TYPE_CHECKING:
-    import tensorflow as tf
+from sparse_ist_tf.inputs.pictures import EXTENSIONS, read_picture
+from sparse_ist_tf.masks import MaskOptions, Scaling, select_patches
 
 FORMATS = ("text", "csv", "jsonl")
 
@@ -46,11 +49,6 @@ class Classifier:
     """
 
     def __init__(self, path: str | Path, *, threads: int = 1, delegate: str = ""):
-        with quiet():
-            from sparse_ist_tf.export.files import metadata
-            from sparse_ist_tf.export.files.flatbuffer import read_file
-            from sparse_ist_tf.export.files.runtimes import LiteRT
-            from sparse_ist_tf.masks import Scaling
         if threads < 1:
             raise RequestError(f"threads={threads}: must be at least 1")
         name = Path(path).name
@@ -67,13 +65,15 @@ class Classifier:
         if kind not in ("classifier", "classifier_sensor", "classifier_patches"):
             raise RequestError(f"{name}: is a {kind}; only classifiers take pictures")
         self._runtime = LiteRT(content, name, threads=threads, delegate=delegate)
+        if len(self.labels) != self._runtime.output.shape[-1]:
+            raise RequestError(f"{name}: has {len(self.labels)} labels for its outputs")
         self._kind = kind
         self.image_shape: tuple[int, ...] = (size, size)
         if kind == "classifier_sensor":
             self.image_shape = self._runtime.inputs[0].shape[1:3]
 
-    def scale(self, image: "tf.Tensor", name: "tf.Tensor | str" = "an image") -> "tf.Tensor":
-        """A picture of any size as the file takes it; runs in a graph.
+    def scale(self, image: np.ndarray, name: str = "an image") -> np.ndarray:
+        """A picture of any size as the file takes it.
 
         Args:
             image: uint8[height, width, 3].
@@ -103,8 +103,6 @@ class Classifier:
         Raises:
             RequestError: if the image has another size or type.
         """
-        from sparse_ist_tf.masks import MaskOptions, select_patches
-
         image, wanted = np.asarray(image), [*self.image_shape, 3]
         if list(image.shape) != wanted or image.dtype != np.uint8:
             raise RequestError(f"image: is {image.dtype}{list(image.shape)}, must be uint8{wanted}")
@@ -116,6 +114,8 @@ class Classifier:
             seen = select_patches(image[None], positions, self._scaling.patch_size)
             example = {"patches": seen[0], "positions": positions[0]}
         logits = self._runtime.run(example)
+        if self._runtime.output.name == "probabilities":
+            return logits
         grown = np.exp(logits - logits.max())
         return grown / grown.sum()
 
@@ -126,14 +126,12 @@ def find_pictures(paths: Sequence[str]) -> list[str]:
     Raises:
         RequestError: if a path isn't there or a folder has no pictures.
     """
-    from sparse_ist_tf.inputs.decoding import EXTENSIONS
-
     out = []
     for path in map(Path, paths):
         if path.is_dir():
             below = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
             shown = [p for p in below if "/." not in f"/{p.relative_to(path).as_posix()}"]
-            found = [str(p) for p in shown if p.is_file()]
+            found = [str(p) for p in shown if p.is_file() or p.is_symlink()]  # a broken one, too
             if not found:
                 raise RequestError(f"{path}: has no pictures")
             out += found
@@ -145,47 +143,63 @@ def find_pictures(paths: Sequence[str]) -> list[str]:
 
 
 def classify(
-    classifier: Classifier, pictures: Sequence[str], *, top: int = 1, progress: bool = False
+    classifier: Classifier,
+    pictures: Sequence[str],
+    *,
+    top: int = 1,
+    progress: bool = False,
+    on_unread: Callable[[RunError], None] | None = None,
 ) -> Iterator[tuple[str, list[tuple[str, float]]]]:
     """Labels picture files, in order.
+
+    Args:
+        classifier: an exported file.
+        pictures: paths.
+        top: labels for each picture, at least 1.
+        progress: show a bar, where tqdm is installed.
+        on_unread: is told of a picture that can't be labelled, which is then left out.
 
     Yields:
         (path, [(label, probability), ...]), as many as `top`, the likeliest first.
 
     Raises:
-        RunError: if a file can't be read as an image, or has fewer pixels than patches.
+        RunError: if a file can't be read as an image, or has fewer pixels than patches, and
+            on_unread isn't given.
     """
-    import tensorflow as tf
-    from tqdm import tqdm
-
-    from sparse_ist_tf.inputs.decoding import decode_file, image_errors
-    from sparse_ist_tf.tracing import as_written
-
-    images = tf.data.Dataset.from_tensor_slices(tf.constant(list(pictures), tf.string))
-    images = images.map(
-        as_written(lambda path: classifier.scale(decode_file(path), path)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    bar = tqdm(total=len(pictures), unit=" images", disable=not progress, leave=False)
-    with bar, image_errors():
-        for index, image in enumerate(images.as_numpy_iterator()):
-            found = classifier.probabilities(image, index)
-            best = np.argsort(-found, kind="stable")[:top]
-            yield pictures[index], [(classifier.labels[i], float(found[i])) for i in best]
-            bar.update()
+    for index, path in enumerate(_shown(pictures) if progress else pictures):
+        try:
+            image = classifier.scale(read_picture(path), path)
+        except RunError as error:
+            if on_unread is None:
+                raise
+            on_unread(error)
+            continue
+        found = classifier.probabilities(image, index)
+        best = np.argsort(-found, kind="stable")[:top]
+        yield path, [(classifier.labels[i], float(found[i])) for i in best]
 
 
-def _line(form: str, path: str, answers: Sequence[tuple[str, float]]) -> str:
+def _shown(pictures: Sequence[str]) -> Iterator[str]:
+    """The pictures behind a bar."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return iter(pictures)
+    return iter(tqdm(pictures, unit=" images", leave=False, dynamic_ncols=True))
+
+
+def _line(form: str, in_ascii: bool, path: str, answers: Sequence[tuple[str, float]]) -> str:
     if form == "jsonl":
         parts = [{"label": label, "probability": round(p, 6)} for label, p in answers]
-        return json.dumps({"image": path, "answers": parts}, ensure_ascii=False)
+        return json.dumps({"image": path, "answers": parts}, ensure_ascii=in_ascii)
     if form == "csv":
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         for rank, (label, p) in enumerate(answers, start=1):
             writer.writerow([path, rank, label, f"{p:.6f}"])
         return text.getvalue().rstrip("\n")
-    return f"{path}: " + ", ".join(f"{label} ({100 * p:.1f} %)" for label, p in answers)
+    said = (f"{printable(label)} ({100 * p:.1f} %)" for label, p in answers)
+    return f"{printable(path)}: {', '.join(said)}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -207,25 +221,55 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser.parse_args(argv)
         if options.top < 1:
             raise RequestError(f"top={options.top}: must be at least 1")
+        if Path(options.output or "-").is_dir():
+            raise RequestError(f"output={options.output}: is a folder")
         classifier = Classifier(options.file, threads=options.threads, delegate=options.delegate)
         pictures = find_pictures(options.images)
-        progress = sys.stderr.isatty() and (bool(options.output) or not sys.stdout.isatty())
-        answers = classify(classifier, pictures, top=options.top, progress=progress)
-        lines: Iterable[str] = (_line(options.format, *answer) for answer in answers)
-        if options.format == "csv":
-            lines = itertools.chain(["image,rank,label,probability"], lines)
-        if options.output:
-            write_atomically(options.output, "".join(f"{line}\n" for line in lines))
-            print(f"{options.output}: {len(pictures):,} pictures")
-            return 0
-        with contextlib.suppress(BrokenPipeError):
-            for line in lines:
-                print(line, flush=True)
+        return _label(classifier, pictures, options)
     except (RequestError, RunError, OSError) as error:
         return say(error)
     except KeyboardInterrupt:
         return 130
-    return 0
+
+
+def _label(classifier: Classifier, pictures: Sequence[str], options: argparse.Namespace) -> int:
+    """Writes the answers where the options say; 1 where a picture has none, else 0."""
+    unread: list[RunError] = []
+
+    def on_unread(error):
+        unread.append(error)
+        warn(str(error))
+
+    progress = sys.stderr.isatty() and (bool(options.output) or not sys.stdout.isatty())
+    answers = classify(
+        classifier, pictures, top=options.top, progress=progress, on_unread=on_unread
+    )
+    encoding = "utf-8" if options.output else sys.stdout.encoding or "utf-8"
+    in_ascii = codecs.lookup(encoding).name != "utf-8"
+    lines = (_line(options.format, in_ascii, *answer) for answer in answers)
+    if options.format == "csv":
+        lines = itertools.chain(["image,rank,label,probability"], lines)
+    if options.output:
+        text = "".join(f"{line}\n" for line in lines)
+        if len(unread) < len(pictures):
+            write_atomically(options.output, text.encode(errors="backslashreplace"))
+            print(f"{options.output}: {len(pictures) - len(unread):,} pictures")
+    else:
+        _print(lines)
+    if unread:
+        warn(f"{len(unread):,} of {len(pictures):,} pictures couldn't be labelled")
+    return 1 if unread else 0
+
+
+def _print(lines: Iterable[str]) -> None:
+    """Prints lines on any terminal, until nobody reads them."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        for line in lines:
+            print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
 """How every command starts and ends."""
 
-import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from absl import app, flags, logging
 from ml_collections.config_flags import config_flags
 
-from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.errors import RequestError, RunError, quiet, say
 from sparse_ist_tf.keys import as_help, no_such_key
+
+__all__ = ["quiet", "run", "say"]
 
 flags.disclaim_key_flags()  # --help shows a command's flags as its own
 
@@ -98,28 +99,3 @@ def _flag_error(error: Exception, argv: list[str], names: Sequence[str]) -> Requ
     if isinstance(error, SyntaxError | ImportError | NameError):
         last = f"{type(error).__name__}: {last}"
     return RequestError(f"{where}: {last}")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps off stderr what TensorFlow's libraries log while they are imported.
-
-    Exceptions come through; so does Python's own output from other threads once this is over.
-    """
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def say(error: BaseException) -> int:
-    """Prints an error as one line on stderr; returns 2 for a bad request, 1 for a failure."""
-    text = " ".join(str(error).split())
-    print(f"error: {text}", file=sys.stderr, flush=True)
-    return 2 if isinstance(error, RequestError) else 1

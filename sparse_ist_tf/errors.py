@@ -1,8 +1,10 @@
 """The two ways in which a command ends badly, and what it says without ending."""
 
+import contextlib
 import difflib
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class RequestError(ValueError):
@@ -20,6 +22,30 @@ class BadImageError(RunError):
 def warn(text: str) -> None:
     """Prints what the user should know of work that goes on, as one line on stderr."""
     print(f"warning: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
+def say(error: BaseException) -> int:
+    """Prints an error as one line on stderr; returns 2 for a bad request, 1 for a failure."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    return 2 if isinstance(error, RequestError) else 1
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps off stderr what libraries in C++ log, of TensorFlow while it is imported and of LiteRT.
+
+    Exceptions come through; so does Python's own output from other threads once this is over.
+    """
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:

@@ -3,6 +3,10 @@
 import csv
 import functools
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from sparse_ist_tf.export.files import metadata
 from sparse_ist_tf.export.files.runtimes import LiteRT
 from sparse_ist_tf.export.graphs.convert import convert
 from sparse_ist_tf.export.graphs.forms import Network, layers_of
+from sparse_ist_tf.inputs.pictures import read_picture
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
 from sparse_ist_tf.masks import Scaling, fixed_positions, select_patches, shared_positions
 from sparse_ist_tf.masks.cells import cell_matrix
@@ -120,7 +125,7 @@ def test_a_cameras_hidden_pixels_change_no_bit(sensor_files, kind, quantize):
         shown = visible[_cells(height)][:, _cells(width)][..., None]
         image, other = rng.integers(0, 256, (2, height, width, 3)).astype(np.uint8)
         found, hidden, seen = (
-            classifier.probabilities(classifier.scale(picture).numpy())
+            classifier.probabilities(classifier.scale(picture))
             for picture in (image, np.where(shown, image, other), np.where(shown, other, image))
         )
         assert np.array_equal(hidden, found)
@@ -135,11 +140,11 @@ def test_a_file_for_a_sensor_takes_its_pixels_as_they_are(sensor_files):
     larger = make_pictures(1, side=26)[0]
     matrix = cell_matrix(26, 4, 2)
     reduced = np.einsum("yh,hwc,xw->yxc", matrix, larger.astype("float32"), matrix)
-    assert np.abs(classifier.scale(larger).numpy() - reduced).max() < 0.51
+    assert np.abs(classifier.scale(larger) - reduced).max() < 0.51
     whole = Classifier(sensor_files("classifier", "float32"))
     assert np.array_equal(whole.scale(image), Scaling(16, 4)(image))
     found = classifier.probabilities(image)
-    np.testing.assert_allclose(found, whole.probabilities(whole.scale(image).numpy()), atol=0.01)
+    np.testing.assert_allclose(found, whole.probabilities(whole.scale(image)), atol=0.01)
 
 
 def test_files_of_before_scale_the_whole_picture(files):
@@ -155,7 +160,7 @@ def test_a_picture_smaller_than_the_grid_is_one_line(sensor_files, tmp_path, cap
         assert main([str(sensor_files(kind, "float32")), str(small)]) == 1
         error = capsys.readouterr().err
         assert "small.png: 3 pixels along a side can't be cut into 4 patches" in error
-        assert error.count("\n") == 1
+        assert error.count("\n") == 2, "it, and how many"
 
 
 def test_an_image_of_another_size_or_type_is_refused(files):
@@ -229,18 +234,94 @@ def test_bad_requests_are_one_line_and_status_2(
     assert error.count("\n") == 1
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_nothing_is_left(
-    files, pictures, tmp_path, capsys
-):
-    bad = tmp_path / "bad.png"
-    bad.write_bytes(b"\x89PNG no")
-    with pytest.raises(RunError, match=r"bad\.png: can't be read as an image"):
-        list(classify(Classifier(files["classifier"]), [str(bad)]))
-    output = tmp_path / "answers.csv"
-    pair = [str(pictures / "b.png"), str(bad)]
-    assert main([str(files["classifier"]), *pair, f"--output={output}"]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["bad.png"]
+@pytest.fixture
+def mixed(pictures, tmp_path):
+    """A folder of pictures among which are a cut one, a link to nothing and one too small."""
+    folder = tmp_path / "mixed"
+    shutil.copytree(pictures, folder)
+    (folder / "a_cut.jpg").write_bytes((folder / "more/c.jpg").read_bytes()[:400])
+    (folder / "aa_link.png").symlink_to("nowhere.png")
+    (folder / "b_empty.webp").write_bytes(b"")
+    return folder
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_labelled(files, mixed, capsys):
+    good = find_pictures([str(mixed)])
+    bad = [good.pop(good.index(str(mixed / name))) for name in BAD]
+    assert main([str(files["classifier"]), str(mixed)]) == 1
+    printed = capsys.readouterr()
+    assert [line.split(": ")[0] for line in printed.out.splitlines()] == good
+    *named, counted = printed.err.splitlines()
+    assert counted == "warning: 3 of 6 pictures couldn't be labelled"
+    assert [line.split(": ")[1] for line in named] == bad
+    assert all("can't be read as an image" in line for line in named)
+
+
+BAD = ("a_cut.jpg", "aa_link.png", "b_empty.webp")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_what_can_be_read_goes_to_the_output(files, mixed, capsys, tmp_path, form):
+    output = tmp_path / "answers"
+    command = [str(files["classifier"]), f"--format={form}", f"--output={output}"]
+    assert main([*command, str(mixed)]) == 1
+    lines = output.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 3 + (form == "csv")
+    assert not any(name in line for name in BAD for line in lines)
+    assert "answers: 3 pictures" in capsys.readouterr().out
+    output.unlink()
+    assert main([*command, str(mixed / BAD[0])]) == 1
+    assert not output.exists(), "nothing was labelled"
+
+
+def test_a_program_is_told_of_it_or_gets_the_error(files, mixed):
+    classifier, paths = Classifier(files["classifier"]), find_pictures([str(mixed)])
+    with pytest.raises(RunError, match=r"a_cut\.jpg: can't be read as an image"):
+        list(classify(classifier, paths))
+    told = []
+    answers = list(classify(classifier, paths, on_unread=told.append))
+    assert (len(answers), len(told)) == (3, 3)
+
+
+def test_masks_are_those_of_a_pictures_place_also_behind_one_that_cannot_be_read(files, mixed):
+    """So that an answer doesn't depend on whether another picture is whole."""
+    classifier = Classifier(files["classifier_patches"])
+    paths = find_pictures([str(mixed)])
+    answers = dict(classify(classifier, paths, top=3, on_unread=lambda error: None))
+    last = classifier.scale(read_picture(paths[-1]))
+    expected = classifier.probabilities(last, len(paths) - 1)
+    found = dict(answers[paths[-1]])
+    assert [found[label] for label in LABELS] == pytest.approx(expected.tolist())
+
+
+def test_neither_tensorflow_nor_keras_is_imported(files, pictures):
+    script = (
+        "import sys; from sparse_ist_tf.classify import main; status = main(sys.argv[1:]);"
+        "heavy = {'tensorflow', 'keras', 'absl', 'ml_collections', 'scipy', 'matplotlib', 'tqdm'};"
+        "print(status, sorted(heavy & set(sys.modules)))"
+    )
+    for kind in ("classifier", "classifier_patches"):
+        command = [sys.executable, "-c", script, str(files[kind]), str(pictures)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        assert done.stdout.splitlines()[-1] == "0 []"
+        assert done.stderr == ""
+
+
+def test_any_terminal_takes_the_answers(files, pictures, tmp_path):
+    """One without umlauts, and names that are no text."""
+    name = os.fsencode(tmp_path) + b"/no\xfftext.png"
+    shutil.copy(pictures / "b.png", name)
+    command = [sys.executable, "-m", "sparse_ist_tf.classify", str(files["classifier"]), "--top=3"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    for form in ("text", "csv", "jsonl"):
+        done = subprocess.run(
+            [*command, f"--format={form}", name], env=environment, capture_output=True, timeout=120
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"gr\\xf6\\xdfer" in done.stdout or form == "jsonl"
+    answer = json.loads(done.stdout)
+    assert os.fsencode(answer["image"]) == name
+    assert {each["label"] for each in answer["answers"]} == set(LABELS)
 
 
 def test_a_file_of_another_version_is_one_line(files, pictures, tmp_path, capsys):

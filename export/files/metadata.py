@@ -136,7 +136,8 @@ def read(content: bytes, name: str = "model") -> tuple[tuple[str, ...], dict]:
     except _DAMAGED as error:
         reason = " ".join(str(error).split())
         raise RequestError(f"{name}: carries no metadata of this library ({reason})") from None
-    return tuple(labels.splitlines()), run
+    # Not splitlines(): a label may hold the other separators that it knows.
+    return tuple(labels.removesuffix("\n").split("\n")) if labels else (), run
 
 
 def strip(content: bytes) -> bytes:
@@ -153,6 +154,7 @@ def _others(model: schema.ModelT) -> list[schema.MetadataT]:
 
 _OUTPUTS = {
     "logits": "One logit per label; the largest is the answer.",
+    "probabilities": "The probability of each label, their sum 1; the largest is the answer.",
     "feature": "The image's feature: the encoder's CLS token, the mean of its tokens, or both.",
 }
 _INPUTS = {

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType, load_delegate
 
-from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.errors import RequestError, RunError, quiet
 from sparse_ist_tf.export.files import flatbuffer
 
 
@@ -123,13 +123,14 @@ class LiteRT:
         except (ValueError, OSError) as error:
             raise RequestError(f"delegate={delegate!r}: can't be loaded: {error}") from None
         try:
-            self._interpreter = Interpreter(
-                model_content=content,
-                num_threads=threads or os.cpu_count(),
-                experimental_op_resolver_type=kind,
-                experimental_delegates=delegates,
-            )
-            self._interpreter.allocate_tensors()
+            with quiet():
+                self._interpreter = Interpreter(
+                    model_content=content,
+                    num_threads=threads or os.cpu_count(),
+                    experimental_op_resolver_type=kind,
+                    experimental_delegates=delegates,
+                )
+                self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise RequestError(f"{name}: LiteRT can't load it: {error}") from None
 

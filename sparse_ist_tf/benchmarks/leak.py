@@ -96,7 +96,7 @@ def measure_leak(
     errors, mean_errors = [], []
     for image, places in zip(attacked, positions, strict=True):
         with image_errors():
-            seen = scaling(tf.constant(image), splits["test"].name).numpy()
+            seen = np.asarray(scaling(tf.constant(image), splits["test"].name))
         hidden = hidden_pixels(image.shape[:2], scaling.side, places)
         found = attack.recover(seen, places)
         errors.append((found.astype(np.int64) - image)[hidden])

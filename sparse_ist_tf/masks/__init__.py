@@ -4,8 +4,11 @@
 
 draws a few masked images into a PNG. What is visible is decided in drawing.py, and of which pixels
 a patch is made in cells.py; patches are cut out in patches.py, painted over in patch_mask.py and
-drawn in preview.py. Import all of it from here.
+drawn in preview.py. Import all of it from here. Arrays need NumPy alone; TensorFlow is imported by
+who has tensors, and with PatchMask.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from sparse_ist_tf.masks.cells import GRIDS, Scaling
 from sparse_ist_tf.masks.drawing import (
@@ -17,7 +20,6 @@ from sparse_ist_tf.masks.drawing import (
     shared_positions,
 )
 from sparse_ist_tf.masks.options import MaskOptions
-from sparse_ist_tf.masks.patch_mask import PatchMask
 from sparse_ist_tf.masks.patches import (
     grid_of,
     patchify,
@@ -26,6 +28,9 @@ from sparse_ist_tf.masks.patches import (
     visible_from_positions,
 )
 from sparse_ist_tf.masks.preview import write_mask_preview
+
+if TYPE_CHECKING:
+    from sparse_ist_tf.masks.patch_mask import PatchMask
 
 __all__ = [
     "GRIDS",
@@ -45,3 +50,11 @@ __all__ = [
     "visible_from_positions",
     "write_mask_preview",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "PatchMask":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from sparse_ist_tf.masks.patch_mask import PatchMask
+
+    return PatchMask

@@ -6,73 +6,45 @@ was hidden reaches no patch that is visible.
 """
 
 import dataclasses
-import functools
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import tensorflow as tf
 
 from sparse_ist_tf.errors import RunError
+from sparse_ist_tf.masks.resampling import cell_matrix, multiplied, scaled
+from sparse_ist_tf.masks.tensors import is_tensor
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+__all__ = ["GRIDS", "Scaling", "cell_matrix", "scale_image"]
+
+Array: TypeAlias = "np.ndarray | tf.Tensor"
 
 GRIDS = ("sensor", "scaled")
 
 
-@functools.lru_cache(maxsize=128)
-def cell_matrix(length: int, grid: int, size: int) -> np.ndarray:
-    """What scales a row of pixels, cell by cell, each to the same number of pixels.
-
-    Cell k has the pixels from floor(k * length / grid) up to floor((k + 1) * length / grid), so
-    that every pixel is of one cell. Each is scaled as if it were an image of its own: bilinearly,
-    antialiased where that reduces it, with nothing from beyond its edges.
-
-    Args:
-        length: pixels of the row, at least `grid`.
-        grid: cells of the row.
-        size: pixels that each cell becomes.
-
-    Returns:
-        float32[grid * size, length], read-only; rows k * size to (k + 1) * size are 0 outside of
-        cell k, and each row's sum is 1. The identity where length is grid * size.
-
-    Raises:
-        ValueError: if a cell would have no pixel.
-
-    Example:
-        >>> from sparse_ist_tf.masks.cells import cell_matrix
-        >>> cell_matrix(4, 2, 4)[:4].tolist()
-        [[1.0, 0.0, 0.0, 0.0], [0.75, 0.25, 0.0, 0.0], [0.25, 0.75, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]
-    """
-    if length < grid:
-        raise ValueError(f"{length} pixels along a side can't be cut into {grid} patches")
-    edges = np.arange(grid + 1) * length // grid
-    extent = np.diff(edges)[:, None, None]
-    centre = (np.arange(size)[:, None] + 0.5) * extent / size
-    pixel = np.arange(length) + 0.5 - edges[:-1, None, None]
-    weights = np.maximum(0, 1 - np.abs(pixel - centre) / np.maximum(1, extent / size))
-    weights[np.broadcast_to((pixel < 0) | (pixel > extent), weights.shape)] = 0
-    weights /= weights.sum(axis=-1, keepdims=True)
-    matrix = weights.reshape(grid * size, length).astype(np.float32)
-    matrix.flags.writeable = False
-    return matrix
-
-
-def scale_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
+def scale_image(image: Array, image_size: int) -> Array:
     """Scales a whole image to a square, bilinear with antialiasing.
 
     Args:
-        image: uint8[height, width, 3].
+        image: uint8[height, width, 3]; an array, or a tensor.
         image_size: side in pixels.
 
     Returns:
-        uint8[image_size, image_size, 3].
+        uint8[image_size, image_size, 3]: an array, or a tensor where image is one.
     """
+    if not is_tensor(image):
+        return image if image.shape[:2] == (image_size,) * 2 else scaled(image, image_size)
+    import tensorflow as tf
 
-    def scaled():
+    def by_tensorflow():
         size = (image_size, image_size)
         return _pixels(tf.image.resize(image, size, method="bilinear", antialias=True))
 
-    shape = tf.shape(image)
-    same = tf.reduce_all(tf.equal(shape[:2], image_size))
-    return tf.ensure_shape(tf.cond(same, lambda: image, scaled), (image_size, image_size, 3))
+    same = tf.reduce_all(tf.equal(tf.shape(image)[:2], image_size))
+    out = tf.cond(same, lambda: image, by_tensorflow)
+    return tf.ensure_shape(out, (image_size, image_size, 3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,19 +83,20 @@ class Scaling:
         """Patches of an image."""
         return self.side**2
 
-    def sent(self, image: tf.Tensor, name: tf.Tensor | str = "an image") -> tf.Tensor:
-        """What a sensor has to send, were every patch visible; runs in a graph.
+    def sent(self, image: Array, name: "tf.Tensor | str" = "an image") -> Array:
+        """What a sensor has to send, were every patch visible.
 
         With "sensor" a picture of all cells, each of its original pixels, or reduced to the size
         of a patch where they are more; cells of which some have a pixel more than others are scaled
         to the larger size. With "scaled" the scaled image.
 
         Args:
-            image: uint8[height, width, 3].
+            image: uint8[height, width, 3]; an array, or a tensor, which may be of a graph.
             name: what errors call the image.
 
         Returns:
-            uint8[side * h, side * w, 3]: patches of h x w pixels, h and w at most patch_size.
+            uint8[side * h, side * w, 3]: patches of h x w pixels, h and w at most patch_size; an
+            array, or a tensor where image is one.
 
         Raises:
             RunError: when run, if the image has fewer pixels than patches along a side; in a graph
@@ -131,44 +104,63 @@ class Scaling:
         """
         if self.grid == "scaled":
             return scale_image(image, self.image_size)
+        if not is_tensor(image):
+            height, width = (-(-length // self.side) for length in image.shape[:2])
+            size = min(self.patch_size, height), min(self.patch_size, width)
+            return self.resampled(image, size, name)
+        import tensorflow as tf
+
         most = (tf.shape(image)[:2] + self.side - 1) // self.side
         return self.resampled(image, tf.minimum(self.patch_size, most), name)
 
-    def seen(self, picture: tf.Tensor) -> tf.Tensor:
+    def seen(self, picture: Array) -> Array:
         """What the encoder's patches are cut from: every cell of `sent` enlarged to its patch.
 
         A patch depends on the pixels of its own cell and on no others.
 
         Returns:
-            uint8[image_size, image_size, 3].
+            uint8[image_size, image_size, 3]: an array, or a tensor where picture is one.
         """
         if self.grid == "sensor":
-            size = tf.constant((self.patch_size, self.patch_size))
+            size = (self.patch_size, self.patch_size)
             picture = self.resampled(picture, size, "a picture")
+        if not is_tensor(picture):
+            return picture
+        import tensorflow as tf
+
         return tf.ensure_shape(picture, (self.image_size, self.image_size, 3))
 
-    def __call__(self, image: tf.Tensor, name: tf.Tensor | str = "an image") -> tf.Tensor:
+    def __call__(self, image: Array, name: "tf.Tensor | str" = "an image") -> Array:
         """What the encoder sees of an image that is sent as it is."""
         return self.seen(self.sent(image, name))
 
     def resampled(
-        self, image: tf.Tensor, size: tf.Tensor | tuple[int, int], name: tf.Tensor | str
-    ) -> tf.Tensor:
-        """Every cell of an image scaled by itself; runs in a graph.
+        self, image: Array, size: "tf.Tensor | tuple[int, int]", name: "tf.Tensor | str"
+    ) -> Array:
+        """Every cell of an image scaled by itself.
+
+        Products in float32, which TensorFlow may split where they are long: an array's pixels are
+        a tensor's but for one in millions, by 1, where a sum lies between two.
 
         Args:
-            image: uint8[height, width, 3].
+            image: uint8[height, width, 3]; an array, or a tensor, which may be of a graph.
             size: height and width in pixels that each cell becomes.
             name: what errors call the image.
 
         Returns:
-            uint8[side * size[0], side * size[1], 3].
+            uint8[side * size[0], side * size[1], 3]: an array, or a tensor where image is one.
 
         Raises:
             RunError: as sent().
         """
+        if not is_tensor(image):
+            lengths = tuple(zip(image.shape[:2], size, strict=True))
+            if all(length == self.side * each for length, each in lengths):
+                return image
+            return multiplied(image, *(self._matrix(*pair, name) for pair in lengths))
+        import tensorflow as tf
 
-        def scaled():
+        def by_tensorflow():
             rows, columns = (
                 tf.numpy_function(
                     self._matrix, [shape[axis], size[axis], name], tf.float32, stateful=False
@@ -179,17 +171,20 @@ class Scaling:
             x = tf.reshape(tf.matmul(rows, x), (-1, shape[1], 3))
             return _pixels(tf.matmul(columns, x))
 
-        shape = tf.shape(image)
-        same = tf.reduce_all(tf.equal(shape[:2], self.side * tf.convert_to_tensor(size)))
-        return tf.ensure_shape(tf.cond(same, lambda: image, scaled), (None, None, 3))
+        shape, size = tf.shape(image), tf.convert_to_tensor(size)
+        same = tf.reduce_all(tf.equal(shape[:2], self.side * size))
+        return tf.ensure_shape(tf.cond(same, lambda: image, by_tensorflow), (None, None, 3))
 
     def _matrix(self, length, size, name):
         try:
             return cell_matrix(int(length), self.side, int(size))
         except ValueError as error:
-            name = tf.compat.as_text(np.asarray(name).item())
+            name = np.asarray(name).item()  # bytes in a graph
+            name = name.decode(errors="surrogateescape") if isinstance(name, bytes) else name
             raise RunError(f"{name}: {error}; masks.grid=scaled enlarges it first") from None
 
 
-def _pixels(values: tf.Tensor) -> tf.Tensor:
+def _pixels(values: "tf.Tensor") -> "tf.Tensor":
+    import tensorflow as tf
+
     return tf.cast(tf.clip_by_value(tf.round(values), 0, 255), tf.uint8)

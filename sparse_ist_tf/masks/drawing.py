@@ -8,10 +8,15 @@ mask_ratio stays visible at a lower one.
 
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import ArrayLike
+
+from sparse_ist_tf.masks.tensors import is_tensor
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 KINDS = ("fixed", "random", "shared")
 PATTERNS = ("uniform", "grid", "center", "border")
@@ -53,8 +58,8 @@ def num_visible(num_patches: int, mask_ratio: float) -> int:
 
 
 def fixed_positions(
-    seed: int, indices: ArrayLike | tf.Tensor, num_patches: int, mask_ratio: float
-) -> np.ndarray | tf.Tensor:
+    seed: int, indices: "ArrayLike | tf.Tensor", num_patches: int, mask_ratio: float
+) -> "np.ndarray | tf.Tensor":
     """Visible positions under fixed masks: one mask per image, for ever.
 
     A function of (seed, image index, mask_ratio) alone. Drawn uniformly without replacement.
@@ -78,11 +83,11 @@ def fixed_positions(
 
 def random_positions(
     seed: int,
-    indices: ArrayLike | tf.Tensor,
-    epoch: ArrayLike | tf.Tensor,
+    indices: "ArrayLike | tf.Tensor",
+    epoch: "ArrayLike | tf.Tensor",
     num_patches: int,
     mask_ratio: float,
-) -> np.ndarray | tf.Tensor:
+) -> "np.ndarray | tf.Tensor":
     """Visible positions under random masks: a new mask per image and epoch.
 
     As fixed_positions, but for the epoch: an integer of at least 0, or integers [b]; a tensor where
@@ -97,7 +102,12 @@ def random_positions(
     Raises:
         ValueError: as num_visible.
     """
-    epoch = tf.cast(epoch, tf.int64) if tf.is_tensor(epoch) else np.asarray(epoch, np.int64)
+    if is_tensor(epoch):
+        import tensorflow as tf
+
+        epoch = tf.cast(epoch, tf.int64)
+    else:
+        epoch = np.asarray(epoch, np.int64)
     return _draw(seed, epoch + _RANDOM, indices, num_patches, mask_ratio)
 
 
@@ -158,23 +168,34 @@ def _mix(x):
     Source: "Fast Splittable Pseudorandom Number Generators" (Steele et al., 2014), figure 17,
     with the constants of Stafford's variant 13.
     """
-    bits = tf.bitwise if tf.is_tensor(x) else np
+    bits = _bitwise(is_tensor(x))
     x = x + _GAMMA
     x = bits.bitwise_xor(x, bits.right_shift(x, np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = bits.bitwise_xor(x, bits.right_shift(x, np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return bits.bitwise_xor(x, bits.right_shift(x, np.uint64(31)))
 
 
+def _bitwise(tensors: bool):
+    """Whose bitwise_xor and the like take tensors, or arrays."""
+    if not tensors:
+        return np
+    import tensorflow as tf
+
+    return tf.bitwise
+
+
 def _keys(seed: int, stream, indices, num_patches: int):
     """A key per patch, uint64[b, num_patches]; stream and indices are arrays or tensors."""
-    tensors = tf.is_tensor(stream) or tf.is_tensor(indices)
+    tensors = is_tensor(stream) or is_tensor(indices)
 
     def unsigned(x):
         if tensors:
+            import tensorflow as tf
+
             return tf.bitcast(tf.cast(x, tf.int64), tf.uint64)
         return np.asarray(x, np.int64).astype(np.uint64)
 
-    xor = tf.bitwise.bitwise_xor if tensors else np.bitwise_xor
+    xor = _bitwise(tensors).bitwise_xor
     start = _mix(np.array([int(seed) % 2**64], np.uint64))
     start = _mix(xor(unsigned(stream), start))
     rows = _mix(xor(unsigned(indices), start))
@@ -185,7 +206,9 @@ def _keys(seed: int, stream, indices, num_patches: int):
 def _draw(seed: int, stream, indices, num_patches: int, mask_ratio: float):
     """The num_visible patches with the smallest keys, int32[b, num_visible], ascending."""
     visible = num_visible(num_patches, mask_ratio)
-    if tf.is_tensor(stream) or tf.is_tensor(indices):
+    if is_tensor(stream) or is_tensor(indices):
+        import tensorflow as tf
+
         keys = _keys(seed, stream, tf.convert_to_tensor(indices), num_patches)
         inverted = tf.bitwise.invert(_unique(keys, tf.bitwise))
         return tf.sort(tf.math.top_k(inverted, visible, sorted=False).indices, axis=1)

@@ -14,6 +14,7 @@ from scipy.sparse.linalg import splu
 
 from sparse_ist_tf.masks.cells import Scaling, cell_matrix
 from sparse_ist_tf.masks.patches import patchify, visible_from_positions
+from sparse_ist_tf.masks.resampling import as_pixels
 
 _ROUNDING = 1 / 12  # variance of what rounding to whole numbers adds
 
@@ -120,8 +121,3 @@ def _solved(matrix, ridge, values):
     matrix = (matrix + ridge * sparse.identity(matrix.shape[0])).tocsc()
     solver = splu(matrix, permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
     return solver.solve(values)
-
-
-def as_pixels(values: np.ndarray) -> np.ndarray:
-    """Numbers as the nearest that a pixel can be, uint8."""
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)

@@ -1,13 +1,17 @@
 """How images are masked, as one value."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from sparse_ist_tf.masks.cells import Scaling
 from sparse_ist_tf.masks.drawing import KINDS, fixed_positions, random_positions, shared_positions
+from sparse_ist_tf.masks.tensors import is_tensor
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +46,11 @@ class MaskOptions:
 
     def positions(
         self,
-        indices: ArrayLike | tf.Tensor,
+        indices: "ArrayLike | tf.Tensor",
         num_patches: int,
-        epoch: int | tf.Tensor = 0,
+        epoch: "int | tf.Tensor" = 0,
         grid: tuple[int, int] | None = None,
-    ) -> np.ndarray | tf.Tensor:
+    ) -> "np.ndarray | tf.Tensor":
         """Visible positions of some images.
 
         Args:
@@ -68,7 +72,9 @@ class MaskOptions:
         if self.kind != "shared":
             raise ValueError(f"kind={self.kind!r}: must be one of {', '.join(KINDS)}")
         row = shared_positions(self.seed, num_patches, self.ratio, self.pattern, grid)
-        if tf.is_tensor(indices):
+        if is_tensor(indices):
+            import tensorflow as tf
+
             return tf.tile(row[None], (tf.shape(indices)[0], 1))
         return np.tile(row, (np.size(indices), 1))
 

@@ -1,9 +1,14 @@
 """Images cut into patches, on arrays and on tensors."""
 
-from typing import TypeAlias
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import tensorflow as tf
+
+from sparse_ist_tf.masks.tensors import is_tensor
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 Array: TypeAlias = "np.ndarray | tf.Tensor"
 
@@ -21,7 +26,9 @@ def visible_from_positions(positions: Array, num_patches: int) -> Array:
     Raises:
         ValueError: if positions is an array with a position outside [0, num_patches).
     """
-    if tf.is_tensor(positions):
+    if is_tensor(positions):
+        import tensorflow as tf
+
         patches = tf.range(num_patches, dtype=positions.dtype)
         return tf.reduce_any(positions[:, :, None] == patches, axis=1)
     positions = np.asarray(positions)
@@ -67,7 +74,7 @@ def patchify(images: Array, patch_size: int) -> Array:
     """
     rows, columns = grid_of(images, patch_size)
     channels = images.shape[-1]
-    lib = tf if tf.is_tensor(images) else np
+    lib = _library(images)
     x = lib.reshape(images, (-1, rows, patch_size, columns, patch_size * channels))
     x = reorder(x, (0, 1, 3, 2, 4))
     return lib.reshape(x, (-1, rows * columns, patch_size * patch_size * channels))
@@ -95,7 +102,7 @@ def unpatchify(patches: Array, patch_size: int, grid: tuple[int, int]) -> Array:
             f"{patch_size} x {patch_size} pixels"
         )
     channels = length // patch_size**2
-    lib = tf if tf.is_tensor(patches) else np
+    lib = _library(patches)
     x = lib.reshape(patches, (-1, rows, columns, patch_size, patch_size * channels))
     x = reorder(x, (0, 1, 3, 2, 4))
     return lib.reshape(x, (-1, rows * patch_size, columns * patch_size, channels))
@@ -107,8 +114,10 @@ def reorder(x: Array, order: tuple[int, ...]) -> Array:
     Bytes are moved four at a time where they can be: TensorFlow's oneDNN, on a CPU without
     AVX-512, prints an error before it falls back to another transposition of bytes.
     """
-    if not tf.is_tensor(x):
+    if not is_tensor(x):
         return np.transpose(x, order)
+    import tensorflow as tf
+
     if x.dtype != tf.uint8 or not x.shape[-1] or x.shape[-1] % 4:
         return tf.transpose(x, order)
     x = tf.reshape(x, tf.concat([tf.shape(x)[:-1], [x.shape[-1] // 4, 4]], 0))
@@ -131,8 +140,19 @@ def select_patches(images: Array, positions: Array, patch_size: int) -> Array:
     Raises:
         ValueError: if a side is not a multiple of patch_size.
     """
-    if tf.is_tensor(images) or tf.is_tensor(positions):
+    if is_tensor(images) or is_tensor(positions):
+        import tensorflow as tf
+
         images = tf.convert_to_tensor(images)
         return tf.gather(patchify(images, patch_size), positions, batch_dims=1)
     patches = patchify(np.asarray(images), patch_size)
     return np.take_along_axis(patches, np.asarray(positions)[:, :, None], axis=1)
+
+
+def _library(x: Array) -> ModuleType:
+    """Whose reshape it takes."""
+    if not is_tensor(x):
+        return np
+    import tensorflow as tf
+
+    return tf
