@@ -17,6 +17,10 @@ from absl import flags
 from sparse_ist_tf import plugins
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.export.compress import Compression
+from sparse_ist_tf.export.devices import targets
+from sparse_ist_tf.export.plan import BY_KIND, Options, check
+from sparse_ist_tf.export.staging import ended_by_signals
 
 FLAGS = flags.FLAGS
 
@@ -28,13 +32,6 @@ def main(argv: list[str]) -> int:
             raise RequestError(f"--{name} is missing")
     if not all(text.isdecimal() for text in FLAGS.subnets):
         raise RequestError(f"subnets={','.join(FLAGS.subnets)}: must be numbers such as 0,1")
-    with quiet():
-        from sparse_ist_tf.export.compress import Compression
-        from sparse_ist_tf.export.devices import targets
-        from sparse_ist_tf.export.pipeline import Exporter
-        from sparse_ist_tf.export.plan import Options
-        from sparse_ist_tf.runs.finished_run import FinishedRun
-
     plugins.load_plugins()
     if FLAGS.target_table:
         targets.add_rows(FLAGS.target_table)
@@ -46,20 +43,30 @@ def main(argv: list[str]) -> int:
         if value < 1:
             raise RequestError(f"{name}={value}: must be at least 1 byte")
         target = dataclasses.replace(target, **{name: value})
+    if FLAGS.softmax is not None:
+        interface = dataclasses.replace(target.interface, softmax=FLAGS.softmax)
+        target = dataclasses.replace(target, interface=interface)
     options = Options(
         artefacts=tuple(FLAGS.artefacts),
         subnets=tuple(map(int, FLAGS.subnets)),
         quantize=target.quantize if FLAGS.quantize == ["all"] else tuple(FLAGS.quantize),
         calibration=FLAGS.calibration,
-        bound=FLAGS.bound,
+        bound=BY_KIND if FLAGS.bound is None else FLAGS.bound,
         micro_images=FLAGS.micro_images,
         compression=Compression(
             qat=FLAGS.qat, prune=FLAGS.prune, cluster=FLAGS.cluster, epochs=FLAGS.epochs
         ),
     )
     output = Path(FLAGS.output or Path(FLAGS.run) / "export" / target.name)
-    exporter = Exporter(FinishedRun.for_export(FLAGS.run), target, options, output)
-    return 0 if exporter.export() else 1
+    if output.exists() and not output.is_dir():
+        raise RequestError(f"output={output}: is no folder")
+    check(FLAGS.run, target, options)
+    with ended_by_signals():
+        with quiet():
+            from sparse_ist_tf.export.pipeline import Exporter
+            from sparse_ist_tf.runs.finished_run import FinishedRun
+        exporter = Exporter(FinishedRun.for_export(FLAGS.run), target, options, output)
+        return 0 if exporter.export() else 1
 
 
 def define_flags() -> None:
@@ -79,7 +86,15 @@ def define_flags() -> None:
     )  # fmt: skip
     flags.DEFINE_list("subnets", [], "Which subnets, such as 0,1; all where not given.")
     flags.DEFINE_integer("calibration", 256, "Training images that set the ranges of integers.")
-    flags.DEFINE_float("bound", -1.0, "Points of accuracy that a file may lose; by kind below 0.")
+    flags.DEFINE_float(
+        "bound", None, "Points of accuracy that a file may lose; by kind where not given."
+    )
+    flags.DEFINE_bool(
+        "softmax",
+        None,
+        "Whether classifiers give probabilities, as MediaPipe shows them, or logits; as the target "
+        "has it where not given: phone's do.",
+    )
     flags.DEFINE_bool(
         "qat", False, "Fine-tune heads under simulated int8, in classifiers on int8 features."
     )

@@ -37,7 +37,7 @@ def card_lines(run: FinishedRun, kinds: Collection[str]) -> list[str]:
 
     Args:
         run: whose files the card is of.
-        kinds: of the files, of forms.KINDS.
+        kinds: of the files, of interface.KINDS.
     """
     paragraphs = [rule(run.scaling)]
     if run.scaling.grid == "sensor":

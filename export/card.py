@@ -1,14 +1,17 @@
 """What is said of exported files: inside each as metadata, and beside them in the model card."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import sparse_ist_tf
 from sparse_ist_tf.export import camera
 from sparse_ist_tf.export.devices.targets import Target
 from sparse_ist_tf.export.files.metadata import Metadata
-from sparse_ist_tf.export.graphs.forms import OF_IMAGES
+from sparse_ist_tf.export.files.runtimes import ports
+from sparse_ist_tf.export.graphs.interface import OF_IMAGES
 from sparse_ist_tf.export.plan import Job
 from sparse_ist_tf.export.results import Result
+from sparse_ist_tf.export.snippets import PICTURE, snippets
 from sparse_ist_tf.runs.finished_run import FinishedRun
 
 _TAKES = {
@@ -20,7 +23,7 @@ _TAKES = {
 }
 
 
-def describe(run: FinishedRun, name: str, job: Job, about: Mapping) -> Metadata:
+def describe(run: FinishedRun, name: str, job: Job, target: Target, about: Mapping) -> Metadata:
     """What a file, of this name without its ending, says of itself; about is for its JSON."""
     encoder, masks = run.encoder, run.config.masks
     mask = {"kind": masks.kind, "ratio": masks.ratio, "pattern": masks.pattern}
@@ -35,8 +38,10 @@ def describe(run: FinishedRun, name: str, job: Job, about: Mapping) -> Metadata:
         mask["cell"] = list(cell)
     about = {
         "format": "sparse_ist_tf.export/1",
+        "target": target.name,
         "artefact": {"name": job.name, "kind": job.kind, "subnet": job.subnet},
         "mask": mask,
+        "output": target.interface.output(job.kind),
         "encoder": {
             key: getattr(encoder, key) for key in ("name", "digest", "image_size", "patch_size")
         },
@@ -56,9 +61,21 @@ def describe(run: FinishedRun, name: str, job: Job, about: Mapping) -> Metadata:
 
 
 def model_card(
-    run: FinishedRun, target: Target, results: Sequence[Result], lines: Sequence[str]
+    run: FinishedRun,
+    target: Target,
+    results: Sequence[Result],
+    lines: Sequence[str],
+    folder: Path,
 ) -> str:
-    """Writes a model card."""
+    """Writes a model card.
+
+    Args:
+        run: that was exported.
+        target: for what.
+        results: of all files, those that aren't kept too.
+        lines: what was found besides.
+        folder: that holds the good files.
+    """
     good = [result for result in results if result.good]
     masks, encoder = run.config.masks, run.encoder
     pixels = (
@@ -80,6 +97,7 @@ def model_card(
     ]
     found = list(dict.fromkeys(r.kind for r in good))
     kinds = [f"- {kind}: {_TAKES[kind]}" for kind in found]
+    programs = snippets(run, good, folder)
     parts = [
         f"# {run.prefix} for {target.name}",
         "",
@@ -97,17 +115,36 @@ def model_card(
         "|---|---|---:|---:|---:|---:|---:|",
         *rows,
         "",
-        "## Inputs",
+        "## Inputs and outputs",
         "",
         *kinds,
         "",
-        f"Pixels are {pixels}; the encoder's mean {list(encoder.mean)} and std "
-        f"{list(encoder.std)} are part of the files. Outputs are logits in the order of "
-        "`labels.txt`, or a feature.",
+        f"Pixels are {pixels}, red, green, blue, of an image that is upright (a photo is turned as "
+        "its EXIF orientation says): rows from top to bottom, in a row from left to right, in a "
+        f"pixel the three colours. The encoder's mean {list(encoder.mean)} and std "
+        f"{list(encoder.std)} are part of the files: nothing is subtracted or divided outside.",
+        "",
+        f"A patch is {encoder.patch_size} x {encoder.patch_size} pixels, "
+        f"{3 * encoder.patch_size**2} numbers in that same order. Positions count patches row by "
+        f"row from 0 to {encoder.num_patches - 1}, {run.scaling.side} to a row; `patches` come in "
+        "the order of `positions`, which ascends.",
+        "",
+        "`logits` and `probabilities` stand in the order of `labels.txt`. `probabilities` are the "
+        "softmax of the logits, whose sum is 1; of `logits` it is still to be taken. A number of "
+        "an integer tensor stands for scale * (number - zero).",
+        "",
+        "| file | tensor | shape | type | scale | zero |",
+        "|---|---|---|---|---:|---:|",
+        *(row for result in good for row in _ports(result.name, folder)),
         "",
         "## From a camera's image to the input",
         "",
         *camera.card_lines(run, found),
+        "## In Python",
+        "",
+        f"Each labels `{PICTURE}` from this folder, with ai-edge-litert, NumPy and Pillow alone.",
+        "",
+        *(line for title, text in programs.items() for line in _program(title, text)),
         *([*lines, ""] if lines else []),
         *(["## Memory", "", *memory, ""] if memory else []),
         *(["## Mapping", "", *mapping, ""] if mapping else []),
@@ -116,9 +153,24 @@ def model_card(
         "The files answer with one of their labels whatever the picture shows. Accuracy on "
         "pictures unlike the training set's was not measured.",
         "",
-        f"Labels: {', '.join(run.labels)}.",
+        f"Labels, from 0: {', '.join(run.labels)}.",
         "",
         f"Licence: Apache License 2.0. Run digest: `{run.digest}`.",
         "",
     ]
     return "\n".join(parts)
+
+
+def _ports(name: str, folder: Path) -> list[str]:
+    """The rows of a file's inputs and output."""
+    inputs, output = ports((folder / name).read_bytes(), name)
+    return [
+        f"| `{name}` | {'gives' if port is output else 'takes'} `{port.name}` | "
+        f"{' x '.join(map(str, port.shape))} | {port.dtype} | "
+        + (f"{port.scale:.9g} | {port.zero} |" if port.scale else "| |")
+        for port in (*inputs, output)
+    ]
+
+
+def _program(title: str, text: str) -> list[str]:
+    return [f"{title}:", "", "```python", text, "```", ""]

@@ -11,7 +11,8 @@ from sparse_ist_tf.export.devices.targets import Target
 from sparse_ist_tf.export.files.runtimes import LiteRT
 from sparse_ist_tf.export.graphs.convert import convert
 from sparse_ist_tf.export.graphs.folding import FoldedViT, fold
-from sparse_ist_tf.export.graphs.forms import OF_IMAGES, Network, example_for, layers_of
+from sparse_ist_tf.export.graphs.forms import Network, layers_of
+from sparse_ist_tf.export.graphs.interface import OF_IMAGES, example_for
 from sparse_ist_tf.export.plan import Job, Options
 from sparse_ist_tf.runs.finished_run import FinishedRun
 
@@ -57,7 +58,7 @@ class Networks:
         return np.array([runtime.run(example) for example in self.run.images.examples("train")])
 
     def network(self, job: Job, quantize: str = "int8") -> Network:
-        """What a job computes in a file of this arithmetic, of convert.QUANTIZATIONS."""
+        """What a job computes in a file of this arithmetic, of interface.QUANTIZATIONS."""
         tuned = self.options.compression.any
         if job.kind == "head":
             return Network("head", layers_of(self.parameters(job.subnet)), tuned=tuned)

@@ -5,27 +5,29 @@ import functools
 import itertools
 import json
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from sparse_ist_tf.export import compress
 from sparse_ist_tf.export.card import describe, model_card
 from sparse_ist_tf.export.devices import advice, bundle, edge_tpu
 from sparse_ist_tf.export.devices.targets import Target
 from sparse_ist_tf.export.files import metadata, micro
 from sparse_ist_tf.export.graphs.convert import convert
 from sparse_ist_tf.export.networks import Networks
-from sparse_ist_tf.export.plan import BOUNDS, Job, Options, plan
-from sparse_ist_tf.export.results import Result, table
+from sparse_ist_tf.export.plan import BOUNDS, Job, Options, plan, require
+from sparse_ist_tf.export.progress import FileBar
+from sparse_ist_tf.export.results import Result, table, wrapped
+from sparse_ist_tf.export.staging import staging
 from sparse_ist_tf.export.verify import File, Reference, verify
 from sparse_ist_tf.files import write_atomically
 from sparse_ist_tf.ist.head import accuracy, logits
 from sparse_ist_tf.runs.finished_run import FinishedRun
 
 RATIOS = (0.0, 0.25, 0.5, 0.75, 0.875)
+_MADE = 0.5  # of a file's time; the rest goes to proving it
+_ENCODERS_WORK = 8.0  # of a file that holds one, where a head's is 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +63,7 @@ class Exporter:
         self.run, self.target, self.options = run, target, options
         self.output, self.report = Path(output), report
         self.jobs = plan(run, target, options)
-        if target.interpreter == "micro":
-            micro.require()
-        compress.require(options.compression)
+        require(target, options)
         self.networks = Networks(run, target, options)
         self.results: list[Result] = []
         self._findings: dict = {}  # what verification.json holds besides
@@ -77,12 +77,11 @@ class Exporter:
             RunError: if the run's head isn't worth what it was, or a file can't be made or written.
         """
         self.run.confirm()
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export.", dir=self.output.parent) as folder:
-            self._stage = Path(folder)
-            for job in self.jobs:
-                for quantize in self.options.quantize or self.target.quantize[:1]:
-                    self._keep(self._make(job, quantize))
+        self._say_if_strict()
+        with staging(self.output) as self._stage:
+            for job, quantize in self._all():
+                self._keep(self._make(job, quantize))
+            self._bar.close()
             self._ensembles()
             if self.target.interpreter == "micro":
                 self._advise()
@@ -94,12 +93,47 @@ class Exporter:
             self._deliver()
         self.report(table(self.results))
         for line in self._lines:
-            self.report(line)
+            self.report(wrapped(line))
         failed = [result.name for result in self.results if not result.good]
         if failed:
-            self.report(f"Not kept: {', '.join(failed)}")
+            self.report(wrapped(f"Not kept: {', '.join(failed)}"))
         self.report(f"Kept in {self.output}: {len(self.results) - len(failed)} files")
         return not failed
+
+    def _all(self) -> Iterator[tuple[Job, str]]:
+        """The files to make, behind a bar."""
+        several = self.options.quantize or self.target.quantize[:1]
+        files = {self._name(j, q): (j, q) for j, q in itertools.product(self.jobs, several)}
+        weights = {n: _ENCODERS_WORK ** (job.kind != "head") for n, (job, _) in files.items()}
+        self._bar = FileBar(weights, self.options.progress)
+        try:
+            for name, file in files.items():
+                self._bar.begin(name)
+                yield file
+        finally:
+            self._bar.close()
+
+    def _name(self, job: Job, quantize: str) -> str:
+        return f"{self.run.prefix}_{job.name}_{quantize}.tflite"
+
+    def _bound(self, job: Job, quantize: str) -> float:
+        bound = self.options.bound
+        return BOUNDS[quantize][job.kind != "head"] if bound < 0 else bound
+
+    def _say_if_strict(self) -> None:
+        """That one image decides, where that is so."""
+        images = len(self.run.images.splits["test"].labels)
+        several = self.options.quantize or self.target.quantize[:1]
+        bounds = {self._bound(*pair) for pair in itertools.product(self.jobs, several)}
+        strict = sorted(bound for bound in bounds if 0 < bound < 100 / images)
+        if strict:
+            named = " and ".join(f"{bound:g}" for bound in strict)
+            self.report(
+                wrapped(
+                    f"One of {images:,} test images is {100 / images:.2f} points of accuracy, more "
+                    f"than files may lose ({named}): none may be lost; --bound sets another bound"
+                )
+            )
 
     def _make(self, job: Job, quantize: str) -> _Made:
         """Makes a file; where int8 loses too much accuracy, int16x8 takes its place."""
@@ -108,23 +142,23 @@ class Exporter:
         if quantize != "int8" or "int16x8" not in left or not made.loses_accuracy:
             return made
         lost = f"loses {made.result.comparison.drop:.2f} points"
-        self.report(f"{made.result.name} {lost}, more than {made.bound}: int16x8 instead")
+        text = f"{made.result.name} {lost}, more than {made.bound:g}: int16x8 instead"
+        self._bar.aside(self.report, wrapped(text))
         made = self._attempt(job, "int16x8")
         made.result.notes.append(f"in place of int8, which {lost} of accuracy")
         return made
 
     def _attempt(self, job: Job, quantize: str) -> _Made:
-        bound = self.options.bound
-        if bound < 0:
-            bound = BOUNDS[quantize][job.kind != "head"]
+        bound = self._bound(job, quantize)
         network = self.networks.network(job, quantize)
         samples = functools.partial(self.networks.samples, job.kind)
         content = convert(network, quantize, self.target.interface, samples)
-        name = f"{self.run.prefix}_{job.name}_{quantize}.tflite"
+        self._bar.advance(_MADE)
+        name = self._name(job, quantize)
         # Against the run's own head: what compression costs counts.
         reference = Reference(
-            lambda: self.networks.test_examples(job),
-            self.run.test_logits(self.run.head(job.subnet)),
+            lambda: self._shown(self.networks.test_examples(job)),
+            self._expected(job),
             self.run.images.splits["test"].labels,
             functools.partial(logits, self.run.head()) if job.kind == "encoder" else np.asarray,
         )
@@ -134,20 +168,34 @@ class Exporter:
             reference,
             bound=bound,
             micro_images=self.options.micro_images,
-            progress=self.options.progress,
+            progress=False,
         )
         return _Made(job, content, bound, result, found)
+
+    def _expected(self, job: Job) -> np.ndarray:
+        """What a job's file would give of the test images, were it exact; by a head an encoder."""
+        found = self.run.test_logits(self.run.head(job.subnet))
+        gives = self.target.interface.output(job.kind)
+        return _softmax(found.astype(np.float64)) if gives == "probabilities" else found
+
+    def _shown(self, examples: Iterator[Mapping]) -> Iterator[Mapping]:
+        """The test images, with the bar behind them."""
+        count = len(self.run.images.splits["test"].labels)
+        for index, example in enumerate(examples):
+            if index % 64 == 0:
+                self._bar.advance(_MADE + (1 - _MADE) * index / count)
+            yield example
 
     def _described(
         self, name: str, content: bytes, job: Job, quantize: str, measured: Mapping
     ) -> bytes:
         about = {
-            "target": self.target.name,
             "numbers": quantize,
             "compression": dataclasses.asdict(self.options.compression),
             "measured": measured,
         }
-        return metadata.attach(content, describe(self.run, Path(name).stem, job, about))
+        described = describe(self.run, Path(name).stem, job, self.target, about)
+        return metadata.attach(content, described)
 
     def _keep(self, made: _Made) -> None:
         """Remembers a file's result, and puts a good file where it is delivered from."""
@@ -229,7 +277,7 @@ class Exporter:
             card.unlink(missing_ok=True)
             return
         write_atomically(labels, "".join(f"{name}\n" for name in self.run.labels))
-        write_atomically(card, model_card(self.run, self.target, results, self._lines))
+        write_atomically(card, model_card(self.run, self.target, results, self._lines, self.output))
 
     def _still_good(self) -> list[Result]:
         """What an earlier export proved of the same run and this one didn't make again.

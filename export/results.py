@@ -1,10 +1,13 @@
 """What was measured of a file: its record in verification.json, and its row of the table."""
 
 import dataclasses
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from sparse_ist_tf.export.devices import edge_tpu
-from sparse_ist_tf.reports.report import format_table
+
+WIDTH = 100  # of what is printed, in columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +66,8 @@ class Result:
 
     Args:
         name: of the file.
-        kind: of the artefact, as forms.KINDS.
-        quantize: as convert.QUANTIZATIONS.
+        kind: of the artefact, as interface.KINDS.
+        quantize: as interface.QUANTIZATIONS.
         size: bytes of the file.
         operators: how many of each.
         peak: most bytes of tensors that are alive at once, weights apart: the least arena.
@@ -121,33 +124,69 @@ class Result:
         return result
 
 
+# What the table's columns are, in order; a file's name stands above its row.
+_COLUMNS = (
+    "bytes", "accuracy", "float", "same", "mean d", "max d", "ms", "95 %", "ms all", "95 %",
+    "memory",
+)  # fmt: skip
+_LEGEND = (
+    "accuracy: of all test images in LiteRT; float: that of the Keras model; same: answers that "
+    "agree with its; d: difference of what they give; ms: of an image on one thread and on all, "
+    "median and 95th percentile, on this machine; memory: the least that tensors need, in TFLite "
+    "Micro its arena, in bytes"
+)
+
+
 def table(results: Sequence[Result]) -> str:
-    """The table that export prints."""
-    rows: list[tuple[str, ...]] = [
-        ("file", "bytes", "ops", "accuracy", "float", "agree", "mean |d|", "max |d|", "ms p50",
-         "p95", "ms all", "p95", "peak RAM", "")
-    ]  # fmt: skip
+    """The table that export prints, at most WIDTH columns wide but for a file's name."""
+    rows: list[tuple[str, ...]] = [_COLUMNS]
     for r in results:
         times = [r.latency.get(on, (0.0, 0.0)) for on in ("1 thread", "all threads")]
         rows.append(
             (
-                r.name,
                 f"{r.size:,}",
-                str(sum(r.operators.values())),
                 f"{100 * r.comparison.accuracy:.2f} %",
                 f"{100 * r.comparison.float_accuracy:.2f} %",
                 f"{100 * r.comparison.agreement:.1f} %",
-                f"{r.comparison.mean_difference:.4f}",
-                f"{r.comparison.largest_difference:.3f}",
-                *(f"{ms:.3f}" for pair in times for ms in pair),
+                f"{r.comparison.mean_difference:.3f}",
+                f"{r.comparison.largest_difference:.2f}",
+                *(_milliseconds(ms) for pair in times for ms in pair),
                 f"{r.micro.arena if r.micro else r.peak:,}",
-                "ok" if r.good else "FAILED",
             )
         )
-    lines = [format_table(rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    head, *lines = (
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    out = [f"  {head}"]
+    for r, line in zip(results, lines, strict=True):
+        out += [f"{r.name}: {'ok' if r.good else 'FAILED'}", f"  {line}"]
+    out.append(wrapped(_LEGEND))
     for r in results:
         found = [f"Edge TPU runs {r.mapping.sentence()}"] if r.mapping else []
         found += [r.micro.sentence()] if r.micro else []
         found += [*r.notes, *(f"FAILED: {problem}" for problem in r.problems)]
-        lines += [f"  {r.name}: {line}" for line in found]
-    return "\n".join(lines)
+        out += [wrapped(f"{r.name}: {text}") for text in found]
+    return "\n".join(out)
+
+
+_whole_words = textwrap.TextWrapper(WIDTH - 2, break_long_words=False, break_on_hyphens=False)
+
+
+def wrapped(text: str) -> str:
+    """A text in lines of at most WIDTH, between its clauses where it can be; a word stays whole."""
+    lines, line = [], ""
+    for clause in re.split(r"(?<=[;,]) ", text):
+        for piece in _whole_words.wrap(clause):
+            longer = f"{line} {piece}" if line.strip() else line + piece
+            if len(longer) > WIDTH and line:
+                lines.append(line)
+                longer = f"  {piece}"
+            line = longer
+    return "\n".join([*lines, line])
+
+
+def _milliseconds(value: float) -> str:
+    """Four digits or so."""
+    return f"{value:.3f}" if value < 100 else f"{value:.0f}"

@@ -17,8 +17,8 @@ from sparse_ist_tf.export.files import metadata, micro
 from sparse_ist_tf.export.files.flatbuffer import read_file
 from sparse_ist_tf.export.files.operators import operators, peak_bytes
 from sparse_ist_tf.export.files.runtimes import LiteRT
-from sparse_ist_tf.export.graphs.forms import OF_IMAGES, example_for
-from sparse_ist_tf.export.results import Comparison, Micro, Result
+from sparse_ist_tf.export.graphs.interface import OF_IMAGES, example_for
+from sparse_ist_tf.export.results import Accuracy, Comparison, Micro, Result
 from sparse_ist_tf.ist.head import accuracy
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A file to prove: kind is of forms.KINDS, quantize of convert.QUANTIZATIONS."""
+    """A file to prove: kind is of interface.KINDS, quantize of interface.QUANTIZATIONS."""
 
     name: str
     kind: str
@@ -84,7 +84,7 @@ def verify(
     )
     found = reference.to_logits(np.array([runtime.run(example) for example in bar]))
     result.comparison = _compare(found, reference)
-    result.problems += _lost(result.comparison.drop, bound, "of accuracy")
+    result.problems += _lost(result.comparison, bound, "of accuracy")
     first = next(iter(reference.examples()))
     repeats = 100 if size < 1 << 25 else 20
     result.latency["1 thread"] = runtime.latency(first, repeats)
@@ -96,8 +96,9 @@ def verify(
         if result.good:
             result.micro = _measure_micro(file, reference, micro_images)
             result.problems += _over_budget(result.micro, target)
+            result.problems += _differs(result.micro)
             if result.micro.images == len(reference.labels):
-                result.problems += _lost(result.micro.drop, bound, "of accuracy in TFLite Micro")
+                result.problems += _lost(result.micro, bound, "of accuracy in TFLite Micro")
     elif result.good and 0 < target.flash < size:
         result.problems.append(f"has {size:,} bytes, {target.flash:,} are allowed")
     return result, found
@@ -136,8 +137,23 @@ def _measure_micro(file: File, reference: Reference, count: int) -> Micro:
     )
 
 
-def _lost(points: float, bound: float, of: str) -> list[str]:
-    return [f"loses {points:.2f} points {of}, at most {bound} may be"] if points > bound else []
+def _lost(found: Accuracy, bound: float, of: str) -> list[str]:
+    if found.drop <= bound:
+        return []
+    line = f"loses {found.drop:.2f} points {of}, at most {bound:g} may be"
+    one = 100 / found.images
+    if bound < one:
+        line += f"; one of {found.images:,} test images is {one:.2f}, --bound allows more"
+    return [line]
+
+
+def _differs(found: Micro) -> list[str]:
+    if found.difference <= micro.STEPS:
+        return []
+    return [
+        f"differs by {found.difference} steps in TFLite Micro from LiteRT's reference kernels, at "
+        f"most {micro.STEPS} may be"
+    ]
 
 
 def _over_budget(found: Micro, target: Target) -> list[str]:

@@ -12,10 +12,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.errors import RequestError, did_you_mean
 from sparse_ist_tf.export.devices.edge_tpu import RULES as EDGE_TPU_RULES
 from sparse_ist_tf.export.devices.edge_tpu import Rule
-from sparse_ist_tf.export.graphs.convert import QUANTIZATIONS, Interface
+from sparse_ist_tf.export.graphs.interface import QUANTIZATIONS, Interface
 
 _MICRO_NAMES = """
     ABS ADD ADD_N ARG_MAX ARG_MIN AVERAGE_POOL_2D BATCH_MATMUL BATCH_TO_SPACE_ND BROADCAST_ARGS
@@ -45,7 +45,7 @@ class Target:
     Args:
         name: as `--target` takes it.
         quantize: the kinds of arithmetic that files may have, the default first; of
-            convert.QUANTIZATIONS.
+            interface.QUANTIZATIONS.
         interface: how networks are written, and what their files take and give.
         operators: the operators allowed, each with the condition it must meet; None for every
             builtin one.
@@ -82,7 +82,8 @@ _INTEGERS = frozenset({"int8", "int32"})
 
 _ROWS = (
     Target(
-        "phone", ("int8", "float32", "float16", "dynamic", "int16x8"), gpu=True, xnnpack=True
+        "phone", ("int8", "float32", "float16", "dynamic", "int16x8"), Interface(softmax=True),
+        gpu=True, xnnpack=True
     ),
     Target(
         "coral", ("int8",), Interface("conv", whole_integer=True), EDGE_TPU_RULES, partial=True,
@@ -117,7 +118,8 @@ def find_target(name: str) -> Target:
         RequestError: if there is none of that name.
     """
     if name not in TARGETS:
-        raise RequestError(f"target={name!r}: must be one of {', '.join(TARGETS)}")
+        near = did_you_mean(name, TARGETS)
+        raise RequestError(f"target={name!r}: must be one of {', '.join(TARGETS)}{near}")
     return TARGETS[name]
 
 

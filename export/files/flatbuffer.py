@@ -135,6 +135,36 @@ def name_signature(content: bytes, inputs: Iterable[str], output: str) -> bytes:
     return pack(model)
 
 
+def append_softmax(content: bytes) -> bytes:
+    """Lets a file with one subgraph and float32 logits give their softmax, "probabilities".
+
+    Behind whatever made them float: integers would round probabilities, and draw equal what is not.
+    """
+    model = parse(content)
+    graph = model.subgraphs[0]
+    (index,) = graph.outputs
+    tensor = schema.TensorT()
+    tensor.name, tensor.type = "probabilities", graph.tensors[index].type
+    tensor.shape, tensor.buffer = graph.tensors[index].shape, 0
+    graph.tensors.append(tensor)
+    operator = schema.OperatorT()
+    operator.opcodeIndex = operator_code(model, "SOFTMAX", 1)
+    operator.inputs, operator.outputs, operator.intermediates = (
+        [index],
+        [len(graph.tensors) - 1],
+        [],
+    )
+    operator.builtinOptionsType = schema.BuiltinOptions.SoftmaxOptions
+    operator.builtinOptions = schema.SoftmaxOptionsT()
+    operator.builtinOptions.beta = 1.0
+    graph.operators.append(operator)
+    graph.outputs = list(operator.outputs)
+    for definition in model.signatureDefs:
+        (entry,) = definition.outputs
+        entry.name, entry.tensorIndex = "probabilities", graph.outputs[0]
+    return pack(model)
+
+
 def inputs_first(content: bytes) -> bytes:
     """Reorders operators so that those that need an input come before those that don't.
 

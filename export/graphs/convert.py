@@ -7,43 +7,17 @@ import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.files import flatbuffer
-from sparse_ist_tf.export.graphs.forms import FORMS, Network, make_function
+from sparse_ist_tf.export.graphs.forms import Network, make_function
+from sparse_ist_tf.export.graphs.interface import INTEGERS, PIXELS, QUANTIZATIONS, Interface
 from sparse_ist_tf.export.integers.quantize import Scheme, to_integers
 from sparse_ist_tf.export.integers.ranges import Samples, calibrate
 from sparse_ist_tf.export.integers.rounding import measure_inputs
-
-QUANTIZATIONS = ("float32", "float16", "dynamic", "int8", "int16x8")
-INTEGERS = ("int8", "int16x8")
-PIXELS = ("image", "patches")
-
-
-@dataclasses.dataclass(frozen=True)
-class Interface:
-    """In what form a network is written, and what its file takes and gives.
-
-    Args:
-        form: "matmul" or "conv", see graphs.py.
-        whole_integer: False: pixels as uint8, features as float32, outputs as float32. True: all
-            int8, a pixel being its byte less 128; only for int8 files.
-        per_channel: a weight scale for each output channel, or one for a whole matrix.
-
-    Raises:
-        RequestError: if the form isn't known.
-    """
-
-    form: str = "matmul"
-    whole_integer: bool = False
-    per_channel: bool = True
-
-    def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise RequestError(f"form={self.form!r}: must be one of {', '.join(FORMS)}")
 
 
 def convert(
     network: Network,
     quantize: str,
-    interface: Interface = Interface(),
+    interface: Interface = Interface(),  # noqa: B008  # frozen
     samples: Samples | None = None,
 ) -> bytes:
     """Converts one artefact.
@@ -77,6 +51,14 @@ def convert(
         raise RequestError(f"quantize={quantize!r}: must be one of {', '.join(QUANTIZATIONS)}")
     if interface.whole_integer and quantize != "int8":
         raise RequestError(f"quantize={quantize!r}: this target takes int8 alone")
+    content = _converted(network, quantize, interface, samples)
+    if interface.output(network.kind) == "probabilities":
+        return flatbuffer.append_softmax(content)
+    return content
+
+
+def _converted(network, quantize, interface, samples) -> bytes:
+    """A file that gives logits, or a feature."""
     if quantize not in INTEGERS:
         function = make_function(network, interface.form, "uint8")
         return flatbuffer.inputs_first(_to_tflite(network, function, quantize))

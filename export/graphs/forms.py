@@ -15,11 +15,8 @@ import tensorflow as tf
 
 from sparse_ist_tf.encoder.spec import ACTIVATIONS, POOLS
 from sparse_ist_tf.export.graphs.folding import Affine, FoldedViT
+from sparse_ist_tf.export.graphs.interface import OF_IMAGES
 from sparse_ist_tf.tracing import traced
-
-FORMS = ("matmul", "conv")
-KINDS = ("head", "encoder", "classifier", "classifier_sensor", "classifier_patches")
-OF_IMAGES = ("classifier", "classifier_sensor")  # under one mask, which they hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +53,6 @@ class Network:
         return "feature" if self.kind == "encoder" else "logits"
 
 
-def example_for(kind: str, example: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """An example of Images as files of a kind take it: of a sensor's pixels, or the encoder's."""
-    return {**example, "image": example["picture"]} if kind == "classifier_sensor" else example
-
-
 def layers_of(parameters: Mapping[str, np.ndarray]) -> tuple[Affine, ...]:
     """A head's or subnet's parameters, by "dense_0/kernel" etc., as a chain of affine maps."""
     return tuple(
@@ -79,7 +71,7 @@ def make_function(
 
     Args:
         network: what it computes.
-        form: one of FORMS.
+        form: one of interface.FORMS.
         pixels: "uint8": raw pixels, cast inside; "float32": raw pixels less the network's
             pixel_offset, for quantization to take over.
 

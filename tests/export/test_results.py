@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sparse_ist_tf.export.devices.edge_tpu import Mapping
-from sparse_ist_tf.export.results import Comparison, Micro, Result, table
+from sparse_ist_tf.export.results import Comparison, Micro, Result, table, wrapped
 
 MAPPING = Mapping(1, 2, 0.5, "edgetpu_compiler", ("1 ADD Mapped to Edge TPU",))
 MICRO = Micro(64, 0.5, 0.75, flash=7, arena=9_999, difference=0, agreement=1.0)
@@ -40,3 +40,26 @@ def test_the_table_says_what_failed():
     assert "arena 9,999 bytes" in text
     assert "bit for bit on 64 images" in text
     assert "accuracy there 50.00 % (float 75.00 %)" in text
+
+
+def test_the_table_fits_a_terminal_and_explains_itself():
+    name = "resisc45_vit_small_patch16_m50_classifier_subnet15of16_sensor_int16x8.tflite"
+    times = {"1 thread": (1234.5, 2345.6), "all threads": (99.123, 99.456)}
+    large = Result(name, "classifier_sensor", "int16x8", 123_456_789, {"ADD": 2}, 12_345_678)
+    large.latency, large.comparison = times, Comparison(9999, 1.0, 1.0, 1.0, 12.3456, 123.456)
+    large.problems = ["loses 3.00 points of accuracy, at most 0.5 may be; " + "and so on, " * 9]
+    text = table([large, *RESULTS.values()])
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    columns = lines[0].split("  ")
+    for column in ("accuracy", "float", "same", "mean d", "ms", "memory"):
+        assert any(column in title for title in columns)
+    for word in ("accuracy:", "float:", "same:", "d:", "ms:", "memory:"):
+        assert word in text
+
+
+@pytest.mark.parametrize("text", ["", "short", "one, two; three", "x" * 150, "a " * 90, "b, " * 90])
+def test_wrapped_lines_hold_all_words(text):
+    lines = wrapped(text).splitlines()
+    assert " ".join(" ".join(lines).split()) == " ".join(text.split())
+    assert all(len(line) <= 100 for line in lines if " " in line.strip())
