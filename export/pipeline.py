@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from sparse_ist_tf.export import compress
 from sparse_ist_tf.export.card import describe, model_card
 from sparse_ist_tf.export.devices import advice, bundle, edge_tpu
 from sparse_ist_tf.export.devices.targets import Target
 from sparse_ist_tf.export.files import metadata, micro
 from sparse_ist_tf.export.graphs.convert import convert
 from sparse_ist_tf.export.networks import Networks
-from sparse_ist_tf.export.plan import BOUNDS, Job, Options, plan, require
+from sparse_ist_tf.export.plan import BOUNDS, Job, Options, plan
 from sparse_ist_tf.export.progress import FileBar
 from sparse_ist_tf.export.results import Result, table, wrapped
 from sparse_ist_tf.export.staging import staging
@@ -63,7 +64,9 @@ class Exporter:
         self.run, self.target, self.options = run, target, options
         self.output, self.report = Path(output), report
         self.jobs = plan(run, target, options)
-        require(target, options)
+        if target.interpreter == "micro":
+            micro.require()
+        compress.require(options.compression)
         self.networks = Networks(run, target, options)
         self.results: list[Result] = []
         self._findings: dict = {}  # what verification.json holds besides

@@ -108,7 +108,9 @@ def test_status_0_if_all_is_good_and_1_if_not(run_path, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "100.0 %" in done.stdout
     assert f"Kept in {tmp_path}/out: 1 files" in done.stdout
-    assert done.stderr == "1/1 digits_vit_pico_m50_head_float32.tflite\n"
+    assert done.stderr.startswith("1/1 digits_vit_pico_m50_head_float32.tflite\n")
+    assert "INFO" not in done.stderr
+    assert "error" not in done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 100
     done = _run(*arguments, f"--output={tmp_path}/out", "--flash=1000")
     assert done.returncode == 1
