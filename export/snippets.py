@@ -48,15 +48,16 @@ def _program(run: FinishedRun, paths: Sequence[Path], kind: str) -> str:
         "",
         'labels = open("labels.txt", encoding="utf-8").read().split("\\n")',
         f'image = ImageOps.exif_transpose(Image.open("{PICTURE}")).convert("RGB")',
-        *_pixels(run, kind),
     ]
+    *before, last = pixels = _pixels(run, kind)
     inputs, output = ports(paths[0].read_bytes())
     by_name = {port.name: port for port in inputs}
     if kind in OF_IMAGES:
-        lines[-1] = f"image = {_bytes(lines[-1].removeprefix('image = ') + '[None]', inputs[0])}"
+        image = _bytes(f"{last.removeprefix('image = ')}[None]", inputs[0])
+        lines += [*before, f"image = {image}"]
         value = _called(paths[0], output, "image=image")
     else:
-        lines += _patches(run, by_name)
+        lines += _patches(run, by_name, pixels)
         value = _called(paths[0], output, "patches=patches, positions=positions")
     if len(paths) > 1:
         [feature], output = ports(paths[1].read_bytes())
@@ -99,21 +100,28 @@ def _pixels(run: FinishedRun, kind: str) -> list[str]:
     return lines
 
 
-def _patches(run: FinishedRun, by_name: dict[str, Port]) -> list[str]:
-    """The visible patches of the pixels, and where they were."""
+def _patches(run: FinishedRun, by_name: dict[str, Port], pixels: list[str]) -> list[str]:
+    """The visible patches, and where they are, in place of the whole image's last line."""
     side, patch = run.scaling.side, run.scaling.patch_size
     positions = run.images.masks.positions([0], run.encoder.num_patches)[0].tolist()
-    lines = [
-        f"positions = {positions}",
-        f"patches = image.reshape({side}, {patch}, {side}, {patch}, 3).swapaxes(1, 2)",
-        f"patches = patches.reshape({side**2}, {patch * patch * 3})[positions][None]",
-        f"patches = {_bytes('patches', by_name['patches'])}",
-    ]
+    *before, cells = pixels
+    if run.scaling.grid == "scaled":
+        before.append(cells)
+        cut = f"image.reshape({side}, {patch}, {side}, {patch}, 3).swapaxes(1, 2)"
+    else:
+        cut = "cells"
     port = by_name["positions"]
-    if port.dtype == "int32":
-        return [*lines, "positions = np.array([positions], np.int32)"]
-    hot = f"np.eye({side**2}, dtype=np.float32)[positions][None]"
-    return [*lines, f"positions = {_integers(hot, port)}"]
+    places = f"np.array([{positions}], np.int32)"
+    if port.dtype != "int32":
+        before.append(f"places = {places}")
+        places = _integers(f"np.eye({side**2}, dtype=np.float32)[places]", port)
+    chosen = "positions" if port.dtype == "int32" else "places"
+    seen = f"{cut}.reshape({side**2}, {3 * patch**2})[{chosen}]"
+    return [
+        *before,
+        f"positions = {places}",
+        f"patches = {_bytes(seen, by_name['patches'])}",
+    ]
 
 
 def _called(path: Path, output: Port, arguments: str) -> str:
