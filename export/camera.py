@@ -5,6 +5,14 @@ from collections.abc import Collection
 from sparse_ist_tf.masks import Scaling
 from sparse_ist_tf.runs.finished_run import FinishedRun
 
+# How pixels become fewer, by Scaling.resize.
+_FILTERS = {
+    "antialias": "bilinear, antialiased where that reduces it",
+    "bilinear": "bilinear, where that reduces it plain, as MediaPipe: of n pixels that become "
+    "m, pixel i is blended of those on either side of i n / m",
+    "area": "bilinear, where that reduces it the mean of the pixels that are covered",
+}
+
 
 def rule(scaling: Scaling) -> str:
     """Where the mask falls and of which pixels a patch is made, in two sentences."""
@@ -12,7 +20,7 @@ def rule(scaling: Scaling) -> str:
     if scaling.grid == "scaled":
         return (
             f"The mask falls on the image after it was scaled as a whole to {size} x {size} "
-            f"pixels, bilinear with antialiasing, and cut into {side} x {side} patches. Where that "
+            f"pixels, {_whole(scaling)}, and cut into {side} x {side} patches. Where that "
             "enlarges an image, visible patches hold blends of hidden pixels."
         )
     return (
@@ -20,6 +28,11 @@ def rule(scaling: Scaling) -> str:
         f"k of {side} has those from floor(k n / {side}) up to, not with, floor((k + 1) n / {side})"
         ". A patch is made of its own cell alone."
     )
+
+
+def _whole(scaling: Scaling) -> str:
+    antialiased = scaling.resize == "antialias"
+    return "bilinear with antialiasing" if antialiased else _FILTERS[scaling.resize]
 
 
 def describe_input(scaling: Scaling, cell: tuple[int, int] | None = None) -> str:
@@ -65,16 +78,26 @@ def _between(low: int, high: int) -> str:
 
 def _scaled_by_cell(scaling: Scaling) -> str:
     size, patch = scaling.image_size, scaling.patch_size
-    return (
-        f"every cell becomes {patch} x {patch} pixels by itself: bilinear, antialiased where that "
-        "reduces it, its own edge repeated, nothing from beyond that, rounded to uint8. (Cells "
-        "smaller than a patch, of which some have a pixel more than others, become as large as the "
-        f"larger ones first.) `sparse_ist_tf.masks.Scaling({size}, {patch})` does it, and "
-        "`python -m sparse_ist_tf.classify`; `sparse_ist_tf.masks.cells.cell_matrix` gives the "
-        "weights for a device's own code. Hidden cells are never read and needn't be sensed. An "
-        "image scaled as a whole, as phones and MediaPipe scale one of another size than the "
+    resize = "" if scaling.resize == "antialias" else f", resize={scaling.resize!r}"
+    text = (
+        f"every cell becomes {patch} x {patch} pixels by itself: {_FILTERS[scaling.resize]}, its "
+        "own edge repeated, nothing from beyond that, rounded to uint8. (Cells smaller than a "
+        "patch, of which some have a pixel more than others, become as large as the larger ones "
+        f"first.) `sparse_ist_tf.masks.Scaling({size}, {patch}{resize})` does it, and `python -m "
+        "sparse_ist_tf.classify`; its `matrix` gives the weights for a device's own code. Hidden "
+        "cells are never read and needn't be sensed. "
+    )
+    if scaling.resize == "bilinear":
+        return text + (
+            f"MediaPipe makes the same of an image of at least {size} x {size} pixels, but for "
+            "rounding; a smaller one it enlarges over the cells' edges, hidden pixels into visible "
+            "patches."
+        )
+    return text + (
+        "An image scaled as a whole, as phones and MediaPipe scale one of another size than the "
         "input, is not that: it blends over the cells' edges, hidden pixels into visible patches, "
-        "and the accuracies above are not of it."
+        "and the accuracies above are not of it. `dataset.resize=bilinear` trains with the pixels "
+        "that MediaPipe makes of larger images."
     )
 
 

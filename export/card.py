@@ -30,6 +30,7 @@ def describe(run: FinishedRun, name: str, job: Job, target: Target, about: Mappi
     mask |= {"seed": run.config.seed, "visible": run.num_visible}
     side = run.scaling.side
     mask |= {"grid": masks.grid, "cells": [side, side], "rule": camera.rule(run.scaling)}
+    mask["resize"] = run.scaling.resize
     cell = None
     if job.kind in OF_IMAGES:
         mask["positions"] = list(run.shared_positions())

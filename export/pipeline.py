@@ -93,6 +93,7 @@ class Exporter:
                     f"{edge_tpu.COMPILER} is not installed: the published table of operators "
                     "decides what the Edge TPU runs"
                 )
+            self._say_how_phones_scale()
             self._deliver()
         self.report(table(self.results))
         for line in self._lines:
@@ -240,6 +241,18 @@ class Exporter:
             line += f", its file {100 * value:.2f} %"
         self._findings["ensembles"] = ensembles
         self._lines.append(line)
+
+    def _say_how_phones_scale(self) -> None:
+        """Where MediaPipe would make other pixels of the run's images than the run did."""
+        kinds = {result.kind for result in self.results if result.good}
+        softmax, scaling = self.target.interface.softmax, self.run.scaling
+        larger = min(self.run.sensor_shape) > scaling.image_size
+        if "classifier" in kinds and softmax and larger and scaling.resize != "bilinear":
+            self._lines.append(
+                f"The run's images are larger than {scaling.image_size} px, and MediaPipe reduces "
+                "images without smoothing them: its answers differ from classify's; train with "
+                "--config.dataset.resize=bilinear for the pixels that it makes"
+            )
 
     def _advise(self) -> None:
         """How the arena falls with the mask ratio, and what would fit where a file doesn't."""

@@ -77,9 +77,19 @@ def _pixels(run: FinishedRun, kind: str) -> list[str]:
     """From a Pillow image to its pixels as the encoder sees them, uint8[height, width, 3]."""
     scaling = run.scaling
     size, side = scaling.image_size, scaling.side
+    if scaling.resize == "bilinear" and kind != "classifier_sensor":
+        # Pillow counts from pixels' centres, MediaPipe from their corners.
+        return [
+            f"x, y = image.width / {size}, image.height / {size}  # at least 1",
+            "places = x, 0, (1 - x) / 2, 0, y, (1 - y) / 2",
+            f"image = image.transform(({size}, {size}), Image.Transform.AFFINE, places, "
+            "Image.Resampling.BILINEAR)",
+            "image = np.asarray(image)",
+        ]
+    reduced = "BOX" if scaling.resize == "area" else "BILINEAR"
     if scaling.grid == "scaled":
         return [
-            f"image = np.asarray(image.resize(({size}, {size}), Image.Resampling.BILINEAR))",
+            f"image = np.asarray(image.resize(({size}, {size}), Image.Resampling.{reduced}))",
         ]
     height, width = run.sensor_cell() if kind == "classifier_sensor" else (scaling.patch_size,) * 2
     lines = [
@@ -92,7 +102,7 @@ def _pixels(run: FinishedRun, kind: str) -> list[str]:
     if kind != "classifier_sensor":
         # What is sent of cells of different sizes: all as large as the largest, or as a patch.
         lines.append(f"    sent = [min({width}, -(-length // {side})) for length in image.size]")
-        cell += ".resize(sent, Image.Resampling.BILINEAR)"
+        cell += f".resize(sent, Image.Resampling.{reduced})"
     lines += [
         f"    cells[row, column] = {cell}.resize(({width}, {height}), Image.Resampling.BILINEAR)",
         f"image = cells.swapaxes(1, 2).reshape({side * height}, {side * width}, 3)",
@@ -105,7 +115,7 @@ def _patches(run: FinishedRun, by_name: dict[str, Port], pixels: list[str]) -> l
     side, patch = run.scaling.side, run.scaling.patch_size
     positions = run.images.masks.positions([0], run.encoder.num_patches)[0].tolist()
     *before, cells = pixels
-    if run.scaling.grid == "scaled":
+    if not cells.startswith("image = cells"):
         before.append(cells)
         cut = f"image.reshape({side}, {patch}, {side}, {patch}, 3).swapaxes(1, 2)"
     else:

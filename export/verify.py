@@ -211,7 +211,9 @@ def evaluate_tflite(
     kind = run["artefact"]["kind"]
     if kind in OF_IMAGES:
         grid = run["mask"].get("grid", "scaled")
+        resize = run["mask"].get("resize", "antialias")
         same = images.masks.kind == "shared" and images.masks.grid == grid
+        same = same and images.masks.resize == resize
         positions = images.masks.positions([0], encoder.num_patches)[0].tolist()
         if not same or positions != run["mask"]["positions"]:
             raise RequestError(f"{path.name}: holds another mask than the config's")

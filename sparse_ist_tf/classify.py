@@ -57,7 +57,9 @@ class Classifier:
         try:
             kind, encoder = self.run["artefact"]["kind"], self.run["encoder"]
             size, patch_size = encoder["image_size"], encoder["patch_size"]
-            self._scaling = Scaling(size, patch_size, self.run["mask"].get("grid", "scaled"))
+            mask = self.run["mask"]
+            grid, resize = mask.get("grid", "scaled"), mask.get("resize", "antialias")
+            self._scaling = Scaling(size, patch_size, grid, resize)
         except (KeyError, TypeError, AttributeError, ValueError):
             raise RequestError(
                 f"{name}: lacks what this version of the library writes; export it again"

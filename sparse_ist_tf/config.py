@@ -84,6 +84,7 @@ _LATER: dict[str, Value] = {
     "ist.outer_momentum": 0.9,
     "ist.logit_adjustment": False,
     "masks.grid": "scaled",
+    "dataset.resize": "antialias",
 }
 # What the training of the encoder's blocks needs: features change at every step.
 _TUNABLE = {
@@ -142,6 +143,8 @@ def table() -> list[Key]:
             "where TFDS looks; else $SPARSE_IST_DATA or its own place"),
         Key("dataset.split_seed", 0, Number(0), "of the split where the data has none", split),
         choice("dataset.on_bad_image", ("error", "skip"), "what a bad image does"),
+        choice("dataset.resize", ("antialias", "bilinear", "area"),
+            "how pixels become fewer: smoothed, blends of two as MediaPipe has them, means"),
         choice("dataset.shards", ("all", "iid", "dirichlet"),
             "which examples each subnet draws from", several),
         Key("dataset.dirichlet_alpha", 0.3, positive,

@@ -296,6 +296,7 @@ def test_a_configuration_of_0_1_0_says_of_the_encoder_what_its_weights_say_now()
         "logit_adjustment",
     ):
         del stored["ist"][later]
+    del stored["dataset"]["resize"]
     stored["ist"]["local_steps"] = 20
     same = get_config()
     # Only who asks for what was done then goes on with such a run.

@@ -117,7 +117,7 @@ class Features:
         """What features depend on, as a digest, 64 hex digits: the name of their cache file."""
         encoder = self.encoder
         masks = dataclasses.asdict(self.masks.canonical())
-        grid = masks.pop("grid")
+        grid, resize = masks.pop("grid"), masks.pop("resize")
         parts = {
             "format": _FORMAT,
             "encoder": encoder.digest,
@@ -129,6 +129,8 @@ class Features:
         }
         if grid != "scaled":  # files of version 0.2.0 are all of that, and don't say so
             parts["grid"] = grid
+        if resize != "antialias":
+            parts["resize"] = resize
         if self.transport.images_key:
             parts["link"] = self.transport.images_key
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

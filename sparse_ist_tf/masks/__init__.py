@@ -10,7 +10,7 @@ who has tensors, and with PatchMask.
 
 from typing import TYPE_CHECKING, Any
 
-from sparse_ist_tf.masks.cells import GRIDS, Scaling
+from sparse_ist_tf.masks.cells import GRIDS, RESIZES, Scaling
 from sparse_ist_tf.masks.drawing import (
     KINDS,
     PATTERNS,
@@ -36,6 +36,7 @@ __all__ = [
     "GRIDS",
     "KINDS",
     "PATTERNS",
+    "RESIZES",
     "MaskOptions",
     "PatchMask",
     "Scaling",

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from sparse_ist_tf.errors import RunError
-from sparse_ist_tf.masks.resampling import cell_matrix, multiplied, scaled
+from sparse_ist_tf.masks.resampling import cell_matrix, multiplied, reducing_matrix, scaled
 from sparse_ist_tf.masks.tensors import is_tensor
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-__all__ = ["GRIDS", "Scaling", "cell_matrix", "scale_image"]
+__all__ = ["GRIDS", "RESIZES", "Scaling", "cell_matrix", "scale_image"]
 
 Array: TypeAlias = "np.ndarray | tf.Tensor"
 
 GRIDS = ("sensor", "scaled")
+RESIZES = ("antialias", "bilinear", "area")
 
 
 def scale_image(image: Array, image_size: int) -> Array:
@@ -56,18 +57,24 @@ class Scaling:
         patch_size: side of a patch in pixels.
         grid: where the grid of patches lies: on the "sensor"'s pixels, or on the image "scaled" as
             a whole, as in the paper. The same where no scaling is needed.
+        resize: how pixels become fewer: "antialias", or as resampling.reducing_matrix has it.
+            Enlarged they are bilinearly, on the image "scaled" by "bilinear" as that has it too.
 
     Raises:
-        ValueError: if grid isn't one of GRIDS, or patches don't fill the image.
+        ValueError: if grid isn't one of GRIDS or resize of RESIZES, or patches don't fill the
+            image.
     """
 
     image_size: int
     patch_size: int
     grid: str = "sensor"
+    resize: str = "antialias"
 
     def __post_init__(self) -> None:
         if self.grid not in GRIDS:
             raise ValueError(f"grid={self.grid!r}: must be one of {', '.join(GRIDS)}")
+        if self.resize not in RESIZES:
+            raise ValueError(f"resize={self.resize!r}: must be one of {', '.join(RESIZES)}")
         if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
             raise ValueError(
                 f"patch_size={self.patch_size}: must divide image_size={self.image_size}"
@@ -103,7 +110,7 @@ class Scaling:
                 tf.errors.OpError, of which image_errors() makes one line.
         """
         if self.grid == "scaled":
-            return scale_image(image, self.image_size)
+            return self._scaled(image, name)
         if not is_tensor(image):
             height, width = (-(-length // self.side) for length in image.shape[:2])
             size = min(self.patch_size, height), min(self.patch_size, width)
@@ -160,28 +167,77 @@ class Scaling:
             return multiplied(image, *(self._matrix(*pair, name) for pair in lengths))
         import tensorflow as tf
 
-        def by_tensorflow():
-            rows, columns = (
-                tf.numpy_function(
-                    self._matrix, [shape[axis], size[axis], name], tf.float32, stateful=False
-                )
-                for axis in (0, 1)
-            )
-            x = tf.reshape(tf.cast(image, tf.float32), (shape[0], -1))
-            x = tf.reshape(tf.matmul(rows, x), (-1, shape[1], 3))
-            return _pixels(tf.matmul(columns, x))
+        size = tf.convert_to_tensor(size)
+        same = tf.reduce_all(tf.equal(tf.shape(image)[:2], self.side * size))
+        out = tf.cond(same, lambda: image, lambda: _product(image, self._matrix, size, name))
+        return tf.ensure_shape(out, (None, None, 3))
 
-        shape, size = tf.shape(image), tf.convert_to_tensor(size)
-        same = tf.reduce_all(tf.equal(shape[:2], self.side * size))
-        return tf.ensure_shape(tf.cond(same, lambda: image, by_tensorflow), (None, None, 3))
+    def matrix(self, length: int, size: int) -> np.ndarray:
+        """What scales a row of pixels cell by cell, on the sensor's grid.
+
+        Args:
+            length: pixels of the row, at least `side`.
+            size: pixels that each cell becomes.
+
+        Returns:
+            float32[side * size, length], read-only.
+
+        Raises:
+            ValueError: if a cell would have no pixel.
+        """
+        if self.resize == "antialias" or length <= self.side * size:
+            return cell_matrix(length, self.side, size)
+        return reducing_matrix(length, self.side, size, self.resize)
+
+    def whole_matrix(self, length: int) -> np.ndarray:
+        """What scales a row of pixels to image_size where the whole image is.
+
+        Returns:
+            float32[image_size, length], read-only.
+        """
+        if self.resize == "bilinear" or (self.resize == "area" and length > self.image_size):
+            return reducing_matrix(length, 1, self.image_size, self.resize)
+        return cell_matrix(length, 1, self.image_size)
+
+    def _scaled(self, image, name):
+        if self.resize == "antialias":
+            return scale_image(image, self.image_size)
+        size = self.image_size
+
+        def matrix(length, *_):
+            return self.whole_matrix(int(length))
+
+        if not is_tensor(image):
+            if image.shape[:2] == (size, size):
+                return image
+            return multiplied(image, *map(matrix, image.shape[:2]))
+        import tensorflow as tf
+
+        same = tf.reduce_all(tf.equal(tf.shape(image)[:2], size))
+        out = tf.cond(same, lambda: image, lambda: _product(image, matrix, (size, size), name))
+        return tf.ensure_shape(out, (size, size, 3))
 
     def _matrix(self, length, size, name):
         try:
-            return cell_matrix(int(length), self.side, int(size))
+            return self.matrix(int(length), int(size))
         except ValueError as error:
             name = np.asarray(name).item()  # bytes in a graph
             name = name.decode(errors="surrogateescape") if isinstance(name, bytes) else name
             raise RunError(f"{name}: {error}; masks.grid=scaled enlarges it first") from None
+
+
+def _product(image, matrix, size, name):
+    """A tensor with matrix(length, size, name) along either side."""
+    import tensorflow as tf
+
+    shape = tf.shape(image)
+    rows, columns = (
+        tf.numpy_function(matrix, [shape[axis], size[axis], name], tf.float32, stateful=False)
+        for axis in (0, 1)
+    )
+    x = tf.reshape(tf.cast(image, tf.float32), (shape[0], -1))
+    x = tf.reshape(tf.matmul(rows, x), (-1, shape[1], 3))
+    return _pixels(tf.matmul(columns, x))
 
 
 def _pixels(values: "tf.Tensor") -> "tf.Tensor":

@@ -12,7 +12,7 @@ import tensorflow as tf
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from sparse_ist_tf.masks.cells import Scaling, cell_matrix
+from sparse_ist_tf.masks.cells import Scaling
 from sparse_ist_tf.masks.patches import patchify, visible_from_positions
 from sparse_ist_tf.masks.resampling import as_pixels
 
@@ -51,11 +51,13 @@ def seen_matrix(length: int, scaling: Scaling) -> np.ndarray:
     """
     size, side, patch_size = scaling.image_size, scaling.side, scaling.patch_size
     if scaling.grid == "scaled":
+        if scaling.resize != "antialias":
+            return scaling.whole_matrix(length)
         rows = tf.eye(length)[..., None]
         scaled = tf.image.resize(rows, (size, length), method="bilinear", antialias=True)
         return scaled[..., 0].numpy()
     sent = min(patch_size, -(-length // side))
-    return cell_matrix(side * sent, side, patch_size) @ cell_matrix(length, side, sent)
+    return scaling.matrix(side * sent, patch_size) @ scaling.matrix(length, sent)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

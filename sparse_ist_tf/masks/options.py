@@ -24,6 +24,7 @@ class MaskOptions:
         pattern: of shared masks.
         seed: any integer.
         grid: where the grid of patches lies, as in Scaling.
+        resize: how pixels become fewer, as in Scaling.
     """
 
     kind: str
@@ -31,6 +32,7 @@ class MaskOptions:
     pattern: str = "uniform"
     seed: int = 0
     grid: str = "sensor"
+    resize: str = "antialias"
 
     def scaling(self, image_size: int, patch_size: int) -> Scaling:
         """How images become the patches that these masks hide.
@@ -42,7 +44,7 @@ class MaskOptions:
         Raises:
             ValueError: as Scaling.
         """
-        return Scaling(image_size, patch_size, self.grid)
+        return Scaling(image_size, patch_size, self.grid, self.resize)
 
     def positions(
         self,

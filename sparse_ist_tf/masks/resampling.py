@@ -44,6 +44,47 @@ def cell_matrix(length: int, grid: int, size: int) -> np.ndarray:
     return matrix
 
 
+@functools.lru_cache(maxsize=128)
+def reducing_matrix(length: int, grid: int, size: int, resize: str) -> np.ndarray:
+    """As cell_matrix, by another filter, of a row that becomes shorter.
+
+    What a pixel is made of lies where it would if the whole row were scaled, but for pixels of
+    other cells. "bilinear" is plain and what MediaPipe does: a blend of the two pixels at i *
+    length / (grid * size), the left and upper one where that is whole. "area" is the mean of all
+    pixels that a scaled one covers, by how much of them.
+
+    Source: image_to_tensor_converter_opencv.cc of google-ai-edge/mediapipe, whose warpPerspective
+    takes pixels' corners, not their centres; its answers are the same to half a pixel's value.
+
+    Args:
+        length: pixels of the row, at least `grid`.
+        grid: cells of the row.
+        size: pixels that each cell becomes.
+        resize: "bilinear" or "area".
+
+    Returns:
+        float32[grid * size, length], read-only.
+
+    Raises:
+        ValueError: if a cell would have no pixel.
+    """
+    if length < grid:
+        raise ValueError(f"{length} pixels along a side can't be cut into {grid} patches")
+    total = grid * size
+    place, pixel = np.arange(total)[:, None] * length / total, np.arange(length)
+    if resize == "bilinear":
+        weights = np.maximum(0, 1 - np.abs(pixel - place))
+    else:
+        covered = np.minimum(place + length / total, pixel + 1) - np.maximum(place, pixel)
+        weights = np.maximum(0, covered)
+    edges = np.arange(grid + 1) * length // grid
+    starts, stops = (np.repeat(some, size)[:, None] for some in (edges[:-1], edges[1:]))
+    weights[(pixel < starts) | (pixel >= stops)] = 0
+    matrix = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    matrix.flags.writeable = False
+    return matrix
+
+
 def multiplied(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """An image with a matrix along either side.
 

@@ -78,8 +78,8 @@ def head_spec(config: ConfigDict, feature_dim: int, num_classes: int) -> HeadSpe
 
 def mask_options(config: ConfigDict) -> MaskOptions:
     """The masks of a configuration, with the run's seed."""
-    masks = config.masks
-    return MaskOptions(masks.kind, masks.ratio, masks.pattern, config.seed, masks.grid)
+    masks, resize = config.masks, config.dataset.resize
+    return MaskOptions(masks.kind, masks.ratio, masks.pattern, config.seed, masks.grid, resize)
 
 
 def transport(config: ConfigDict) -> Transport:
