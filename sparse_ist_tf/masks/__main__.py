@@ -5,10 +5,8 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from sparse_ist_tf.commands import run
+from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.inputs import datasets
-from sparse_ist_tf.inputs.decoding import image_errors
 from sparse_ist_tf.masks.cells import GRIDS
 from sparse_ist_tf.masks.drawing import KINDS, PATTERNS
 from sparse_ist_tf.masks.options import MaskOptions
@@ -49,6 +47,9 @@ def preview(args: flags.FlagValues) -> None:
         masks.positions(np.zeros(1, np.int64), num_patches, args.epoch)
     except ValueError as error:
         raise RequestError(f"--ratio={args.ratio}: {error}") from error
+    with quiet():
+        from sparse_ist_tf.inputs import datasets
+        from sparse_ist_tf.inputs.decoding import image_errors
     splits = datasets.load(args.dataset, data_dir=args.data_dir or None)
     if args.split not in splits:
         raise RequestError(f"--split={args.split}: must be one of {', '.join(splits)}")

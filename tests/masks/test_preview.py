@@ -83,3 +83,13 @@ def test_impossible_flags_are_named(tmp_path, changed, says):
     flags |= {"seed": 0, "grid": "sensor", "output": str(tmp_path / "m.png")} | changed
     with pytest.raises(RequestError, match=re.escape(says)):
         preview(SimpleNamespace(**flags))
+
+
+def test_the_command_prints_nothing_of_tensorflows_own_log(tmp_path):
+    command = [sys.executable, "-m", "sparse_ist_tf.masks", "--dataset=digits"]
+    done = subprocess.run(
+        [*command, f"--output={tmp_path}/m.png"], capture_output=True, text=True, timeout=200
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run([*command, "--ratio=2"], capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
