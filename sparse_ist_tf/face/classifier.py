@@ -201,7 +201,8 @@ class IstClassifier:
         self._kept, self.run, self.class_names = stack, run, classes.names
         self.encoder = self.encoder or Encoder.of(run.encoder)
         masks = run.images.masks
-        options = {"seed": masks.seed, "pattern": masks.pattern, "grid": masks.grid}
+        names = ("seed", "pattern", "grid", "resize")
+        options = {name: getattr(masks, name) for name in names}
         masking = self.encoder.visible_patches(masks.ratio, masks.kind, **options)
         head = build_model(run.parameters)
         self.model = MaskedClassifier(masking, self.encoder, head, list(classes.names))
@@ -336,6 +337,7 @@ def load(path: str | Path) -> IstClassifier:
             model.encoder, mask_ratio=masks.mask_ratio, kind=masks.kind, seed=masks.seed
         )
         settings = {"masks.grid": masks.grid, "masks.pattern": masks.pattern}
+        settings["dataset.resize"] = masks.resize
         for key, value in settings.items():
             _assign(classifier.config, key, value)
     classifier.model, classifier.class_names = model, model.class_names

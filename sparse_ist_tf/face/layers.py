@@ -1,6 +1,6 @@
 """Keras layers from images to visible patches, and from these to features."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, cast
 
 import keras
@@ -16,7 +16,6 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.face.images import as_split
 from sparse_ist_tf.face.painted import PaintedModel
 from sparse_ist_tf.masks import MaskOptions, num_visible, select_patches
-from sparse_ist_tf.masks.cells import cell_matrix, scale_image
 
 Shape: TypeAlias = tuple[int | None, ...]
 
@@ -37,7 +36,8 @@ class VisiblePatches(keras.layers.Layer):
         patch_size: side of a patch in pixels.
         seed: any integer.
         **kwargs: `pattern` of shared masks, "uniform", "grid", "center" or "border"; `grid`, where
-            patches lie, on the "sensor"'s pixels or on the "scaled" image; those of Layer.
+            patches lie, on the "sensor"'s pixels or on the "scaled" image; `resize`, how pixels
+            become fewer, "antialias", "bilinear" or "area"; those of Layer.
 
     Raises:
         ValueError: if an argument isn't allowed; when called, if masks lack indices or images
@@ -62,10 +62,11 @@ class VisiblePatches(keras.layers.Layer):
         **kwargs: Any,
     ):
         pattern, grid = kwargs.pop("pattern", "uniform"), kwargs.pop("grid", "sensor")
+        self.resize = kwargs.pop("resize", "antialias")
         super().__init__(**kwargs, autocast=False)
         self.mask_ratio, self.kind, self.seed, self.pattern = mask_ratio, kind, seed, pattern
         self.image_size, self.patch_size, self.grid = image_size, patch_size, grid
-        self.masks = MaskOptions(kind, mask_ratio, pattern, seed, grid)
+        self.masks = MaskOptions(kind, mask_ratio, pattern, seed, grid, self.resize)
         self.scaling = self.masks.scaling(image_size, patch_size)
         self.masks.positions(np.zeros(1, np.int64), self.scaling.num_patches)  # raises
         self.built = True
@@ -94,25 +95,13 @@ class VisiblePatches(keras.layers.Layer):
         if height is None or width is None:
             raise ValueError("images: must be of a known size, such as keras.Input((32, 32, 3))")
         images = _pixels(images)
+        scaling, size = self.scaling, self.image_size
         if self.grid == "scaled":
-            if (height, width) == (self.image_size, self.image_size):
-                return images
-            return tf.map_fn(lambda image: scale_image(image, self.image_size), images)
-        side = self.scaling.side
-        sent = [min(self.patch_size, -(-length // side)) for length in (height, width)]
-        images = self._resampled(images, sent)
-        return self._resampled(images, [self.patch_size] * 2)
-
-    def _resampled(self, images: tf.Tensor, sizes: list[int]) -> tf.Tensor:
-        side, shape = self.scaling.side, images.shape[1:3]
-        if [side * size for size in sizes] == list(shape):
-            return images
-        rows, columns = (
-            tf.constant(cell_matrix(length, side, size))
-            for length, size in zip(shape, sizes, strict=True)
-        )
-        x = tf.einsum("rh,bhwc->brwc", rows, tf.cast(images, tf.float32))
-        return _pixels(tf.einsum("sw,brwc->brsc", columns, x))
+            return _product(images, lambda n, _: scaling.whole_matrix(n), [size, size])
+        side, patch = scaling.side, self.patch_size
+        sent = [side * min(patch, -(-length // side)) for length in (height, width)]
+        images = _product(images, lambda n, k: scaling.matrix(n, k // side), sent)
+        return _product(images, lambda n, k: scaling.matrix(n, k // side), [size, size])
 
     def compute_output_shape(self, input_shape: Shape | dict[str, Shape]) -> dict[str, Shape]:
         shape = input_shape["images"] if isinstance(input_shape, dict) else input_shape
@@ -128,6 +117,7 @@ class VisiblePatches(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         names = ("mask_ratio", "kind", "image_size", "patch_size", "seed", "pattern", "grid")
+        names += ("resize",)
         return super().get_config() | {name: getattr(self, name) for name in names}
 
 
@@ -297,6 +287,16 @@ class Encoder(keras.layers.Layer):
         name = config.pop("source")
         kind = ViTEncoder if isinstance(network, ViT) else Loaded
         return cls.of(kind(network, seen, "", name), **config)
+
+
+def _product(images: tf.Tensor, matrix: Callable[..., np.ndarray], sizes: list[int]) -> tf.Tensor:
+    """Images scaled along both sides by what matrix(length, size) makes, if they have to be."""
+    lengths = list(images.shape[1:3])
+    if lengths == sizes:
+        return images
+    rows, columns = (tf.constant(matrix(*pair)) for pair in zip(lengths, sizes, strict=True))
+    x = tf.einsum("rh,bhwc->brwc", rows, tf.cast(images, tf.float32))
+    return _pixels(tf.einsum("sw,brwc->brsc", columns, x))
 
 
 def _pixels(values: tf.Tensor) -> tf.Tensor:

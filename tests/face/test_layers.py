@@ -16,16 +16,17 @@ def _images(count, height=30, width=41):
     return rng.integers(0, 256, (count, height, width, 3)).astype(np.uint8)
 
 
+@pytest.mark.parametrize("resize", ["antialias", "bilinear", "area"])
 @pytest.mark.parametrize("grid", ["sensor", "scaled"])
 @pytest.mark.parametrize("shape", [(30, 41), (64, 64), (8, 9), (200, 131)])
-def test_patches_are_those_that_a_run_sees(grid, shape):
-    images, masks = _images(3, *shape), MaskOptions("fixed", 0.5, seed=4, grid=grid)
-    layer = si.VisiblePatches(0.5, "fixed", seed=4, grid=grid)
+def test_patches_are_those_that_a_run_sees(grid, shape, resize):
+    images, masks = _images(3, *shape), MaskOptions("fixed", 0.5, seed=4, grid=grid, resize=resize)
+    layer = si.VisiblePatches(0.5, "fixed", seed=4, grid=grid, resize=resize)
     seen = layer({"images": images, "indices": np.array([5, 0, 9])})
     positions = masks.positions(np.array([5, 0, 9]), 64)
     np.testing.assert_array_equal(seen["positions"], positions)
     scaling = masks.scaling(64, 8)
-    scaled = np.stack([scaling(image).numpy() for image in images])
+    scaled = np.stack([scaling(image) for image in images])
     wanted = select_patches(scaled, positions, 8).astype(int)
     apart = np.abs(seen["patches"].numpy().astype(int) - wanted)
     assert apart.max() <= 1  # sums of many, in another order, at a half
