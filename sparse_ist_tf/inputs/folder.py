@@ -62,7 +62,8 @@ def load_folder(path: str, split_seed: int = 0) -> dict[str, Split]:
                 where = Path(found.where["train"]) / label
                 raise RequestError(f"{where}: one image; a split needs at least two")
         rows = stratified_split(_labels(classes, files), split_seed)
-        known = _known(root, files)
+        below = Path(found.where["train"])  # as ever, where train/ is alone
+        known = _known(below if below.is_dir() else root, files)
         splits = {part: _split(name, part, classes, files, known, r) for part, r in rows.items()}
     notes = (*found.notes, *([f"left out: {skipped}"] if skipped else []))
     return splits | {"train": dataclasses.replace(splits["train"], notes=notes)}

@@ -119,8 +119,11 @@ class DataRecord:
         ]
         if not told:
             for part, some in now.parts.items():
-                if moved := some.files.keys() - self.parts[part].files.keys():
+                known = self.parts[part]
+                if moved := some.files.keys() - known.files.keys():
                     return f"{_images(len(moved))} moved to {part}"
+                if some.fingerprint != known.fingerprint:
+                    return f"labels of {part} are others"
         return ", ".join(told)
 
     def _files(self) -> dict[str, str]:

@@ -35,7 +35,7 @@ def record(train=TRAIN, test=TEST, classes=("cat", "dog"), fingerprint="f"):
 
 CASES = {
     "nothing": ({}, ""),
-    "another place of the same": ({"fingerprint": "g"}, ""),
+    "other labels, as of a table": ({"fingerprint": "g"}, "labels of train are others"),
     "a class renamed": ({"classes": ("dog", "zebra")}, "class 'zebra' is new, 'cat' is gone"),
     "a class more": ({"classes": ("cat", "dog", "owl")}, "class 'owl' is new"),
     "a class less": ({"classes": ("cat",)}, "class 'dog' is gone"),

@@ -268,3 +268,10 @@ def test_names_that_a_line_holds_are_kept_as_they_are(tmp_path):
     )
     fill(tmp_path, grid((".",), names))
     assert set(datasets.load(f"folder:{tmp_path}")["train"].class_names) == set(names)
+
+
+def test_paths_of_a_lone_train_folder_are_below_it_as_ever(tmp_path):
+    fill(tmp_path / "x", grid(("train",)))
+    fill(tmp_path / "y", grid((".",)))
+    one, other = (load_folder(str(tmp_path / name)) for name in "xy")
+    assert [s.fingerprint for s in one.values()] == [s.fingerprint for s in other.values()]
