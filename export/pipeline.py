@@ -28,7 +28,7 @@ from sparse_ist_tf.runs.finished_run import FinishedRun
 
 RATIOS = (0.0, 0.25, 0.5, 0.75, 0.875)
 _MADE = 0.5  # of a file's time; the rest goes to proving it
-_ENCODERS_WORK = 8.0  # of a file that holds one, where a head's is 1
+_ENCODERS_WORK = 4.0  # of a file that holds one, where a head's is 1
 
 
 @dataclasses.dataclass(frozen=True)
