@@ -198,8 +198,8 @@ def _test_input(
 // The first image of the test split.
 {images}
 
-// What the TFLite Micro interpreter makes of it, and by how many steps other kernels may differ from
-// that: as many as LiteRT's reference kernels did when the model was exported.
+// What the TFLite Micro interpreter makes of it, and by how many steps other kernels may differ
+// from that: as many as LiteRT's reference kernels did when the model was exported.
 inline constexpr int kAcceptedDifference = {accepted};
 inline constexpr OutputType kExpectedOutput[kOutputSize] = {{
 {_numbers(np.ravel(expected), "{}", 20)}
