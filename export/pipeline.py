@@ -29,7 +29,7 @@ from sparse_ist_tf.runs.finished_run import FinishedRun
 
 RATIOS = (0.0, 0.25, 0.5, 0.75, 0.875)
 _MADE = 0.5  # of a file's time; the rest goes to proving it
-_ENCODERS_WORK = 8.0  # of a file that holds one, where a head's is 1
+_ENCODERS_WORK = 4.0  # of a file that holds one, where a head's is 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,8 +217,8 @@ class Exporter:
             if made.loses_accuracy and result.quantize == "int8" and not qat:
                 result.notes.append("--qat may win it back")
             return
-        found = result.comparison
-        measured = {"accuracy": found.accuracy, "float_accuracy": found.float_accuracy}
+        right = result.comparison
+        measured = {"accuracy": right.accuracy, "float_accuracy": right.float_accuracy}
         final = self._described(result.name, made.content, job, result.quantize, measured)
         result.size = len(final)
         (self._stage / result.name).write_bytes(final)
@@ -229,7 +229,10 @@ class Exporter:
             expected = micro.run(metadata.strip(final), [example]).outputs[0]
             stem = Path(result.name).stem
             folder = self._stage / f"{stem}_bundle"
-            bundle.write_bundle(folder, final, stem, example, expected, result.micro.arena)
+            found = result.micro
+            bundle.write_bundle(
+                folder, final, stem, example, expected, found.arena, found.difference
+            )
 
     def _ensembles(self) -> None:
         """Mean probabilities of the subnets' files, in order, beside the merged head."""

@@ -96,7 +96,6 @@ def verify(
         if result.good:
             result.micro = _measure_micro(file, reference, micro_images)
             result.problems += _over_budget(result.micro, target)
-            result.problems += _differs(result.micro)
             if result.micro.images == len(reference.labels):
                 result.problems += _lost(result.micro, bound, "of accuracy in TFLite Micro")
     elif result.good and 0 < target.flash < size:
@@ -145,15 +144,6 @@ def _lost(found: Accuracy, bound: float, of: str) -> list[str]:
     if bound < one:
         line += f"; one of {found.images:,} test images is {one:.2f}, --bound allows more"
     return [line]
-
-
-def _differs(found: Micro) -> list[str]:
-    if found.difference <= micro.STEPS:
-        return []
-    return [
-        f"differs by {found.difference} steps in TFLite Micro from LiteRT's reference kernels, at "
-        f"most {micro.STEPS} may be"
-    ]
 
 
 def _over_budget(found: Micro, target: Target) -> list[str]:

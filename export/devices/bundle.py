@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from sparse_ist_tf.export.devices.targets import MICRO_OPERATORS
-from sparse_ist_tf.export.files import metadata, micro
+from sparse_ist_tf.export.files import metadata
 from sparse_ist_tf.export.files.operators import operators
 from sparse_ist_tf.export.files.runtimes import Port, ports
 
@@ -28,6 +28,7 @@ def write_bundle(
     example: Mapping[str, np.ndarray],
     expected: np.ndarray,
     arena: int,
+    accepted: int = 0,
 ) -> None:
     """Writes the bundle of a file.
 
@@ -38,6 +39,8 @@ def write_bundle(
         example: a test image, by input name, which main.cc runs.
         expected: what TFLite Micro makes of it, in the file's own numbers.
         arena: bytes that TFLite Micro needs.
+        accepted: by how many steps an output may differ from what is expected: as much as export
+            accepted between TFLite Micro and LiteRT's reference kernels.
 
     Raises:
         RequestError: if the file is damaged or carries no metadata.
@@ -50,7 +53,7 @@ def write_bundle(
         "model_data.cc": _model_source(bare),
         "model_settings.h": _settings(name, inputs, output, labels, run, arena),
         "op_resolver.h": _resolver(sorted({op.name for op in operators(bare)})),
-        "test_input.h": _test_input(inputs, example, expected),
+        "test_input.h": _test_input(inputs, example, expected, accepted),
         "main.cc": _MAIN,
         "Makefile": _MAKEFILE,
         "README.md": _readme(name, len(bare), arena, run["mask"]),
@@ -174,7 +177,7 @@ inline TfLiteStatus RegisterOperators(ModelOpResolver& resolver) {{
 
 
 def _test_input(
-    inputs: Sequence[Port], example: Mapping[str, np.ndarray], expected: np.ndarray
+    inputs: Sequence[Port], example: Mapping[str, np.ndarray], expected: np.ndarray, accepted: int
 ) -> str:
     values = [_numbers(port.encode(example[port.name]).ravel(), "{}", 20) for port in inputs]
     images = "\n".join(
@@ -195,8 +198,9 @@ def _test_input(
 // The first image of the test split.
 {images}
 
-// What the TFLite Micro interpreter makes of it, and by how much kernels may differ from that.
-inline constexpr int kAcceptedDifference = {micro.STEPS};
+// What the TFLite Micro interpreter makes of it, and by how many steps other kernels may differ
+// from that: as many as LiteRT's reference kernels did when the model was exported.
+inline constexpr int kAcceptedDifference = {accepted};
 inline constexpr OutputType kExpectedOutput[kOutputSize] = {{
 {_numbers(np.ravel(expected), "{}", 20)}
 }};

@@ -21,9 +21,6 @@ from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.export.files.runtimes import ports
 
 ALIGNMENT = 16
-# By how many of its integers an output may differ between kernels that round as each other's: what
-# export accepts of TFLite Micro beside LiteRT, and a bundle's main.cc of its own beside these.
-STEPS = 1
 
 
 class MicroResult(NamedTuple):

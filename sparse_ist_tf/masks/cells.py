@@ -164,12 +164,13 @@ class Scaling:
             lengths = tuple(zip(image.shape[:2], size, strict=True))
             if all(length == self.side * each for length, each in lengths):
                 return image
-            return multiplied(image, *(self._matrix(*pair, name) for pair in lengths))
+            rows, columns = (self._matrix(*pair, name) for pair in lengths)
+            return multiplied(image, rows, columns, self._half_up)
         import tensorflow as tf
 
         size = tf.convert_to_tensor(size)
         same = tf.reduce_all(tf.equal(tf.shape(image)[:2], self.side * size))
-        out = tf.cond(same, lambda: image, lambda: _product(image, self._matrix, size, name))
+        out = tf.cond(same, lambda: image, lambda: self._product(image, self._matrix, size, name))
         return tf.ensure_shape(out, (None, None, 3))
 
     def matrix(self, length: int, size: int) -> np.ndarray:
@@ -210,12 +211,30 @@ class Scaling:
         if not is_tensor(image):
             if image.shape[:2] == (size, size):
                 return image
-            return multiplied(image, *map(matrix, image.shape[:2]))
+            return multiplied(image, *map(matrix, image.shape[:2]), self._half_up)
         import tensorflow as tf
 
         same = tf.reduce_all(tf.equal(tf.shape(image)[:2], size))
-        out = tf.cond(same, lambda: image, lambda: _product(image, matrix, (size, size), name))
+        out = tf.cond(same, lambda: image, lambda: self._product(image, matrix, (size, size), name))
         return tf.ensure_shape(out, (size, size, 3))
+
+    def _product(self, image, matrix, size, name):
+        """A tensor with matrix(length, size, name) along either side."""
+        import tensorflow as tf
+
+        shape = tf.shape(image)
+        rows, columns = (
+            tf.numpy_function(matrix, [shape[axis], size[axis], name], tf.float32, stateful=False)
+            for axis in (0, 1)
+        )
+        x = tf.reshape(tf.cast(image, tf.float32), (shape[0], -1))
+        x = tf.reshape(tf.matmul(rows, x), (-1, shape[1], 3))
+        return _pixels(tf.matmul(columns, x), self._half_up)
+
+    @property
+    def _half_up(self):
+        """Whether a value between two pixels' becomes the greater, as in MediaPipe."""
+        return self.resize == "bilinear"
 
     def _matrix(self, length, size, name):
         try:
@@ -226,21 +245,8 @@ class Scaling:
             raise RunError(f"{name}: {error}; masks.grid=scaled enlarges it first") from None
 
 
-def _product(image, matrix, size, name):
-    """A tensor with matrix(length, size, name) along either side."""
+def _pixels(values: "tf.Tensor", half_up: bool = False) -> "tf.Tensor":
     import tensorflow as tf
 
-    shape = tf.shape(image)
-    rows, columns = (
-        tf.numpy_function(matrix, [shape[axis], size[axis], name], tf.float32, stateful=False)
-        for axis in (0, 1)
-    )
-    x = tf.reshape(tf.cast(image, tf.float32), (shape[0], -1))
-    x = tf.reshape(tf.matmul(rows, x), (-1, shape[1], 3))
-    return _pixels(tf.matmul(columns, x))
-
-
-def _pixels(values: "tf.Tensor") -> "tf.Tensor":
-    import tensorflow as tf
-
-    return tf.cast(tf.clip_by_value(tf.round(values), 0, 255), tf.uint8)
+    values = tf.floor(values + 0.5) if half_up else tf.round(values)
+    return tf.cast(tf.clip_by_value(values, 0, 255), tf.uint8)

@@ -54,7 +54,7 @@ def reducing_matrix(length: int, grid: int, size: int, resize: str) -> np.ndarra
     pixels that a scaled one covers, by how much of them.
 
     Source: image_to_tensor_converter_opencv.cc of google-ai-edge/mediapipe, whose warpPerspective
-    takes pixels' corners, not their centres; its answers are the same to half a pixel's value.
+    takes pixels' corners, not their centres.
 
     Args:
         length: pixels of the row, at least `grid`.
@@ -85,7 +85,9 @@ def reducing_matrix(length: int, grid: int, size: int, resize: str) -> np.ndarra
     return matrix
 
 
-def multiplied(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def multiplied(
+    image: np.ndarray, rows: np.ndarray, columns: np.ndarray, half_up: bool = False
+) -> np.ndarray:
     """An image with a matrix along either side.
 
     Two plain products: libraries add those up in one order, those of a stack in others.
@@ -94,6 +96,7 @@ def multiplied(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.n
         image: uint8[height, width, 3].
         rows: float32[h, height].
         columns: float32[w, width].
+        half_up: as as_pixels.
 
     Returns:
         uint8[h, w, 3].
@@ -101,7 +104,8 @@ def multiplied(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.n
     height, width = image.shape[:2]
     x = rows @ image.astype(np.float32).reshape(height, -1)
     x = x.reshape(len(rows), width, 3).transpose(1, 0, 2).reshape(width, -1)
-    return as_pixels((columns @ x).reshape(len(columns), len(rows), 3).transpose(1, 0, 2))
+    x = (columns @ x).reshape(len(columns), len(rows), 3)
+    return as_pixels(x.transpose(1, 0, 2), half_up)
 
 
 def scaled(image: np.ndarray, size: int) -> np.ndarray:
@@ -120,9 +124,10 @@ def scaled(image: np.ndarray, size: int) -> np.ndarray:
     return as_pixels(_along_rows(x.transpose(1, 0, 2), size).transpose(1, 0, 2))
 
 
-def as_pixels(values: np.ndarray) -> np.ndarray:
-    """Numbers as the nearest that a pixel can be, uint8."""
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+def as_pixels(values: np.ndarray, half_up: bool = False) -> np.ndarray:
+    """Numbers as the nearest that a pixel can be, uint8; of two the even one, or the greater."""
+    values = np.floor(values + np.float32(0.5)) if half_up else np.rint(values)
+    return np.clip(values, 0, 255).astype(np.uint8)
 
 
 def _along_rows(image: np.ndarray, size: int) -> np.ndarray:

@@ -93,7 +93,7 @@ def test_a_stopped_export_leaves_nothing(run_path, tmp_path, number):
     with subprocess.Popen(
         [*command, f"--output={tmp_path}/new/er/phone"], stderr=subprocess.PIPE, text=True
     ) as process:
-        assert "1/10 " in process.stderr.readline()
+        assert any("1/10 " in line for line in process.stderr), "it is at work"
         assert list(tmp_path.glob("new/er/.export.*"))
         process.send_signal(number)
         _, printed = process.communicate(timeout=120)
@@ -108,7 +108,7 @@ def test_status_0_if_all_is_good_and_1_if_not(run_path, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "100.0 %" in done.stdout
     assert f"Kept in {tmp_path}/out: 1 files" in done.stdout
-    assert done.stderr.startswith("1/1 digits_vit_pico_m50_head_float32.tflite\n")
+    assert "1/1 digits_vit_pico_m50_head_float32.tflite\n" in done.stderr
     assert "INFO" not in done.stderr
     assert "error" not in done.stderr
     assert max(map(len, done.stdout.splitlines())) <= 100

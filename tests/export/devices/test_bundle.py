@@ -106,6 +106,7 @@ def test_the_test_image_and_its_answer_are_inside(bundle):
     pixels = np.array(_array(text, "kTestInput0")) + 128
     assert np.array_equal(pixels, example["image"].ravel())
     assert _array(text, "kExpectedOutput") == expected.tolist()
+    assert _constant(text, "kAcceptedDifference") == "0"
 
 
 @pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
