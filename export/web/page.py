@@ -80,8 +80,8 @@ def settings(files: Mapping[str, bytes]) -> dict:
 
     Returns:
         {"format", "title", "classifiers": [{"file", "summary", "kind", "labels", "outputs"
-        ("logits" or "probabilities"), "image_size", "patch_size", "grid", "input" [height, width]
-        of what it is given, "masks" [[visible positions], ...]}, ...]}.
+        ("logits" or "probabilities"), "image_size", "patch_size", "grid", "resize",
+        "input" [height, width] of what it is given, "masks" [[visible positions], ...]}, ...]}.
 
     Raises:
         RequestError: if a file isn't one of export's.
@@ -113,6 +113,7 @@ def _describe(name: str, content: bytes) -> dict:
         "image_size": size,
         "patch_size": encoder["patch_size"],
         "grid": mask["grid"],
+        "resize": mask.get("resize", "antialias"),
         "input": list(shape["image"][1:3]) if "image" in shape else [size, size],
         "masks": masks,
     }

@@ -97,11 +97,23 @@ class VisiblePatches(keras.layers.Layer):
         images = _pixels(images)
         scaling, size = self.scaling, self.image_size
         if self.grid == "scaled":
-            return _product(images, lambda n, _: scaling.whole_matrix(n), [size, size])
+            return self._product(images, lambda n, _: scaling.whole_matrix(n), [size, size])
         side, patch = scaling.side, self.patch_size
         sent = [side * min(patch, -(-length // side)) for length in (height, width)]
-        images = _product(images, lambda n, k: scaling.matrix(n, k // side), sent)
-        return _product(images, lambda n, k: scaling.matrix(n, k // side), [size, size])
+        images = self._product(images, lambda n, k: scaling.matrix(n, k // side), sent)
+        return self._product(images, lambda n, k: scaling.matrix(n, k // side), [size, size])
+
+    def _product(
+        self, images: tf.Tensor, matrix: Callable[..., np.ndarray], sizes: list[int]
+    ) -> tf.Tensor:
+        """Images scaled along both sides by what matrix(length, size) makes, if they have to be."""
+        lengths = list(images.shape[1:3])
+        if lengths == sizes:
+            return images
+        rows, columns = (tf.constant(matrix(*pair)) for pair in zip(lengths, sizes, strict=True))
+        x = tf.einsum("rh,bhwc->brwc", rows, tf.cast(images, tf.float32))
+        x = tf.einsum("sw,brwc->brsc", columns, x)
+        return _pixels(tf.floor(x + 0.5) if self.resize == "bilinear" else x)
 
     def compute_output_shape(self, input_shape: Shape | dict[str, Shape]) -> dict[str, Shape]:
         shape = input_shape["images"] if isinstance(input_shape, dict) else input_shape
@@ -287,16 +299,6 @@ class Encoder(keras.layers.Layer):
         name = config.pop("source")
         kind = ViTEncoder if isinstance(network, ViT) else Loaded
         return cls.of(kind(network, seen, "", name), **config)
-
-
-def _product(images: tf.Tensor, matrix: Callable[..., np.ndarray], sizes: list[int]) -> tf.Tensor:
-    """Images scaled along both sides by what matrix(length, size) makes, if they have to be."""
-    lengths = list(images.shape[1:3])
-    if lengths == sizes:
-        return images
-    rows, columns = (tf.constant(matrix(*pair)) for pair in zip(lengths, sizes, strict=True))
-    x = tf.einsum("rh,bhwc->brwc", rows, tf.cast(images, tf.float32))
-    return _pixels(tf.einsum("sw,brwc->brsc", columns, x))
 
 
 def _pixels(values: tf.Tensor) -> tf.Tensor:

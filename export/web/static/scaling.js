@@ -38,6 +38,44 @@ export function cellWeights(length, grid, size) {
   return outputs;
 }
 
+/**
+ * As cellWeights, by another filter, of a row that becomes shorter.
+ *
+ * @param {number} length pixels of the row.
+ * @param {number} grid cells of the row.
+ * @param {number} size outputs of each cell.
+ * @param {string} resize "bilinear", plain and from pixels' corners as MediaPipe has it, or "area",
+ *   the mean of what is covered.
+ */
+export function reducingWeights(length, grid, size, resize) {
+  const total = grid * size;
+  const outputs = [];
+  for (let output = 0; output < total; output++) {
+    const cell = Math.floor(output / size);
+    const place = (output * length) / total;
+    const reach = resize === "area" ? length / total : 1;
+    const first = Math.max(Math.floor((cell * length) / grid), Math.floor(place));
+    const last = Math.floor(((cell + 1) * length) / grid) - 1;
+    const all = [];
+    for (let pixel = first; pixel <= Math.min(last, Math.ceil(place + reach)); pixel++) {
+      const covered = Math.min(place + reach, pixel + 1) - Math.max(place, pixel);
+      all.push(Math.max(0, resize === "area" ? covered : 1 - Math.abs(pixel - place)));
+    }
+    const sum = all.reduce((a, b) => a + b, 0);
+    outputs.push({ first, weights: all.map((weight) => Math.fround(weight / sum)) });
+  }
+  return outputs;
+}
+
+/** What scales a row as a classifier's training did. */
+function weightsOf(length, grid, size, resize = "antialias") {
+  const whole = grid === 1 && resize === "bilinear"; // enlarged likewise
+  if (resize === "antialias" || (length <= grid * size && !whole)) {
+    return cellWeights(length, grid, size);
+  }
+  return reducingWeights(length, grid, size, resize);
+}
+
 /** A picture in memory as a source. */
 export function sourceOf(picture) {
   const { width, height, data } = picture;
@@ -46,9 +84,13 @@ export function sourceOf(picture) {
 }
 
 /** Every cell of a source scaled by itself to [height, width] pixels; a picture. */
-export async function resample(source, grid, [height, width]) {
-  const tall = await scaleRows(source, cellWeights(source.height, grid, height));
-  return scaleColumns(tall, source.width, cellWeights(source.width, grid, width));
+export async function resample(source, grid, [height, width], resize) {
+  if (source.height === grid * height && source.width === grid * width) {
+    return { ...source, data: (await source.strip(0, source.height)).slice() };
+  }
+  const tall = await scaleRows(source, weightsOf(source.height, grid, height, resize));
+  const columns = weightsOf(source.width, grid, width, resize);
+  return scaleColumns(tall, source.width, columns, resize === "bilinear" ? halfUp : halfToEven);
 }
 
 /** Which outputs a pixel has a part in, and with what weight. */
@@ -82,7 +124,7 @@ async function scaleRows(source, outputs) {
   return Float32Array.from(sums);
 }
 
-function scaleColumns(rows, from, outputs) {
+function scaleColumns(rows, from, outputs, round) {
   const width = outputs.length;
   const height = rows.length / (from * 3);
   const data = new Uint8ClampedArray(4 * width * height).fill(255);
@@ -92,11 +134,16 @@ function scaleColumns(rows, from, outputs) {
         let sum = 0;
         let at = (y * from + first) * 3 + colour;
         for (let i = 0; i < weights.length; i++, at += 3) sum += weights[i] * rows[at];
-        data[4 * (y * width + x) + colour] = halfToEven(Math.fround(sum));
+        data[4 * (y * width + x) + colour] = round(Math.fround(sum));
       }
     });
   }
   return { width, height, data };
+}
+
+/** The nearest integer, of two the greater one, as MediaPipe rounds. */
+function halfUp(value) {
+  return Math.floor(Math.fround(value + 0.5));
 }
 
 /** The nearest integer, of two the even one, as TensorFlow rounds. */
@@ -109,12 +156,13 @@ function halfToEven(value) {
  * A picture as a classifier takes it.
  *
  * @param source of any size.
- * @param classifier {kind, grid, image_size, patch_size, input: [height, width]}, as page.json has.
+ * @param classifier {kind, grid, resize, image_size, patch_size, input: [height, width]}, as
+ *   page.json has.
  * @throws {Error} where the picture has fewer pixels than patches along a side.
  */
 export async function scale(source, classifier) {
-  const { kind, grid, image_size: size, patch_size: patch, input } = classifier;
-  if (grid === "scaled") return resample(source, 1, [size, size]);
+  const { kind, grid, resize, image_size: size, patch_size: patch, input } = classifier;
+  if (grid === "scaled") return resample(source, 1, [size, size], resize);
   const side = size / patch;
   const lengths = [source.height, source.width];
   const short = Math.min(...lengths);
@@ -122,12 +170,12 @@ export async function scale(source, classifier) {
     throw new Error(`${short} pixels along a side can't be cut into ${side} patches`);
   }
   if (kind === "classifier_sensor") {
-    return resample(source, side, input.map((length) => length / side));
+    return resample(source, side, input.map((length) => length / side), resize);
   }
   // What a sensor sends is never larger than its cells; the encoder's patches are made of that.
   const sent = lengths.map((length) => Math.min(patch, Math.ceil(length / side)));
-  const picture = await resample(source, side, sent);
-  return resample(sourceOf(picture), side, [patch, patch]);
+  const picture = await resample(source, side, sent, resize);
+  return resample(sourceOf(picture), side, [patch, patch], resize);
 }
 
 /** The pixels' red, green and blue, row by row. */

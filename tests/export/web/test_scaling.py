@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sparse_ist_tf.export.web import page
-from sparse_ist_tf.masks import Scaling
+from sparse_ist_tf.masks import RESIZES, Scaling
 from sparse_ist_tf.masks.cells import cell_matrix
 
 SCALING = Path(page.__file__).parent / "static" / "scaling.js"
@@ -45,8 +45,8 @@ def _about(scaling, kind="classifier", cell=None):
     size = scaling.image_size
     shape = [scaling.side * length for length in cell] if cell else [size, size]
     return {
-        "kind": kind, "grid": scaling.grid, "image_size": size, "patch_size": scaling.patch_size,
-        "input": shape,
+        "kind": kind, "grid": scaling.grid, "resize": scaling.resize, "image_size": size,
+        "patch_size": scaling.patch_size, "input": shape,
     }  # fmt: skip
 
 
@@ -63,11 +63,12 @@ def test_weights_are_those_of_the_library(tmp_path, length, grid, size):
     np.testing.assert_allclose(found, cell_matrix(length, grid, size), rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("resize", RESIZES)
 @pytest.mark.parametrize("grid", ["sensor", "scaled"])
 @pytest.mark.parametrize("shape", [(8, 8), (9, 13), (64, 64), (32, 32), (200, 301), (37, 500)])
-def test_pictures_of_any_size_become_the_library_s_pixels(tmp_path, grid, shape):
+def test_pictures_of_any_size_become_the_library_s_pixels(tmp_path, grid, shape, resize):
     image = np.random.default_rng(3).integers(0, 256, (*shape, 3)).astype(np.uint8)
-    scaling = Scaling(64, 8, grid)
+    scaling = Scaling(64, 8, grid, resize)
     found = _scaled(tmp_path, image, _about(scaling))
     difference = np.abs(found - np.asarray(scaling(image)).astype(int))
     # A sum that ends on a half may go either way.
