@@ -130,8 +130,8 @@ class _Bar:
         with open(self._output, "rb") as file:
             file.seek(max(self._from, size - 4096))
             text = file.read().decode(errors="replace")
-        found = re.findall(rf" (\d+)/{_NEVER} ", text)
-        return int(found[-1]) if found else 0
+        found = re.findall(rf" ([\d,]+) of {_NEVER:,},", text)
+        return int(found[-1].replace(",", "")) if found else 0
 
 
 def _table(samples: list[growth.Sample]) -> tuple[list[tuple[str, ...]], bool]:

@@ -86,6 +86,7 @@ class Bar:
         self._width = 0
         self._is_shown, self._began, self._delay_s = is_shown, time.monotonic(), delay_s
         self._told = self._began  # when something was last shown
+        self._last = initial  # what was then done
         self._bar: tqdm | None = None
         if is_shown and terminal():
             self._bar = tqdm(
@@ -114,7 +115,7 @@ class Bar:
         if self._bar is not None:
             self._fit()
             self._bar.close()
-        elif self._is_shown and (self.stays or kind) and self.done > self.initial:
+        elif self._is_shown and (self.stays or kind) and self.done not in (self.initial, self._last):
             self._tell(time.monotonic())
 
     def update(self, count: int, said: Sequence[str] = (), first: Sequence[str] = ()) -> None:
@@ -164,7 +165,7 @@ class Bar:
 
     def _tell(self, now: float) -> None:
         """Writes a plain line."""
-        self._told, seconds = now, now - self._began
+        self._told, self._last, seconds = now, self.done, now - self._began
         rate = (self.done - self.initial) / seconds if seconds > 0 else 0.0
         share = f"{100 * self.done // max(1, self.total)}%"
         parts = [

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from sparse_ist_tf.benchmarks.growth import Sample
-from sparse_ist_tf.benchmarks.soak import NUM_WORKERS, _Bar, _table
+from sparse_ist_tf.benchmarks.soak import _NEVER, NUM_WORKERS, _Bar, _table
+from sparse_ist_tf.shown.bars import Bar
 
 
 def _samples(kilobytes, threads):
@@ -38,16 +39,21 @@ def test_who_was_not_seen_is_not_flat():
     assert rows[3][-1] == "not seen"
 
 
-def test_the_round_is_that_of_the_workers_of_today(tmp_path):
+def test_the_round_is_that_of_the_workers_of_today(tmp_path, capsys):
+    def line(done):
+        with Bar(_NEVER, "rounds", "rounds") as bar:
+            bar.to(done)
+        return capsys.readouterr().err
+
     output = tmp_path / "output.txt"
     bar = _Bar(SimpleNamespace(output=output))
     output.write_text("")
     assert bar.round([1, 2]) == 0
-    output.write_text("\r  0%| | 57/1000000 [00:03")
-    assert bar.round([1, 2]) == 57
+    output.write_text(line(1057))
+    assert bar.round([1, 2]) == 1057
     assert bar.round([3, 4]) == 0
     with open(output, "a") as file:
-        file.write("warning: ...\n\r  0%| | 40/1000000 [00:00")
+        file.write(f"warning: ...\n{line(40)}")
     assert bar.round([3, 4]) == 40
 
 
