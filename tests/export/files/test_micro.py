@@ -89,7 +89,7 @@ def exported(interpreter, finished, tmp_path_factory):
     options = Options(bound=20.0, calibration=32, subnets=(1,), micro_images=6, progress=False)
     lines = []
     good = Exporter(finished, target, options, folder, report=lines.append).export()
-    return folder, "\n".join(lines), good
+    return folder, " ".join("\n".join(lines).split()), good  # long lines are folded
 
 
 def test_a_budget_that_is_missed_is_told_and_what_would_fit(exported):

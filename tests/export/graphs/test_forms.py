@@ -51,7 +51,7 @@ def test_a_sensors_own_pixels_give_what_their_patches_give(classifier_file, quan
     sensor = LiteRT(classifier_file(quantize, form, kind="classifier_sensor"))
     whole = LiteRT(classifier_file(quantize, form))
     assert (sensor.inputs[0].shape, sensor.inputs[0].dtype) == ((1, 8, 8, 3), "uint8")
-    scaled = [Scaling(16, 4)(picture).numpy() for picture in pictures]
+    scaled = [Scaling(16, 4)(picture) for picture in pictures]
     found = np.array([sensor.run({"image": picture}) for picture in pictures])
     expected = np.array([whole.run({"image": image}) for image in scaled])
     likeness = np.corrcoef(found.ravel(), expected.ravel())[0, 1]
