@@ -156,7 +156,7 @@ def test_the_merged_head_is_a_plain_keras_model(finished):
         assert np.array_equal(bias, weights[f"{layer.name}/bias"])
 
 
-@pytest.mark.parametrize("num_workers", [1, 4])
+@pytest.mark.parametrize("num_workers", [1, pytest.param(4, marks=pytest.mark.large)])
 def test_the_number_of_workers_changes_nothing_but_the_bytes(
     finished, caches, tmp_path, num_workers
 ):
@@ -185,7 +185,9 @@ def _kill_after_checkpoint(process, workdir, victim):
         os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("victim", "num_workers"), [(1, 2), ("all", 1)])
+@pytest.mark.parametrize(
+    ("victim", "num_workers"), [(1, 2), pytest.param("all", 1, marks=pytest.mark.large)]
+)
 def test_killed_and_started_again_it_ends_with_the_same_weights(
     finished, caches, tmp_path, victim, num_workers
 ):
@@ -215,7 +217,15 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(
     assert [record["step"] for record in _metrics(workdir)] == [20, 40, 60, 80, 100]
 
 
-@pytest.mark.parametrize("algorithm", ["data_parallel", "local_sgd", "diloco", "centralized"])
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        pytest.param("data_parallel", marks=pytest.mark.large),
+        pytest.param("local_sgd", marks=pytest.mark.large),
+        "diloco",
+        pytest.param("centralized", marks=pytest.mark.large),
+    ],
+)
 def test_the_baselines_run_under_the_same_command(caches, tmp_path, algorithm):
     done = _run(
         caches, f"--workdir={tmp_path / 'run'}", *SMALL, f"--config.ist.algorithm={algorithm}"
@@ -442,7 +452,8 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(caches, tmp_path)
 
 @pytest.mark.realdata
 @pytest.mark.parametrize(
-    ("name", "accuracy"), [("aid", 0.5), pytest.param("cifar10", 0.5, marks=pytest.mark.large)]
+    ("name", "accuracy"),
+    [pytest.param(name, 0.5, marks=pytest.mark.large) for name in ("aid", "cifar10")],
 )
 def test_real_images_are_learned(caches, tmp_path, name, accuracy):
     """The main job on AID and CIFAR-10 with the packaged encoder, briefly."""
