@@ -7,6 +7,7 @@
 A command is the module of its name: `sparse-ist train` is `python -m sparse_ist_tf.train`.
 """
 
+import contextlib
 import importlib.util
 import runpy
 import sys
@@ -63,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name in _HELP and rest and rest[0] in COMMANDS:
         name, rest = rest[0], ["--help"]
     if name in ("", *_HELP):
-        print(overview())
+        with contextlib.suppress(BrokenPipeError):  # read by `head`
+            print(overview(), flush=True)
         return 0
     if name == "--version":
         print(f"sparse-ist {__version__}")

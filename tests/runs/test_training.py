@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from sparse_ist_tf.runs.rounds_log import read_rounds
 from sparse_ist_tf.workers.launch import free_ports
 from tests.fixtures.processes import SMALL_RUN, worker_pids
 
@@ -58,8 +59,9 @@ def undisturbed(caches, tmp_path_factory):
 
 def _start(caches, workdir, *arguments, **environment):
     kept = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
+    places = f"--workdir={workdir}", f"--rounds_log={_log(workdir).parent}"
     return subprocess.Popen(
-        [sys.executable, "-m", "sparse_ist_tf.train", *SMALL, f"--workdir={workdir}", *arguments],
+        [sys.executable, "-m", "sparse_ist_tf.train", *SMALL, *places, *arguments],
         env=kept | {"XDG_CACHE_HOME": str(caches), "TF_DETERMINISTIC_OPS": "1"} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -86,13 +88,17 @@ def _pair(caches, workdir, **chief):
     ]
 
 
-def _wait_for_rounds(process):
-    """Reads what a chief prints until it is past the first rounds of this start."""
-    text, seen = "", [0]
-    while seen[-1] < seen[0] + 2:
-        assert process.poll() is None, text
-        text += os.read(process.stderr.fileno(), 65536).decode()
-        seen = [int(count) for count in re.findall(rf"(\d+)/{ROUNDS} ", text)] or [0]
+def _log(workdir):
+    """Where a chief notes its rounds."""
+    return workdir.with_name(f"{workdir.name}_rounds") / "worker_0.jsonl"
+
+
+def _wait_for_rounds(process, workdir):
+    """Until a chief is past the first rounds of this start."""
+    before = len(read_rounds(_log(workdir)))
+    while len(read_rounds(_log(workdir))) < before + 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
 
 
 def _round(workdir):
@@ -116,7 +122,7 @@ def test_stopped_by_every_signal_and_killed_it_ends_with_the_same_weights(
 ):
     workdir = tmp_path / "run"
     chief, other = _pair(caches, workdir)
-    _wait_for_rounds(chief)
+    _wait_for_rounds(chief, workdir)
     other.send_signal(signal.SIGTERM)
     for process in (chief, other):  # which is told by its peer
         _, err = _end(process, 143)
@@ -125,7 +131,7 @@ def test_stopped_by_every_signal_and_killed_it_ends_with_the_same_weights(
         assert stopped == _round(workdir) < ROUNDS
     for number, num_workers in ((signal.SIGHUP, 2), (signal.SIGINT, 1)):
         process = _start(caches, workdir, f"--num_workers={num_workers}")
-        _wait_for_rounds(process)
+        _wait_for_rounds(process, workdir)
         process.send_signal(number)
         out, err = _end(process, 128 + number)
         assert f"goes on from step {4 * stopped} of {4 * ROUNDS}" in out
@@ -135,7 +141,7 @@ def test_stopped_by_every_signal_and_killed_it_ends_with_the_same_weights(
         assert stopped < int(re.search(words, lines[0])[1]) == _round(workdir) < ROUNDS
         stopped = _round(workdir)
     process = _start(caches, workdir, "--num_workers=2")
-    _wait_for_rounds(process)
+    _wait_for_rounds(process, workdir)
     os.kill(worker_pids(process.pid)[1], signal.SIGKILL)
     _, err = _end(process, 0)
     assert "worker 1 was ended by SIGKILL; all workers start again from the last" in err

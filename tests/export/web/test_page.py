@@ -47,7 +47,8 @@ def test_a_page_knows_what_the_file_says_of_itself(classifier_file):
     del about["summary"]
     assert about == {
         "file": "a.tflite", "kind": "classifier", "labels": ["cat", "dog"], "outputs": "logits",
-        "image_size": 16, "patch_size": 8, "grid": "sensor", "input": [16, 16],
+        "image_size": 16, "patch_size": 8, "grid": "sensor", "resize": "antialias",
+        "input": [16, 16],
         "masks": [[0, 3]],
     }  # fmt: skip
 
