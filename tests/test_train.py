@@ -392,7 +392,7 @@ def test_a_run_that_deals_its_neurons_once_warns_and_one_that_is_short_does_not(
     assert [found["local_steps"] for found in results] == [100, 1]
 
 
-@pytest.mark.parametrize("link", ["thin", "thinnest"])
+@pytest.mark.parametrize("link", [pytest.param("thin", marks=pytest.mark.large), "thinnest"])
 def test_a_thin_link_carries_few_bytes(caches, finished, tmp_path, link):
     """And the head learns as well: on the digits, as far as 100 steps show it."""
     fast = json.loads((finished[0] / "results.json").read_text())

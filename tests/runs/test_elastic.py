@@ -165,6 +165,7 @@ def test_workers_of_a_cluster_go_on_without_one(undisturbed, runs):
     _assert_same(runs.workdir, undisturbed, 2)
 
 
+@pytest.mark.large
 def test_a_lost_worker_of_a_cluster_is_taken_back(undisturbed, runs):
     addresses, workers = _lose_worker_2(runs)
     late = runs.member(addresses, 2)
