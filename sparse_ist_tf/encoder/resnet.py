@@ -29,6 +29,27 @@ _STD = (1 / 255, 1 / 255, 1 / 255)
 _SMALLEST = 32  # keras.applications' limit, in pixels
 
 
+def painted(inputs: Mapping[str, KerasTensor], image_size: int, patch_size: int) -> KerasTensor:
+    """Whole images of visible patches, 0 where one is hidden, for networks that need all pixels.
+
+    Args:
+        inputs: as EncoderModel's.
+        image_size: side of the images in pixels.
+        patch_size: side of a patch in pixels, which divides it.
+
+    Returns:
+        [b, image_size, image_size, 3], of the patches' dtype.
+    """
+    patches, positions = inputs["patches"], inputs["positions"]
+    batch, visible, pixels = ops.shape(patches)
+    rows = ops.repeat(ops.arange(batch), visible)
+    where = ops.stack([rows, ops.reshape(ops.cast(positions, rows.dtype), (-1,))], axis=1)
+    flat = ops.reshape(patches, (-1, pixels))
+    side = image_size // patch_size
+    whole = ops.scatter(where, flat, (batch, side * side, pixels))
+    return unpatchify(whole, patch_size, (side, side))
+
+
 @keras.saving.register_keras_serializable("sparse_ist_tf")
 class PaintedResNet(keras.layers.Layer):
     """ResNet-50 on visible patches; the hidden ones have the mean colour.
@@ -59,14 +80,7 @@ class PaintedResNet(keras.layers.Layer):
 
     def call(self, inputs: Mapping[str, KerasTensor]) -> KerasTensor:
         """Features, [b, 2048], of pixels less their means, in steps of 1/255."""
-        patches, positions = inputs["patches"], inputs["positions"]
-        batch, visible, pixels = ops.shape(patches)
-        rows = ops.repeat(ops.arange(batch), visible)
-        where = ops.stack([rows, ops.reshape(ops.cast(positions, rows.dtype), (-1,))], axis=1)
-        flat = ops.reshape(patches, (-1, pixels))
-        side = self.image_size // PATCH_SIZE
-        whole = ops.scatter(where, flat, (batch, side * side, pixels))
-        images = unpatchify(whole, PATCH_SIZE, (side, side))
+        images = painted(inputs, self.image_size, PATCH_SIZE)
         return self.network(images[..., ::-1], training=False)
 
     def get_config(self) -> dict[str, Any]:

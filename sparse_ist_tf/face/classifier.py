@@ -315,7 +315,8 @@ def load(path: str | Path) -> IstClassifier:
     """Reads what IstClassifier.save wrote.
 
     Returns:
-        A classifier that predicts and evaluates; it can be fitted anew, and has no run.
+        A classifier that predicts and evaluates, and has no run. Fitted anew it has the file's
+        encoder and masks, and a head of the default widths and subnets.
 
     Raises:
         RequestError: if the file isn't there or holds something else.

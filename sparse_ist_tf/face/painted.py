@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-from keras import KerasTensor, ops
+from keras import KerasTensor
 
 from sparse_ist_tf.encoder.frozen import EncoderModel
+from sparse_ist_tf.encoder.resnet import painted
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.masks.patches import unpatchify
 
 _SIZES = ("image_size", "patch_size", "feature_dim")  # of a model that takes patches
 
@@ -71,14 +71,7 @@ class PaintedModel(keras.layers.Layer):
 
     def call(self, inputs: Mapping[str, KerasTensor]) -> KerasTensor:
         """Features, [b, feature_dim]."""
-        patches, positions = inputs["patches"], inputs["positions"]
-        batch, visible, pixels = ops.shape(patches)
-        rows = ops.repeat(ops.arange(batch), visible)
-        where = ops.stack([rows, ops.reshape(ops.cast(positions, rows.dtype), (-1,))], axis=1)
-        side = self.image_size // self.patch_size
-        flat = ops.reshape(patches, (-1, pixels))
-        whole = ops.scatter(where, flat, (batch, side * side, pixels))
-        return self.model(unpatchify(whole, self.patch_size, (side, side)), training=False)
+        return self.model(painted(inputs, self.image_size, self.patch_size), training=False)
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make it again."""
