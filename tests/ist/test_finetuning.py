@@ -82,7 +82,8 @@ def test_random_masks_change_with_the_epoch_of_an_example(test_split, cache_dir)
     tokens = _trainer(test_split, cache_dir, "random").tokens
     rows = np.array([5, 3])
     first, again = tokens(rows), tokens(rows[::-1])[::-1]
-    np.testing.assert_allclose(first, again, rtol=1e-5, atol=1e-4)
+    most = np.abs(first).max()  # places in a batch differ: float32 sums of such sizes do, too
+    np.testing.assert_allclose(first, again, rtol=1e-5, atol=1e-5 * most)
     second = tokens(rows, 1)
     assert (np.abs(second - first).max(axis=(1, 2)) > 1e-3).all()
     mixed = tokens(rows, np.array([1, 0]))
