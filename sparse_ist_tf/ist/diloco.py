@@ -42,6 +42,7 @@ class MeanExchange:
         self.slice_blocks = -(-self.num_blocks // link.num_workers)
         self.slice_words = int(form.num_words(self.slice_blocks, BLOCK))
         self.most_hosted = max(len(replicas) for replicas in hosted)
+        self._keys = [link.reserve(), link.reserve()]
 
     def round_bytes(self) -> int:
         """What a worker sends in a round."""
@@ -49,7 +50,7 @@ class MeanExchange:
         return (self.link.num_workers - 1) * words * 4
 
     def mean(
-        self, vectors: Sequence[tf.Tensor], records: tf.Tensor, seeds: tf.Tensor, keys: tf.Tensor
+        self, vectors: Sequence[tf.Tensor], records: tf.Tensor, seeds: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Called inside strategy.run, by all workers.
 
@@ -57,7 +58,6 @@ class MeanExchange:
             vectors: float32[entries], one per hosted replica.
             records: float32[hosted replicas, _RECORD], for all workers.
             seeds: int32[hosted replicas + 1, 2], of the rounding of each, and of the mean.
-            keys: int32[2], from Link.next_key.
 
         Returns:
             (float32[entries], records float32[N, _RECORD]).
@@ -69,7 +69,7 @@ class MeanExchange:
             parcels.append(tf.stack([tf.concat([words, record], axis=0) for words in slices]))
         missing = self.most_hosted - len(parcels)
         chunks = tf.pad(tf.stack(parcels, axis=1), [[0, 0], [0, missing], [0, 0]])
-        got = self.link.all_to_all(chunks, keys[0], "weights")
+        got = self.link.all_to_all(chunks, self._keys[0], "weights")
         got = tf.concat([got[w, : len(replicas)] for w, replicas in enumerate(self.hosted)], axis=0)
         words, records = tf.split(got, [self.slice_words, _RECORD], axis=1)
         # One after the other, in the order of the replicas.
@@ -79,16 +79,16 @@ class MeanExchange:
             tf.zeros((self.slice_blocks, BLOCK)),
             parallel_iterations=1,
         )
-        mean = self._exchange_means(total / sum(map(len, self.hosted)), seeds[-1], keys[1])
+        mean = self._exchange_means(total / sum(map(len, self.hosted)), seeds[-1])
         return mean, bits_to_floats(records, (-1, _RECORD))
 
-    def _exchange_means(self, mean, seed, key) -> tf.Tensor:
+    def _exchange_means(self, mean, seed) -> tf.Tensor:
         """The whole vector of what each worker has made a slice of."""
         workers, mine = self.link.num_workers, self.link.worker
         behind = (workers - 1 - mine) * self.slice_blocks
         whole = tf.pad(mean, [[mine * self.slice_blocks, behind], [0, 0]])[: self.num_blocks]
         words = self._slices(self._lower(whole, seed))[mine]
-        got = self.link.all_to_all(tf.stack([words] * workers), key, "weights")
+        got = self.link.all_to_all(tf.stack([words] * workers), self._keys[1], "weights")
         lifted = [self._lift(words) for words in tf.unstack(got, num=workers)]
         return tf.reshape(tf.concat(lifted, axis=0), (-1,))[: self.entries]
 
@@ -153,8 +153,7 @@ class Diloco(Replicas):
             RunError: if a replica's difference is not finite.
         """
         batches = Batches(self.features, self.labels, *self._batches(steps))
-        keys = tf.stack([self.link.next_key(), self.link.next_key()])
-        args = (batches, tf.constant(self.step), tf.constant(self._seeds()), keys)
+        args = (batches, tf.constant(self.step), tf.constant(self._seeds()))
         losses, right, signals, finite = self.link.run(self._traced, args).T
         for replica in np.flatnonzero(finite == 0):
             raise RunError(
@@ -171,7 +170,7 @@ class Diloco(Replicas):
         rngs.append(Stream.MEAN_ROUNDING.rng(seed, now))
         return np.stack([rng.integers(2**31, size=2, dtype=np.int32) for rng in rngs])
 
-    def _round(self, batches, first_step, seeds, keys):
+    def _round(self, batches, first_step, seeds):
         weights, momentum = tf.unstack(self._read())
         shared, kept = self._split(weights[None]).weights, self.moments.read()
         differences, records, stays = [], [], {}
@@ -194,7 +193,7 @@ class Diloco(Replicas):
             records.append(tf.stack([tf.reduce_mean(losses), *numbers]))
             differences.append(difference)
         self.moments.write(stays)
-        mean, everyone = self.exchange.mean(differences, tf.stack(records), seeds, keys)
+        mean, everyone = self.exchange.mean(differences, tf.stack(records), seeds)
         momentum = self.options.outer_momentum * momentum + mean
         step = mean + self.options.outer_momentum * momentum
         weights -= self.options.outer_learning_rate * step

@@ -142,8 +142,7 @@ class IstTrainer(Trainer):
 
     def train_round(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """A round of dispatch, local steps and collect; as Trainer.train_round."""
-        key = self.link.next_key(self.exchange.num_keys)
-        dealt = Dealt.of(self.partition(self.round), key)
+        dealt = Dealt.of(self.partition(self.round), is_first=self._traced is None)
         rows, rates = self._batches(steps)
         seeds = [Stream.ROUNDING.rng(self.options.seed, self.round, n) for n in self.mine]
         seeds = tf.constant(np.stack([rng.integers(1 << 31, size=2) for rng in seeds]), tf.int32)

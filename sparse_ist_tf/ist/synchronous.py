@@ -95,6 +95,7 @@ class AllReduced(Replicas):
 
     def __init__(self, spec: HeadSpec, options: TrainerOptions, link: Link, data: TrainingData):
         super().__init__(spec, options, link, data)
+        self._key = link.reserve()
         self._traced = traced(self._replicas, reduce_retracing=True)
 
     @classmethod
@@ -122,10 +123,9 @@ class AllReduced(Replicas):
 
     def _synchronise(self, rows, rates, first_step) -> np.ndarray:
         batches = Batches(self.features, self.labels, rows, rates)
-        args = (batches, tf.constant(first_step), self.link.next_key())
-        return self.link.run(self._traced, args)
+        return self.link.run(self._traced, (batches, tf.constant(first_step)))
 
-    def _replicas(self, batches, first_step, key):
+    def _replicas(self, batches, first_step):
         state = self._split(self._read())
         count, entries = self.options.num_subnets, self.spec.num_parameters
         losses, right, signals = ([tf.zeros(())] * count for _ in range(3))
@@ -139,7 +139,7 @@ class AllReduced(Replicas):
                 signals[replica] = self.stop_signal.read_value()
         report = tf.reshape(tf.stack([losses, right, signals]), (-1,))
         flat = tf.concat([tf.reshape(total, (-1,)) / count, report], axis=0)
-        flat = self.link.all_reduce(flat, key, self._purpose(entries + 3 * count))
+        flat = self.link.all_reduce(flat, self._key, self._purpose(entries + 3 * count))
         mean = tf.reshape(flat[: -3 * count], (-1, entries))
         self.state.assign(self.updated(mean, state, batches.rates[0], first_step))
         return tf.reshape(flat[-3 * count :], (3, count))

@@ -50,7 +50,8 @@ class Pretraining(PretrainingRun):
     ):
         super().__init__(config, images, workdir)
         self.link = link = link or Link.alone()
-        self._all_reduce = traced(lambda flat, key: link.all_reduce(flat, key, "gradients"))
+        key = link.reserve()
+        self._all_reduce = traced(lambda flat: link.all_reduce(flat, key, "gradients"))
         seed = 1000 * (config.seed + 1) + link.worker
         self.augment = make_augmentation(config.augment, self.encoder.image_size, seed)
         color = tuple(config.mean), tuple(config.std)
@@ -127,8 +128,7 @@ class Pretraining(PretrainingRun):
             return gradients, report
         parts = [*gradients, report]
         flat = tf.concat([tf.reshape(part, (-1,)) for part in parts], axis=0)
-        args = (flat, self.link.next_key())
-        flat = self.link.run(self._all_reduce, args) / self.link.num_workers
+        flat = self.link.run(self._all_reduce, (flat,)) / self.link.num_workers
         sizes = [int(np.prod(part.shape)) for part in parts]
         pieces = zip(tf.split(flat, sizes), parts, strict=True)
         *gradients, report = (tf.reshape(piece, part.shape) for piece, part in pieces)

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.tracing import traced
+from sparse_ist_tf.workers.channel import Channel
 from sparse_ist_tf.workers.ledger import PURPOSES, Ledger, Purpose
 from sparse_ist_tf.workers.watch import Watch
 
@@ -54,7 +55,7 @@ class Link:
         self.strategy, self.worker, self.num_workers = strategy, worker, num_workers
         self.chief = worker == 0
         self._watch = Watch(timeout_s if num_workers > 1 else 0.0)
-        self._key, self._pair_keys = 0, {}
+        self._reserved, self._keys, self._pair_keys = 0, {}, {}
         self._sent = Ledger()
         with tf.init_scope():  # what collectives inside strategy.run send
             self._sent_in_graphs = tf.Variable(np.zeros(len(PURPOSES), np.int64), trainable=False)
@@ -89,19 +90,23 @@ class Link:
         with self._watch.waiting():
             return self.strategy.run(function, args).numpy()
 
-    def next_key(self, count: int = 1) -> tf.Tensor:
-        """A new instance key, the first of so many; all workers count alike."""
-        first, self._key = self._key + 1, self._key + count
-        return tf.constant(first, tf.int32)
+    def reserve(self, count: int = 1) -> int:
+        """The first of so many keys, which all workers count alike.
 
-    def all_to_all(self, chunks: tf.Tensor, key: tf.Tensor, purpose: Shares) -> tf.Tensor:
+        A key stands for one place in a training, whenever that is reached again, and for arrays of
+        one shape and dtype: TensorFlow never forgets one.
+        """
+        first, self._reserved = self._reserved + 1, self._reserved + count
+        return first
+
+    def all_to_all(self, chunks: tf.Tensor, key: int, purpose: Shares) -> tf.Tensor:
         """Row w of the result is what worker w had in this worker's row.
 
         Called inside strategy.run, by all workers.
 
         Args:
             chunks: [P, ...], the same shape on all workers.
-            key: from next_key.
+            key: from reserve.
             purpose: what the bytes are for, or shares of several.
 
         Returns:
@@ -116,58 +121,81 @@ class Link:
         )
 
     def send(
-        self, words: tf.Tensor, worker: int, key: tf.Tensor, purposes: Mapping[Purpose, tf.Tensor]
+        self,
+        words: tf.Tensor,
+        worker: int,
+        channel: Channel,
+        purposes: Mapping[Purpose, tf.Tensor],
+        is_first: tf.Tensor,
     ) -> tf.Tensor:
         """Sends a worker a message; called inside strategy.run, while that one calls receive.
+
+        The message before, by the same channel, has to be there.
 
         Args:
             words: int32[n].
             worker: the receiver.
-            key: int32, a number that no other message between the two has.
-            purposes: how many of the words are for what.
+            channel: with keys from reserve.
+            purposes: how many of the words are for what; what fills them up is for the first.
+            is_first: bool, whether it is the channel's first message.
 
         Returns:
             Something that is there when the other one has the message.
         """
-        sent = tf.raw_ops.CollectiveBcastSendV2(
-            input=tf.identity(words),
-            group_key=self._group(_MESSAGE, worker),
-            instance_key=key,
-            **self._pair(),
-        )
-        # What nothing depends on a graph leaves out: the count makes it run.
-        with tf.control_dependencies([sent]):
-            for purpose, count in purposes.items():
-                self._count_in_graph(tf.cast(count, tf.int64) * words.dtype.size, purpose)
-        return sent
+        length = channel.length(tf.size(words), is_first)
+        filled = tf.pad(words, [[0, length - tf.size(words)]])
+        sent = []
+        for piece in channel.pieces(length):
 
-    def receive(self, num_words: tf.Tensor, worker: int, key: tf.Tensor) -> tf.Tensor:
+            def send(first, piece=piece):
+                part = tf.slice(filled, first, (piece.size,))
+                return tf.raw_ops.CollectiveBcastSendV2(
+                    input=part, instance_key=piece.key, **self._pair(_MESSAGE, worker)
+                )
+
+            sent.append(piece.run(send, piece.first))
+        counts = dict(purposes)
+        counts[next(iter(counts))] += length - tf.size(words)
+        # What nothing depends on a graph leaves out: the count makes it run.
+        with tf.control_dependencies(sent):
+            for purpose, count in counts.items():
+                self._count_in_graph(tf.cast(count, tf.int64) * words.dtype.size, purpose)
+            return tf.identity(length)
+
+    def receive(
+        self, num_words: tf.Tensor, worker: int, channel: Channel, is_first: tf.Tensor
+    ) -> tf.Tensor:
         """The message of a worker that calls send: int32[num_words].
 
         Args:
             num_words: int32, as many as it sends.
             worker: the sender.
-            key: as it has it.
+            channel: as it has it.
+            is_first: as it has it.
         """
-        return tf.raw_ops.CollectiveBcastRecvV2(
-            T=tf.int32,
-            shape=tf.reshape(num_words, (1,)),
-            group_key=self._group(_MESSAGE, worker),
-            instance_key=key,
-            **self._pair(),
-        )
+        parts = []
+        for piece in channel.pieces(channel.length(num_words, is_first)):
 
-    def _group(self, kind: int, worker: int) -> tf.Tensor:
+            def receive(shape, piece=piece):
+                pair = self._pair(_MESSAGE, worker)
+                return tf.raw_ops.CollectiveBcastRecvV2(
+                    T=tf.int32, shape=shape, instance_key=piece.key, **pair
+                )
+
+            parts.append(piece.run(receive, tf.constant([piece.size])))
+        return tf.concat(parts, axis=0)[:num_words] if parts else tf.zeros((0,), tf.int32)
+
+    def _group(self, kind: int, worker: int) -> int:
         """The key of the group of this worker and another."""
         pair = self.worker, worker
-        return tf.constant(kind + min(pair) * self.num_workers + max(pair), tf.int32)
+        return kind + min(pair) * self.num_workers + max(pair)
 
-    def all_reduce(self, vector: tf.Tensor, key: tf.Tensor, purpose: Shares) -> tf.Tensor:
+    def all_reduce(self, vector: tf.Tensor, key: int, purpose: Shares) -> tf.Tensor:
         """The sum of all workers' vectors; called inside strategy.run, by all workers.
 
         Args:
             vector: float32[n]; n is static.
-            key: from next_key.
+            key: from reserve.
             purpose: what the bytes are for, or how many entries are for what.
 
         Returns:
@@ -215,8 +243,10 @@ class Link:
         if self.num_workers == 1:
             return rows[None]
         self._sent.add(purpose, rows.nbytes * (self.num_workers - 1))
-        args = (tf.constant(rows), self.next_key())
-        flat = self.run(self._gather, args)
+        kind = rows.shape, rows.dtype
+        if kind not in self._keys:
+            self._keys[kind] = self.reserve()
+        flat = self.run(self._gather, (tf.constant(rows), tf.constant(self._keys[kind])))
         return flat.reshape(self.num_workers, *rows.shape)
 
     def _collect_rows(self, mine, key):
@@ -250,10 +280,11 @@ class Link:
             target: the receiver.
             purpose: what the bytes are for.
         """
-        pair = (source, target)
-        self._pair_keys[pair] = self._pair_keys.get(pair, 0) + 1
-        instance = tf.constant(2 * self._pair_keys[pair] + (source > target), tf.int32)
-        keys = (self._group(_PAIR, target if self.worker == source else source), instance)
+        known = self._pair_keys.setdefault((source, target), {})
+        key = known.setdefault((tuple(array.shape), np.dtype(array.dtype)), len(known))
+        instance = tf.constant(2 * key + (source > target), tf.int32)
+        group = self._group(_PAIR, target if self.worker == source else source)
+        keys = tf.constant(group, tf.int32), instance
         if self.worker == source:
             value = np.asarray(array)
             self._sent.add(purpose, value.nbytes)
@@ -265,16 +296,24 @@ class Link:
 
     def _send_array(self, value, group, instance):
         return tf.raw_ops.CollectiveBcastSendV2(
-            input=tf.identity(value), group_key=group, instance_key=instance, **self._pair()
+            input=tf.identity(value), instance_key=instance, **self._pair_of(group)
         )
 
     def _receive_array(self, shape, like, group, instance):
         return tf.raw_ops.CollectiveBcastRecvV2(
-            T=like.dtype, shape=shape, group_key=group, instance_key=instance, **self._pair()
+            T=like.dtype, shape=shape, instance_key=instance, **self._pair_of(group)
         )
 
-    def _pair(self) -> dict:
-        return {"group_size": 2, "communication_hint": "ring", "timeout_seconds": 0}
+    def _pair(self, kind: int, worker: int) -> dict:
+        return self._pair_of(self._group(kind, worker))
+
+    def _pair_of(self, group: tf.Tensor | int) -> dict:
+        return {
+            "group_size": 2,
+            "group_key": group,
+            "communication_hint": "ring",
+            "timeout_seconds": 0,
+        }
 
     def broadcast(self, array: "Parcel", *, purpose: Purpose) -> np.ndarray:
         """Sends an array of the chief to all workers; called by all of them.
@@ -301,8 +340,9 @@ class Link:
         if self.num_workers == 1:
             return
         mine = tf.fill((self.num_workers, 1), self.worker)
-        run = traced(lambda chunks, key: self.all_to_all(chunks, key, "control"))
-        order = self.run(run, (mine, self.next_key())).ravel().tolist()
+        key = self.reserve()
+        run = traced(lambda chunks: self.all_to_all(chunks, key, "control"))
+        order = self.run(run, (mine,)).ravel().tolist()
         if order != list(range(self.num_workers)):
             raise RuntimeError(f"the workers' collective has the order {order}")
 

@@ -34,13 +34,15 @@ class CountingLink(Link):
 
     sent = 0
 
-    def send(self, words, worker, key, purposes):
-        def count(size):
-            self.sent += 4 * int(size)
+    def send(self, words, worker, channel, purposes, is_first):
+        def count(*sizes):
+            self.sent += 4 * int(sum(sizes))
             return np.int32(0)
 
-        with tf.control_dependencies([tf.numpy_function(count, [tf.size(words)], tf.int32)]):
-            return super().send(tf.identity(words), worker, key, purposes)
+        pieces = channel.pieces(channel.length(tf.size(words), is_first))
+        sizes = [p.size if p.crosses is None else tf.where(p.crosses, p.size, 0) for p in pieces]
+        with tf.control_dependencies([tf.numpy_function(count, sizes, tf.int32)]):
+            return super().send(tf.identity(words), worker, channel, purposes, is_first)
 
 
 def make(kind, link):

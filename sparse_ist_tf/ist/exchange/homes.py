@@ -1,6 +1,7 @@
 """Which worker keeps which neurons between rounds: their weights, biases and moments."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -108,3 +109,28 @@ def own_bounds(out: Sequence[float], back: Sequence[float]) -> np.ndarray:
     """
     workers = len(out)
     return (np.asarray(out, np.float64) + np.asarray(back, np.float64)) * (workers - 1) / workers
+
+
+def usual_counts(homes: Homes, worker: int, drawn: int) -> tuple[int, int, int]:
+    """How many of some neurons drawn at random a worker keeps: often not less, rarely more, at most.
+
+    The first is a deviation below the mean, the second two and a half above it.
+
+    Source: the hypergeometric distribution's mean and variance.
+
+    Args:
+        homes: of the layer's neurons.
+        worker: its index.
+        drawn: how many of the layer's neurons are drawn.
+
+    Example:
+        >>> from sparse_ist_tf.ist.exchange.homes import make_homes, usual_counts
+        >>> usual_counts(make_homes(1000, [0.25] * 4), 0, 250)
+        (56, 78, 250)
+    """
+    width, kept = len(homes.owners), homes.counts[worker]
+    mean, most = drawn * kept / width, min(drawn, kept)
+    least = max(0, drawn - (width - kept))
+    spread = math.sqrt(mean * (1 - kept / width) * (width - drawn) / max(width - 1, 1))
+    few, many = math.floor(mean - spread), math.ceil(mean + 2.5 * spread)
+    return max(least, few), min(most, many), most

@@ -16,18 +16,18 @@ class Dealt(NamedTuple):
     """Who holds which neuron in a round, as graphs take it.
 
     Args:
-        key: int32, from Link.next_key, the first of Exchange.num_keys.
+        is_first: bool, whether it is the first round that an Exchange makes.
         neurons: of each hidden layer int32[width]: those of subnet 0, of subnet 1, ..., ascending.
     """
 
-    key: tf.Tensor
+    is_first: tf.Tensor
     neurons: tuple[tf.Tensor, ...]
 
     @classmethod
-    def of(cls, partition: Partition, key: tf.Tensor) -> "Dealt":
+    def of(cls, partition: Partition, is_first: bool = False) -> "Dealt":
         """The same of a partition."""
         layers = (np.concatenate(parts).astype(np.int32) for parts in partition.indices)
-        return cls(key, tuple(map(tf.constant, layers)))
+        return cls(tf.constant(is_first), tuple(map(tf.constant, layers)))
 
 
 class Places:

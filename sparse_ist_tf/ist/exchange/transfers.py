@@ -1,5 +1,6 @@
 """How subnets get their neurons from home shards and give them back, once in a round."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -8,12 +9,18 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.ist.exchange.forms import Rows, bits_to_floats, floats_to_bits
-from sparse_ist_tf.ist.exchange.homes import home_shares, make_homes, own_bounds
+from sparse_ist_tf.ist.exchange.homes import (
+    home_shares,
+    make_homes,
+    own_bounds,
+    usual_counts,
+)
 from sparse_ist_tf.ist.exchange.parameters import Column, PartitionedParameter
 from sparse_ist_tf.ist.exchange.parcels import PARCEL_BYTES, Parcel, Window, make_parcels
 from sparse_ist_tf.ist.exchange.places import Dealt, Places
 from sparse_ist_tf.ist.exchange.variables import neuron_axis
 from sparse_ist_tf.ist.head import ParameterSpec
+from sparse_ist_tf.workers.channel import NUM_KEYS, Channel
 from sparse_ist_tf.workers.ledger import Purpose
 from sparse_ist_tf.workers.link import Link
 
@@ -95,6 +102,7 @@ class Exchange:
             PartitionedParameter(spec, some, self.homes, link.worker) for spec, some in kinds
         ]
         self.parcels = {n: self._cut(n) for n in sorted(self.hosts)}
+        self._channels = self._make_channels()
 
     def _cut(self, subnet) -> list[Parcel]:
         neurons = [self.sizes[p.layer][subnet] for p in self.parameters]
@@ -125,10 +133,34 @@ class Exchange:
         """What this worker's subnets ask of it in a round: their bytes, (P - 1) / P of them."""
         return float(self._bound)
 
-    @property
-    def num_keys(self) -> int:
-        """Instance keys that a round takes."""
-        return sum(map(len, self.parcels.values()))
+    def _make_channels(self) -> dict[tuple, Channel]:
+        """Of each subnet and parcel, home and way: what its messages cross by."""
+        workers, channels = self.link.num_workers, {}
+        messages = [(n, k) for n, parcels in self.parcels.items() for k in range(len(parcels))]
+        first = self.link.reserve(2 * NUM_KEYS * len(messages)) if workers > 1 else 0
+        for (subnet, k), is_back in itertools.product(messages, (False, True)):
+            for home in set(range(workers)) - {self.hosts[subnet]}:
+                lengths = self._lengths(subnet, k, home, is_back)
+                channels[subnet, k, home, is_back] = Channel.of(first, *lengths)
+            first += NUM_KEYS
+        return channels
+
+    def _lengths(self, subnet, k, home, is_back) -> tuple[int, int, int]:
+        """Words of a message: hardly ever less, hardly ever more, never more."""
+        told = sum(self._report_sizes(subnet, k, is_back))
+        lengths = [told] * 3
+        for p, some, num_inputs in self._pieces(subnet, k):
+            counts = usual_counts(self.homes[p.layer], home, some.stop - some.start)
+            for column in p.columns:
+                form = column.back if is_back else column.out
+                for i, count in enumerate(counts):
+                    lengths[i] += form.num_words(count, num_inputs)
+        return tuple(lengths)
+
+    def _report_sizes(self, subnet, k, is_back) -> list[int]:
+        """Words of what goes home beside a subnet's last parcel; elsewhere nothing does."""
+        is_told = is_back and k == len(self.parcels[subnet]) - 1
+        return [int(np.prod(shape)) for shape in self.report] if is_told else []
 
     def places(self, dealt: Dealt) -> Places:
         """Where the neurons of a round are; called inside strategy.run, once."""
@@ -319,8 +351,10 @@ class Exchange:
             counts["weights"] += entries
             counts["moments"] += entries * (columns - 1)
             counts["control"] += self.report[1][0]
-        key = self._key(places, message, is_back)
-        return self.link.send(tf.concat(words, axis=0), worker, key, counts)
+        home = worker if is_back else self.link.worker
+        channel = self._channels[(*message, home, is_back)]
+        words = tf.concat(words, axis=0)
+        return self.link.send(words, worker, channel, counts, places.dealt.is_first)
 
     def _receive(self, places, message, worker, is_back):
         """What _send sends: rows, and a report where there is one."""
@@ -332,25 +366,18 @@ class Exchange:
             for column in p.columns:
                 forms.append((getattr(column, way), neurons, num_inputs))
                 sizes.append(forms[-1][0].num_words(neurons, num_inputs))
-        has_report = is_back and k == len(self.parcels[subnet]) - 1
-        entries = [int(np.prod(shape)) for shape in self.report] if has_report else []
-        key = self._key(places, message, is_back)
-        words = self.link.receive(tf.add_n([*sizes, *entries]), worker, key)
+        entries = self._report_sizes(subnet, k, is_back)
+        channel, count = self._channels[subnet, k, home, is_back], tf.add_n([*sizes, *entries])
+        words = self.link.receive(count, worker, channel, places.dealt.is_first)
         parts = tf.split(words, [*sizes, *entries], num=len(sizes) + len(entries))
         unpacked = iter(
             [form.unpack(some, *of) for (form, *of), some in zip(forms, parts, strict=False)]
         )
         rows = [[next(unpacked) for _ in p.columns] for p, *_ in self._pieces(subnet, k)]
-        if not has_report:
+        if not entries:
             return rows, None
         told = zip(parts[len(sizes) :], self.report, strict=True)
         return rows, Report(*(bits_to_floats(part, shape) for part, shape in told))
-
-    def _key(self, places, message, is_back):
-        """A number that no other message between two workers has."""
-        subnet, k = message
-        before = sum(len(parcels) for n, parcels in self.parcels.items() if n < subnet)
-        return (places.dealt.key + before + k) * 2 + is_back
 
 
 def _fold(seed: tf.Tensor, *counters: int) -> tf.Tensor:

@@ -29,7 +29,11 @@ class _Together:
 
     def __init__(self, worker, num_workers, posts):
         self.worker, self.num_workers, self.posts = worker, num_workers, posts
-        self.chief, self.sent = worker == 0, 0
+        self.chief, self.sent, self.reserved = worker == 0, 0, 0
+
+    def reserve(self, count=1):
+        first, self.reserved = self.reserved, self.reserved + count
+        return first
 
     def pass_on(self, array, source, target, *, purpose):
         if self.worker == source:
@@ -39,13 +43,16 @@ class _Together:
         assert got.shape == tuple(array.shape)
         return got
 
-    def send(self, words, worker, key, purposes):
+    def send(self, words, worker, channel, purposes, is_first):
         assert sum(int(count) for count in purposes.values()) == words.shape[0]
-        self.sent += 4 * words.shape[0]
-        self.posts.setdefault((self.worker, worker, int(key)), queue.Queue()).put(words)
+        pieces = channel.pieces(channel.length(words.shape[0], is_first))
+        crossing = [p.size for p in pieces if p.crosses is None or p.crosses]
+        assert sum(crossing) >= words.shape[0]
+        self.sent += 4 * sum(crossing)
+        self.posts.setdefault((self.worker, worker, channel.key), queue.Queue()).put(words)
 
-    def receive(self, num_words, worker, key):
-        post = self.posts.setdefault((worker, self.worker, int(key)), queue.Queue())
+    def receive(self, num_words, worker, channel, is_first):
+        post = self.posts.setdefault((worker, self.worker, channel.key), queue.Queue())
         got = post.get(timeout=60)
         assert got.shape == (int(num_words),)
         return got
@@ -94,7 +101,7 @@ def _arrays(exchange, partition):
 
 def _round(exchange, partition, seed=(1, 2)):
     """A round in which each subnet adds its number and one."""
-    places = exchange.places(Dealt.of(partition, tf.constant(1)))
+    places = exchange.places(Dealt.of(partition))
     arrays, reports = _arrays(exchange, partition), {}
     starts = exchange.dispatch(places, arrays)
     came = tf.nest.map_structure(lambda variable: variable.numpy(), arrays)
@@ -188,7 +195,7 @@ def test_a_difference_is_right_in_the_mean():
     (exchange,) = _exchanges(2, 1, Forms("float32", "int4"), moments=())
     variable = exchange.parameters[0].variables[0]
     partition = make_partition(0, 0, SPEC.hidden, 2)
-    places = exchange.places(Dealt.of(partition, tf.constant(1)))
+    places = exchange.places(Dealt.of(partition))
     block = np.array([[0.7, -0.33, 0.1, 0.01, -0.004]] * 5, np.float32)
     arrays = _arrays(exchange, partition)
     starts = exchange.dispatch(places, arrays)
