@@ -28,9 +28,9 @@ from sparse_ist_tf.reports.checkpoint_file import read_checkpoint
 from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.workers.agreement import agree, command_facts
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster, lost_peers, make_strategy
+from sparse_ist_tf.workers.groups.restarts import Restarts, define_restart_flags
 from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
 from sparse_ist_tf.workers.preparing import are_local, is_preparing, prepare_outside
-from sparse_ist_tf.workers.restarts import Restarts, define_restart_flags
 from sparse_ist_tf.workers.stopping import Stop
 
 FLAGS = flags.FLAGS

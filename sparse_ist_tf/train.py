@@ -31,10 +31,14 @@ from sparse_ist_tf.runs.trained import is_trained
 from sparse_ist_tf.workers.agreement import request_facts
 from sparse_ist_tf.workers.cluster import Cluster, joined_cluster
 from sparse_ist_tf.workers.groups.elastic import ElasticWorker
+from sparse_ist_tf.workers.groups.restarts import (
+    Restarts,
+    define_elastic_flags,
+    define_restart_flags,
+)
 from sparse_ist_tf.workers.groups.roll_call import RollCall
 from sparse_ist_tf.workers.launch import LIFELINE, follow_launcher, run_local_workers
 from sparse_ist_tf.workers.preparing import are_local, is_preparing, prepare_outside
-from sparse_ist_tf.workers.restarts import Restarts, define_elastic_flags, define_restart_flags
 from sparse_ist_tf.workers.stopping import Stop
 
 FLAGS = flags.FLAGS

@@ -14,7 +14,27 @@ import tensorflow as tf
 
 ALIGNED = 16  # words of the 64 bytes at which TensorFlow slices without a copy
 NUM_KEYS = 32  # of a channel: one for each piece that there may be
-_USUAL = 3  # digits
+FILLING = 0.03  # of a message, at most, where that takes no more digits than USUAL has
+_ABOVE = 2.5  # deviations above the mean that usual digits end
+
+
+class Usual(NamedTuple):
+    """Digits that say usual lengths, and what they cost where lengths are normally distributed.
+
+    Args:
+        digits: how many.
+        below: how many deviations below the mean begins what they say.
+        filling: what fills up a message, in deviations.
+        pieces: of a message, the one that always crosses included.
+    """
+
+    digits: int
+    below: float
+    filling: float
+    pieces: float
+
+
+USUAL = (Usual(3, 1.0, 0.30, 2.2), Usual(4, 1.5, 0.155, 2.77), Usual(5, 2.0, 0.08, 3.39))
 
 
 class Piece(NamedTuple):
@@ -70,30 +90,32 @@ class Channel(NamedTuple):
     digits: int
 
     @classmethod
-    def of(cls, key: int, least: int, usual: int, most: int) -> "Channel":
+    def of(cls, key: int, mean: float, deviation: float, most: int) -> "Channel":
         """A channel for messages of some length.
 
-        Three digits are what is between least and usual: with lengths that are normally
-        distributed, from a deviation below the mean to two and a half above it, a message is 2.2
-        pieces, and 0.3 deviations more than it has to be.
+        A message is 2.2 to 3.4 pieces in the mean. The more lengths differ the more there are, so
+        that few words are filled up.
 
         Args:
             key: as in Channel.
-            least: words that few messages have fewer of.
-            usual: words that few messages have more of.
-            most: words that none has more of.
+            mean: of the messages' words.
+            deviation: of these, the standard one; 0 where all messages have the most.
+            most: words that no message has more of.
 
         Example:
             >>> from sparse_ist_tf.workers.channel import Channel
-            >>> Channel.of(1, least=4000, usual=7500, most=16384)
-            Channel(key=1, least=4000, unit=512, usual=3, digits=5)
+            >>> Channel.of(1, mean=5000, deviation=400, most=16384)
+            Channel(key=1, least=4592, unit=208, usual=3, digits=6)
         """
-        if most == least:
+        if not deviation:
             return cls(key, _aligned(most), ALIGNED, 0, 0)
-        least = least // ALIGNED * ALIGNED
-        unit = max(ALIGNED, _aligned((usual - least) / ((1 << _USUAL) - 1)))
-        digits = math.ceil((most - least) / unit).bit_length()
-        return cls(key, least, unit, min(_USUAL, digits), digits)
+        few = (usual for usual in USUAL if usual.filling * deviation <= FILLING * mean)
+        usual = next(few, USUAL[-1])
+        least = int(max(0, mean - usual.below * deviation)) // ALIGNED * ALIGNED
+        spanned = (usual.below + _ABOVE) * deviation
+        unit = max(ALIGNED, _aligned(spanned / ((1 << usual.digits) - 1)))
+        digits = math.ceil(max(0, most - least) / unit).bit_length()
+        return cls(key, least, unit, min(usual.digits, digits), digits)
 
     def length(self, num_words: tf.Tensor, is_first: tf.Tensor) -> tf.Tensor:
         """What crosses of a message: int32, words.

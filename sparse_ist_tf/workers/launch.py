@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from sparse_ist_tf.errors import warn
 from sparse_ist_tf.shown.bars import for_workers
 from sparse_ist_tf.workers.groups.group import PORT_TAKEN, REGROUPED, Asked, Failure, Group
-from sparse_ist_tf.workers.restarts import Crew, Restarts
+from sparse_ist_tf.workers.groups.restarts import Crew, Restarts
 from sparse_ist_tf.workers.seclusion import Seclusion
 from sparse_ist_tf.workers.stopping import GRACE_S
 

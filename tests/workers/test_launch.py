@@ -19,7 +19,7 @@ from sparse_ist_tf.workers.launch import (
 LAUNCHER = """
 import os, sys
 from sparse_ist_tf.workers.launch import run_local_workers
-from sparse_ist_tf.workers.restarts import Restarts
+from sparse_ist_tf.workers.groups.restarts import Restarts
 command = [sys.executable, "-c", sys.argv[1]]
 restarts = Restarts(int(sys.argv[3]), lambda: os.listdir(sys.argv[5]) if sys.argv[5] else None)
 options = {"is_elastic": "elastic" in sys.argv}

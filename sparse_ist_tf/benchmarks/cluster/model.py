@@ -1,14 +1,12 @@
 """What a round costs, predicted: bytes that a worker sends, and seconds of the exchange.
 
-The seconds are bytes / rate and delays that follow one another. A message between two workers is
-not a delay but four of them: TensorFlow has worker 0 say what a message's key stands for, and a
-receiver asks for what it gets. Both ends call worker 0, which answers once it has heard of the
-sender, the receiver asks the sender, the sender sends. One of the four falls away where one end is
-worker 0 itself, as it always is with two workers.
+The seconds are bytes / rate and delays that follow one another. A receiver asks for what it gets:
+on the way out, with which a round begins, that is a delay before the message's own, on the way back
+it has asked long before. The first rounds take more, in which TensorFlow has worker 0 say what keys
+stand for.
 
-A message costs bytes beside its own, too: its ends' calls, all of which worker 0 gets. With many
-workers these are more than its subnets' neurons. The time that its processor needs for them is not
-part of the model.
+A message is filled up to one of few lengths and crosses in pieces, each of which costs bytes beside
+its own.
 """
 
 import dataclasses
@@ -22,6 +20,7 @@ from sparse_ist_tf.benchmarks.cluster.hosts.shapes import LinkShape
 from sparse_ist_tf.config import LinkSetting
 from sparse_ist_tf.ist.exchange.homes import home_shares
 from sparse_ist_tf.ist.partition import hosted_subnets, subnet_sizes
+from sparse_ist_tf.workers.channel import FILLING, USUAL
 
 FLOAT = 4  # bytes
 # Of a neuron with some inputs: bytes of an input, and of what is there once.
@@ -34,10 +33,11 @@ NEURON_BYTES: Mapping[str, tuple[float, float]] = {
     "halvings": (0.5, FLOAT),
     "neuron": (0, FLOAT),
 }
-MESSAGE_DELAYS, PAIR_DELAYS = 4, 3  # one way, from a message's sender to its receiver
-# On the wire, with headers, for each end of a message: its call to worker 0, the answer, and what
-# goes with the message itself. From what 4 and 8 hosts' kernels counted of all but empty rounds.
-CALL_BYTES, ANSWER_BYTES, MESSAGE_BYTES = 300, 120, 230
+OUT_DELAYS, BACK_DELAYS = 2, 1
+# On the wire for each end of a piece: what asks for it, what goes with it, and acknowledgements.
+# From what 4 and 8 hosts' kernels counted.
+PIECE_BYTES = 220
+_ROUNDING = 13  # bytes that a message is filled up by beside, as lengths are whole
 _HEADERS, _ETHERNET = 52, 14  # of IP and TCP with time stamps; of a frame
 _RECORD, _REPLICA_RECORD, _ALL_REDUCED = 4, 4, 3  # numbers that are told of a subnet or a replica
 _BLOCK = 512  # entries of a whole head that share a scale
@@ -68,7 +68,7 @@ class Cost(NamedTuple):
 
     Args:
         sent: bytes that each worker sends, as its ledger counts them.
-        ends: of messages at each worker, each with a key that worker 0 is asked for.
+        ends: of messages' pieces at each worker.
         delays: one way, that follow one another.
         back: of IST, bytes that a worker sends of each subnet that it has trained.
         trained: of IST, how many each worker trains, one after another.
@@ -96,9 +96,7 @@ class Cost(NamedTuple):
         delays = self.delays * shape.delay_s
         if not shape.rate:
             return delays
-        # Worker 0 gets more than it answers.
-        got = self._with_headers(shape)[0] + self.called_bytes
-        whole = 8 * max(float(self.wire_bytes(shape).max()), got) / shape.rate + delays
+        whole = 8 * float(self.wire_bytes(shape).max()) / shape.rate + delays
         return whole - self._hidden(shape, computing)
 
     def _hidden(self, shape, computing):
@@ -111,23 +109,12 @@ class Cost(NamedTuple):
         return (count - 1) * min(crossing, computing / count)
 
     def wire_bytes(self, shape: LinkShape) -> np.ndarray:
-        """What each worker sends with all headers and calls, as its kernel counts them.
+        """What each worker sends with all headers, as its kernel counts them.
 
         Args:
             shape: of the links.
         """
-        sent = self._with_headers(shape)
-        sent[0] += ANSWER_BYTES * self.ends[1:].sum()
-        sent[1:] += CALL_BYTES * self.ends[1:]
-        return sent
-
-    @property
-    def called_bytes(self) -> float:
-        """What the others ask worker 0 in."""
-        return CALL_BYTES * float(self.ends[1:].sum())
-
-    def _with_headers(self, shape):
-        return self.sent * _frames(shape) + self.ends * MESSAGE_BYTES
+        return self.sent * _frames(shape) + self.ends * PIECE_BYTES
 
 
 def _frames(shape: LinkShape) -> float:
@@ -172,9 +159,37 @@ class Round:
         carried = 1 + sum(self._form(kind) != "reset" for kind in self.moments)
         report = (self.head.num_classes * carried + _RECORD) * FLOAT
         sent = homes * (out.sum() - out) + (1 - homes) * back + mine * (workers - 1) * report
-        ends = 2 * (mine * (workers - 1) + count - mine)
-        delays = 2 * (MESSAGE_DELAYS if workers > 2 else PAIR_DELAYS)
-        return Cost(sent, ends, delays, (1 - homes) * back / mine, mine)
+        is_host = np.repeat(np.arange(workers), hosted)[:, None] == np.arange(workers)
+        ends = np.zeros(workers)
+        for way in ("weights", "differences"):
+            filling, pieces = (np.where(is_host, 0, some) for some in self.messages(homes, way))
+            at_homes, at_hosts = filling.sum(axis=0), is_host.T @ filling.sum(axis=1)
+            sent += at_homes if way == "weights" else at_hosts
+            ends += pieces.sum(axis=0) + is_host.T @ pieces.sum(axis=1)
+        return Cost(sent, ends, OUT_DELAYS + BACK_DELAYS, (1 - homes) * back / mine, mine)
+
+    def messages(self, homes: np.ndarray, way: str) -> tuple[np.ndarray, np.ndarray]:
+        """Of a message between each subnet's host and each home, as if no home were the host's.
+
+        How many of a subnet's neurons are at a home has a hypergeometric distribution.
+
+        Args:
+            homes: shares of all neurons, float[P].
+            way: as _layer_bytes.
+
+        Returns:
+            Bytes that it is filled up by, pieces; both float[N, P].
+        """
+        mean, deviation = np.zeros((2, self.num_subnets, len(homes)))
+        for width, each in zip(self.head.hidden, self._layer_bytes(way), strict=True):
+            held = np.array(subnet_sizes(width, self.num_subnets), float)[:, None]
+            variance = held * homes * (1 - homes) * (width - held) / max(width - 1, 1)
+            mean += each[:, None] * homes
+            deviation += each[:, None] / held * np.sqrt(variance)
+        few = [usual.filling * deviation <= FILLING * mean for usual in USUAL[:-1]]
+        filling = np.select(few, [u.filling for u in USUAL[:-1]], USUAL[-1].filling)
+        pieces = np.select(few, [u.pieces for u in USUAL[:-1]], USUAL[-1].pieces)
+        return filling * deviation + _ROUNDING, np.where(deviation > 0, pieces, 1.0)
 
     def diloco(self) -> Cost:
         """Of DiLoCo: every worker gets a slice of all differences, and tells its mean."""
@@ -183,7 +198,7 @@ class Round:
         a_slice = slice_blocks * _neuron_bytes(self.link.differences, _BLOCK)
         hosted = -(-self.num_subnets // self.num_workers)
         sent = others * (hosted * (a_slice + _REPLICA_RECORD * FLOAT) + a_slice)
-        return self._alike(sent, 2, 2 * MESSAGE_DELAYS)
+        return self._alike(sent, 4 * others, 2 * OUT_DELAYS)
 
     def local_sgd(self) -> Cost:
         """Of local SGD: the weights and moments of whole heads are summed up around a ring."""
@@ -195,11 +210,11 @@ class Round:
         return Cost(cost.sent * self.steps, cost.ends * self.steps, cost.delays * self.steps)
 
     def _all_reduce(self, columns: int) -> Cost:
-        """Two ways around a ring, whose first message is asked for."""
+        """Two ways around a ring, whose first message is asked for; each cuts its chunks in two."""
         others = self.num_workers - 1
         entries = self.head.num_parameters * columns + _ALL_REDUCED * self.num_subnets
         sent = 2 * entries * others / self.num_workers * FLOAT
-        return self._alike(sent, 1, 3 + 2 * others)
+        return self._alike(sent, 4 * others, 1 + 2 * others)
 
     def _alike(self, sent: float, ends: float, delays: int) -> Cost:
         count = self.num_workers
@@ -212,7 +227,11 @@ class Round:
         return self.link.first_moment if kind == "first" else self.link.second_moment
 
     def _subnet_bytes(self, way: str) -> np.ndarray:
-        """What each subnet's neurons take one way.
+        """What each subnet's neurons take one way; as _layer_bytes, of all layers."""
+        return sum(self._layer_bytes(way))
+
+    def _layer_bytes(self, way: str) -> list[np.ndarray]:
+        """What each subnet's neurons of each hidden layer take one way.
 
         Args:
             way: "weights", which go out, or "differences", which come back.
@@ -221,14 +240,13 @@ class Round:
         forms = [getattr(self.link, way), *kept]
         layers = [np.array(subnet_sizes(w, self.num_subnets)) for w in self.head.hidden]
         inputs = [np.full(self.num_subnets, self.head.feature_dim), *layers[:-1]]
+        found = [
+            neurons * (sum(_neuron_bytes(form, some) for form in forms) + len(forms) * FLOAT)
+            for neurons, some in zip(layers, inputs, strict=True)
+        ]
         # The output layer's kernel goes with the neurons of the last hidden one.
-        blocks = [*zip(layers, inputs, strict=True)]
-        blocks.append((layers[-1], np.full(self.num_subnets, self.head.num_classes)))
-        kernels = sum(
-            neurons * _neuron_bytes(form, some) for neurons, some in blocks for form in forms
-        )
-        biases = sum(layers) * len(forms) * FLOAT
-        return kernels + biases
+        found[-1] += layers[-1] * sum(_neuron_bytes(form, self.head.num_classes) for form in forms)
+        return found
 
 
 def _neuron_bytes(form: str, inputs: np.ndarray | int) -> np.ndarray:

@@ -111,10 +111,8 @@ def own_bounds(out: Sequence[float], back: Sequence[float]) -> np.ndarray:
     return (np.asarray(out, np.float64) + np.asarray(back, np.float64)) * (workers - 1) / workers
 
 
-def usual_counts(homes: Homes, worker: int, drawn: int) -> tuple[int, int, int]:
-    """How many of some neurons drawn at random a worker keeps: often not less, rarely more, at most.
-
-    The first is a deviation below the mean, the second two and a half above it.
+def kept_counts(homes: Homes, worker: int, drawn: int) -> tuple[float, float, int]:
+    """How many of some neurons drawn at random a worker keeps: mean, standard deviation, most.
 
     Source: the hypergeometric distribution's mean and variance.
 
@@ -124,13 +122,12 @@ def usual_counts(homes: Homes, worker: int, drawn: int) -> tuple[int, int, int]:
         drawn: how many of the layer's neurons are drawn.
 
     Example:
-        >>> from sparse_ist_tf.ist.exchange.homes import make_homes, usual_counts
-        >>> usual_counts(make_homes(1000, [0.25] * 4), 0, 250)
-        (56, 78, 250)
+        >>> from sparse_ist_tf.ist.exchange.homes import kept_counts, make_homes
+        >>> mean, deviation, most = kept_counts(make_homes(1000, [0.25] * 4), 0, 250)
+        >>> mean, round(deviation, 1), most
+        (62.5, 5.9, 250)
     """
     width, kept = len(homes.owners), homes.counts[worker]
-    mean, most = drawn * kept / width, min(drawn, kept)
-    least = max(0, drawn - (width - kept))
-    spread = math.sqrt(mean * (1 - kept / width) * (width - drawn) / max(width - 1, 1))
-    few, many = math.floor(mean - spread), math.ceil(mean + 2.5 * spread)
-    return max(least, few), min(most, many), most
+    mean = drawn * kept / width
+    variance = mean * (1 - kept / width) * (width - drawn) / max(width - 1, 1)
+    return mean, math.sqrt(variance), min(drawn, kept)

@@ -9,12 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from sparse_ist_tf.ist.exchange.forms import Rows, bits_to_floats, floats_to_bits
-from sparse_ist_tf.ist.exchange.homes import (
-    home_shares,
-    make_homes,
-    own_bounds,
-    usual_counts,
-)
+from sparse_ist_tf.ist.exchange.homes import home_shares, kept_counts, make_homes, own_bounds
 from sparse_ist_tf.ist.exchange.parameters import Column, PartitionedParameter
 from sparse_ist_tf.ist.exchange.parcels import PARCEL_BYTES, Parcel, Window, make_parcels
 from sparse_ist_tf.ist.exchange.places import Dealt, Places
@@ -145,17 +140,20 @@ class Exchange:
             first += NUM_KEYS
         return channels
 
-    def _lengths(self, subnet, k, home, is_back) -> tuple[int, int, int]:
-        """Words of a message: hardly ever less, hardly ever more, never more."""
+    def _lengths(self, subnet, k, home, is_back) -> tuple[float, float, int]:
+        """Of a message's words mean, deviation and most: all layers' deviations together."""
         told = sum(self._report_sizes(subnet, k, is_back))
-        lengths = [told] * 3
+        mean, deviation, most = float(told), 0.0, told
         for p, some, num_inputs in self._pieces(subnet, k):
-            counts = usual_counts(self.homes[p.layer], home, some.stop - some.start)
+            drawn = some.stop - some.start
+            kept = kept_counts(self.homes[p.layer], home, drawn)
             for column in p.columns:
                 form = column.back if is_back else column.out
-                for i, count in enumerate(counts):
-                    lengths[i] += form.num_words(count, num_inputs)
-        return tuple(lengths)
+                each = form.num_words(drawn, num_inputs) / drawn
+                mean += each * kept[0]
+                deviation += each * kept[1]
+                most += form.num_words(kept[2], num_inputs)
+        return mean, deviation, most
 
     def _report_sizes(self, subnet, k, is_back) -> list[int]:
         """Words of what goes home beside a subnet's last parcel; elsewhere nothing does."""

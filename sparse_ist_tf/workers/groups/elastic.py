@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from sparse_ist_tf.errors import warn
 from sparse_ist_tf.workers.cluster import OCCASION, Cluster
 from sparse_ist_tf.workers.groups.group import LOST, REGROUPED, Asked, Failure, Group
+from sparse_ist_tf.workers.groups.restarts import Crew, Restarts
 from sparse_ist_tf.workers.groups.roll_call import Call, RollCall
 from sparse_ist_tf.workers.launch import environment_of_worker
 from sparse_ist_tf.workers.meeting import UNMET
-from sparse_ist_tf.workers.restarts import Crew, Restarts
 from sparse_ist_tf.workers.stopping import SIGNALS, stopped_line
 
 _OWN_ENDS = 2  # of this worker's processes, behind which it comes back later than the others

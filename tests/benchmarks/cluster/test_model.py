@@ -28,11 +28,11 @@ class _Nobody:
 
     worker = 0
 
-    def reserve(self, count=1):
-        return 1
-
     def __init__(self, num_workers):
         self.num_workers = num_workers
+
+    def reserve(self, count=1):
+        return 1
 
 
 def _exchange(count, num_workers, link):
@@ -66,8 +66,7 @@ def test_even_loads_send_their_bound(name, count, num_workers):
     told = count // num_workers * (num_workers - 1) * (10 * carried + 4) * 4
     bound = _exchange(count, num_workers, link).lower_bound_bytes()
     # Where subnets have a neuron more or less, a worker serves those of all.
-    exact = 1e-2 if 1000 % count or 800 % count else 1e-6
-    assert cost.sent[0] == pytest.approx(bound + told, rel=exact)
+    assert 0.99 * bound < cost.sent[0] - told < 1.05 * bound
 
 
 @pytest.mark.parametrize(
@@ -125,11 +124,11 @@ def test_the_peers_send_what_they_say(count, num_workers):
 def test_seconds_are_bytes_and_delays():
     link = LINKS["fast"]
     two, four = (Round(HEAD, 4, workers, link).ist() for workers in (2, 4))
-    assert two.seconds(LinkShape.parse("100ms")) == pytest.approx(0.6)
-    assert four.seconds(LinkShape.parse("100ms")) == pytest.approx(0.8)
+    assert two.seconds(LinkShape.parse("100ms")) == pytest.approx(0.3)
+    assert four.seconds(LinkShape.parse("100ms")) == pytest.approx(0.3)
     seconds = four.seconds(LinkShape.parse("10mbit/20ms"))
-    least = 8 * four.busiest / 10e6 + 0.16
-    assert least < seconds < 1.15 * least
+    least = 8 * four.busiest / 10e6 + 0.06
+    assert least < seconds < 1.1 * least
 
 
 def test_subnets_go_back_while_others_are_trained():
@@ -141,24 +140,42 @@ def test_subnets_go_back_while_others_are_trained():
     assert two.seconds(shape) - two.seconds(shape, 0.1) == pytest.approx(0.05)
 
 
-def test_worker_0_is_asked_by_all():
-    """Which is more than its subnets, where there are many."""
-    head, shape = HeadShape(192, (8000, 8000), 10), LinkShape.parse("10mbit/20ms")
-    cost = Round(head, 64, 64, LINKS["thinnest"]).ist()
-    wire = cost.wire_bytes(shape)
-    assert cost.called_bytes > 5 * wire[1]
-    assert wire[0] > 2 * wire[1]
-    assert len({round(each) for each in wire[1:]}) == 1
+@pytest.mark.parametrize("way", ["weights", "differences"])
+@pytest.mark.parametrize(("count", "num_workers"), [(2, 2), (4, 4), (16, 8)])
+def test_messages_are_filled_up_as_channels_do(way, count, num_workers):
+    """By the channels themselves, over many deals."""
+    exchange, is_back = _exchange(count, num_workers, LINKS["thinnest"]), way == "differences"
+    rng, home = np.random.default_rng(0), num_workers - 1
+    found = []
+    for _ in range(200):
+        held = [
+            rng.permutation(w)[: sizes[0]]
+            for w, sizes in zip(SPEC.hidden, exchange.sizes, strict=True)
+        ]
+        words = sum(exchange._report_sizes(0, 0, is_back))
+        for p, some, inputs in exchange._pieces(0, 0):
+            kept = int((exchange.homes[p.layer].owners[held[p.layer][some]] == home).sum())
+            forms = [column.back if is_back else column.out for column in p.columns]
+            words += sum(form.num_words(kept, inputs) for form in forms)
+        channel = exchange._channels[0, 0, home, is_back]
+        length = int(channel.length(words, False))
+        crossing = [p for p in channel.pieces(length) if p.crosses is None or p.crosses]
+        assert sum(piece.size for piece in crossing) == length >= words
+        found.append((4 * (length - words), len(crossing)))
+    said = Round(HEAD, count, num_workers, LINKS["thinnest"]).messages(
+        np.full(num_workers, 1 / num_workers), way
+    )
+    filling, pieces = np.mean(found, axis=0)
+    assert filling == pytest.approx(said[0][0, home], rel=0.25, abs=30)
+    assert pieces == pytest.approx(said[1][0, home], abs=0.4)
 
 
 def test_kernels_count_what_the_model_says():
     """As measured on 4 and 8 hosts where nothing limits a link, bytes of a round.
 
-    By `sparse_ist_tf.benchmark cluster` with encoder.weights=random:vit_pico, batches of 8 and
-    rounds of 2 steps.
+    By `sparse_ist_tf.benchmark cluster` with dataset.name=digits, encoder.weights=random:vit_pico,
+    head.hidden=(64,64) or (256,256), as many subnets as workers, batches of 8 and rounds of 2 steps.
     """
-    for count, (first, others) in {4: (12204, 11192), 8: (32884, 19092)}.items():
-        cost = Round(HeadShape(96, (64, 64), 10), count, count, LINKS["thinnest"]).ist()
-        wire = cost.wire_bytes(LinkShape())
-        assert wire[0] == pytest.approx(first, rel=0.1)
-        assert wire[1] == pytest.approx(others, rel=0.1)
+    for count, width, counted in ((4, 64, 13800), (8, 256, 35500)):
+        cost = Round(HeadShape(96, (width, width), 10), count, count, LINKS["thinnest"]).ist()
+        assert cost.wire_bytes(LinkShape()) == pytest.approx(counted, rel=0.1)

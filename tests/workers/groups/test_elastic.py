@@ -14,7 +14,7 @@ import json, os, sys
 from sparse_ist_tf.workers.cluster import Cluster
 from sparse_ist_tf.workers.groups.elastic import ElasticWorker
 from sparse_ist_tf.workers.groups.roll_call import RollCall
-from sparse_ist_tf.workers.restarts import Restarts
+from sparse_ist_tf.workers.groups.restarts import Restarts
 worker, addresses, script, folder = json.loads(sys.argv[1])
 roll_call = RollCall(Cluster(worker, tuple(addresses)), {}, 30.0, 2.0)
 restarts = Restarts(9, lambda: len(os.listdir(folder)) if worker == 0 else object())

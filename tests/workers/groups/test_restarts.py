@@ -1,6 +1,6 @@
 """Restarts are given while they help."""
 
-from sparse_ist_tf.workers.restarts import Crew, Restarts
+from sparse_ist_tf.workers.groups.restarts import Crew, Restarts
 
 
 def test_a_run_that_gets_no_further_is_given_up():
