@@ -13,7 +13,7 @@ from sparse_ist_tf.ist.rounds import IstTrainer
 from sparse_ist_tf.ist.trainer import TrainerOptions, TrainingData
 from sparse_ist_tf.workers.cluster import make_strategy, read_tf_config
 from sparse_ist_tf.workers.launch import follow_launcher
-from sparse_ist_tf.workers.link import Link
+from sparse_ist_tf.workers.link import Link, Shape
 
 
 def _bytes(what):
@@ -21,7 +21,20 @@ def _bytes(what):
     return 1024 * int(re.search(rf"{what}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
-def main(folder, width):
+def _growth(trainer, link, rounds):
+    """Bytes that a round adds behind as many others, and what is sent outside of rounds."""
+    for _ in ("to warm up", "to measure"):
+        before = _bytes("VmRSS")
+        for _ in range(rounds):
+            trainer.run_round()
+            link.all_gather(np.zeros(3), purpose="control")
+            link.broadcast(
+                np.zeros((5, 2)) if link.chief else Shape((5, 2), float), purpose="control"
+            )
+    return (_bytes("VmRSS") - before) / rounds
+
+
+def main(folder, width, rounds=0):
     """Trains heads of a small and of the wanted width; the small one pays for what is fixed."""
     follow_launcher(os.environ)
     cluster = read_tf_config(os.environ)
@@ -39,6 +52,8 @@ def main(folder, width):
         for _ in range(2):
             trainer.run_round()
         found[name] = _bytes("VmHWM") - before
+    if rounds:
+        found["growth"] = _growth(trainer, link, int(rounds))
     Path(folder, f"{cluster.worker}.json").write_text(json.dumps(found), encoding="utf-8")
     link.part()
 

@@ -29,3 +29,15 @@ def test_a_worker_holds_its_share_its_subnet_and_a_bounded_rest(tmp_path):
         found = json.loads((tmp_path / f"{worker}.json").read_text())
         assert found["wide"] <= homes + subnet + rest, (worker, found)
         assert found["wide"] >= homes + subnet, "else nothing was measured"
+
+
+@pytest.mark.large
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux' /proc")
+def test_rounds_add_nothing(tmp_path):
+    """TensorFlow keeps 1.3 KB for every key that a collective ever had."""
+    rounds, messages = 1000, 6  # of a worker in a round: two ways to two subnets, two others
+    command = [sys.executable, str(SCRIPT), str(tmp_path), "64", str(rounds)]
+    assert run_local_workers(command, 2) == 0
+    for worker in range(2):
+        growth = json.loads((tmp_path / f"{worker}.json").read_text())["growth"]
+        assert growth < 1300 * messages / 8

@@ -57,8 +57,8 @@ class Exchange:
     A subnet's neurons come in one message from each worker that keeps some, and go back in one, or
     in several where they are more than a parcel holds: parcels come one behind the other. None is
     filled up to the size of another, so that a worker with little to train sends little; each
-    crosses by a channel, filled up a little to one of few lengths. A message goes as soon as it is ready and others are through, whatever the worker's other subnets
-    still do.
+    crosses by a channel, filled up to one of few lengths. A message goes as soon as it is ready and
+    others are through, whatever the worker's other subnets still do.
 
     Beside home shards and subnets a worker has at most one parcel on each way, and what is made of
     it: indices, another order, words. All workers make their transfers in one order, so none waits

@@ -174,7 +174,7 @@ def test_kernels_count_what_the_model_says():
     """As measured on 4 and 8 hosts where nothing limits a link, bytes of a round.
 
     By `sparse_ist_tf.benchmark cluster` with dataset.name=digits, encoder.weights=random:vit_pico,
-    head.hidden=(64,64) or (256,256), as many subnets as workers, batches of 8 and rounds of 2 steps.
+    head.hidden=(64,64) or (256,256), as many subnets as workers, batches of 8, rounds of 2 steps.
     """
     for count, width, counted in ((4, 64, 13800), (8, 256, 35500)):
         cost = Round(HeadShape(96, (width, width), 10), count, count, LINKS["thinnest"]).ist()
