@@ -13,6 +13,7 @@ from sparse_ist_tf.export.graphs.convert import convert
 from sparse_ist_tf.export.graphs.folding import FoldedViT, fold
 from sparse_ist_tf.export.graphs.forms import Network, layers_of
 from sparse_ist_tf.export.graphs.interface import OF_IMAGES, example_for
+from sparse_ist_tf.export.integers.memory import Memory
 from sparse_ist_tf.export.plan import Job, Options
 from sparse_ist_tf.runs.finished_run import FinishedRun
 
@@ -22,6 +23,7 @@ class Networks:
 
     def __init__(self, run: FinishedRun, target: Target, options: Options):
         self.run, self.target, self.options = run, target, options
+        self.memory = Memory()
         self._parameters: dict[tuple[int | None, bool], dict[str, np.ndarray]] = {}
 
     @functools.cached_property
@@ -54,7 +56,7 @@ class Networks:
         """Features of the training images by the encoder in int8, as inside a classifier."""
         encoder = Network("encoder", (), self.vit, tuple(range(self.run.num_visible)))
         samples = functools.partial(self.samples, "encoder")
-        runtime = LiteRT(convert(encoder, "int8", self.target.interface, samples))
+        runtime = LiteRT(convert(encoder, "int8", self.target.interface, samples, self.memory))
         return np.array([runtime.run(example) for example in self.run.images.examples("train")])
 
     def network(self, job: Job, quantize: str = "int8") -> Network:

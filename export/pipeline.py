@@ -163,7 +163,7 @@ class Exporter:
         bound = self._bound(job, quantize)
         network = self.networks.network(job, quantize)
         samples = functools.partial(self.networks.samples, job.kind)
-        content = convert(network, quantize, self.target.interface, samples)
+        content = convert(network, quantize, self.target.interface, samples, self.networks.memory)
         self._bar.advance(_MADE)
         name = self._name(job, quantize)
         # Against the run's own head: what compression costs counts.

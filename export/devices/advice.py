@@ -55,7 +55,7 @@ def _measure(networks: Networks, network: Network, ratio: float) -> tuple[int, i
                 taken["patches"] = select_patches(image, positions[None], vit.spec.patch_size)
             yield taken
 
-    content = convert(network, "int8", networks.target.interface, samples)
+    content = convert(network, "int8", networks.target.interface, samples, networks.memory)
     example = {name: np.asarray(value)[0] for name, value in next(iter(samples())).items()}
     return len(content), micro.needed_arena(content, example)
 

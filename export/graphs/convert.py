@@ -9,8 +9,9 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.files import flatbuffer
 from sparse_ist_tf.export.graphs.forms import Network, make_function
 from sparse_ist_tf.export.graphs.interface import INTEGERS, PIXELS, QUANTIZATIONS, Interface
+from sparse_ist_tf.export.integers.memory import Memory, Recording, Samples
 from sparse_ist_tf.export.integers.quantize import Scheme, to_integers
-from sparse_ist_tf.export.integers.ranges import Samples, calibrate
+from sparse_ist_tf.export.integers.ranges import calibrate
 from sparse_ist_tf.export.integers.rounding import measure_inputs
 
 
@@ -19,6 +20,7 @@ def convert(
     quantize: str,
     interface: Interface = Interface(),  # noqa: B008  # frozen
     samples: Samples | None = None,
+    memory: Memory | None = None,
 ) -> bytes:
     """Converts one artefact.
 
@@ -28,6 +30,7 @@ def convert(
         interface: form and types.
         samples: for int8 and int16x8 only: makes an iterator of real inputs of batch 1 by name:
             "image" and "patches" uint8, "positions" int32, "feature" float32.
+        memory: of what was converted before; what it has in common with this is not done again.
 
     Returns:
         The content of a .tflite file with one signature, "serving_default".
@@ -51,13 +54,13 @@ def convert(
         raise RequestError(f"quantize={quantize!r}: must be one of {', '.join(QUANTIZATIONS)}")
     if interface.whole_integer and quantize != "int8":
         raise RequestError(f"quantize={quantize!r}: this target takes int8 alone")
-    content = _converted(network, quantize, interface, samples)
+    content = _converted(network, quantize, interface, samples, memory)
     if interface.output(network.kind) == "probabilities":
         return flatbuffer.append_softmax(content)
     return content
 
 
-def _converted(network, quantize, interface, samples) -> bytes:
+def _converted(network, quantize, interface, samples, memory) -> bytes:
     """A file that gives logits, or a feature."""
     if quantize not in INTEGERS:
         function = make_function(network, interface.form, "uint8")
@@ -66,9 +69,11 @@ def _converted(network, quantize, interface, samples) -> bytes:
         raise RequestError(f"quantize={quantize!r}: needs calibration samples")
     bits = 8 if quantize == "int8" else 16
     content, centred = for_integers(network, interface, samples)
-    ranges = calibrate(content, centred, bits)
-    inputs = measure_inputs(content, centred, leave=len(network.layers) * network.tuned)
-    return to_integers(content, ranges, _scheme(network, interface, bits), inputs)
+    recording = Recording(content, centred, memory)
+    ranges = calibrate(recording, bits)
+    inputs = measure_inputs(recording, leave=len(network.layers) * network.tuned)
+    scheme = _scheme(network, interface, bits)
+    return to_integers(content, ranges, scheme, inputs, recording.memory)
 
 
 def for_integers(network: Network, interface: Interface, samples: Samples) -> tuple[bytes, Samples]:

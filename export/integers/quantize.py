@@ -18,6 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.export.files import flatbuffer
 from sparse_ist_tf.export.files.runtimes import ports
+from sparse_ist_tf.export.integers.memory import Memory, digest
 from sparse_ist_tf.export.integers.rounding import Inputs, round_weights
 
 # Operators that only move numbers: their inputs and outputs share one scale.
@@ -79,6 +80,7 @@ def to_integers(
     ranges: Mapping[int, tuple[float, float]],
     scheme: Scheme,
     inputs: Mapping[int, Inputs] | None = None,
+    memory: Memory | None = None,
 ) -> bytes:
     """Makes a float file fully integer.
 
@@ -88,18 +90,21 @@ def to_integers(
         scheme: the types wanted.
         inputs: by operator index, of rounding.measure_inputs(); the weights of other operators are
             rounded to the nearest integer.
+        memory: of the files before.
 
     Raises:
         RunError: if an operator has no rule.
     """
-    return _Rewriter(content, ranges, scheme, inputs or {}).run()
+    memory = Memory() if memory is None else memory
+    return _Rewriter(content, ranges, scheme, inputs or {}, memory).run()
 
 
 class _Rewriter:
-    def __init__(self, content, ranges, scheme, measured):
+    def __init__(self, content, ranges, scheme, measured, memory):
         self.model = flatbuffer.parse(content)
         self.graph = self.model.subgraphs[0]
         self.ranges, self.scheme, self.measured = ranges, scheme, measured
+        self.memory = memory
         self.inputs = {port.index: port.name for port in ports(content)[0]}
         self.kind = {8: schema.TensorType.INT8, 16: schema.TensorType.INT16}[scheme.bits]
         self.limit = 2 ** (scheme.bits - 1) - 1
@@ -224,14 +229,15 @@ class _Rewriter:
         top = np.atleast_1d(np.abs(value).max(axis=axes))
         return np.where(top > 0, top, 1.0) / 127
 
-    @staticmethod
-    def _round_weights(value, scales, measured: Inputs | None):
+    def _round_weights(self, value, scales, measured: Inputs | None):
         rows, shift = value.reshape(len(value), -1), 0.0
         scales = np.broadcast_to(scales, len(value))
         if measured is None:
             integers = np.round(rows / scales[:, None])
         else:
-            integers, shift = round_weights(rows, scales, measured)
+            of = rows, scales, measured.mean, measured.covariance
+            key = digest(rows.shape, measured.count, *(array.tobytes() for array in of))
+            integers, shift = self.memory.once(key, lambda: round_weights(rows, scales, measured))
         return integers.astype(np.int8).reshape(value.shape), shift
 
     def _new_constant(self, like, integers, scales, zeros=None) -> int:

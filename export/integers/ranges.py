@@ -1,24 +1,19 @@
 """The range of every tensor of a float file, measured on real inputs, for its integers to cover."""
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from sparse_ist_tf.errors import RunError
-from sparse_ist_tf.export.files import flatbuffer
-from sparse_ist_tf.export.files.runtimes import ports
+from sparse_ist_tf.export.integers.memory import Recording
 
-# What makes an iterator of inputs, of batch 1 by their names in the signature.
-Samples = Callable[[], Iterable[Mapping[str, np.ndarray]]]
 _BINS = 2048
 _SEEN = 4096  # numbers of a tensor that a sample adds to its histogram
 _STEPS = 255  # of int8
 
 
-def calibrate(content: bytes, samples: Samples, bits: int) -> dict[int, tuple[float, float]]:
+def calibrate(recording: Recording, bits: int) -> dict[int, tuple[float, float]]:
     """Measures the range of every float tensor of a file on real inputs.
 
     For 8 bits a range is the one that loses least: of some hundred ways to cut the measured
@@ -27,22 +22,37 @@ def calibrate(content: bytes, samples: Samples, bits: int) -> dict[int, tuple[fl
     cut value does.
 
     Args:
-        content: a float .tflite file.
-        samples: called twice.
+        recording: of a float .tflite file.
         bits: 8 or 16.
+
+    Returns:
+        By tensor index.
 
     Raises:
         RunError: if there are no samples, or a value is not finite.
     """
-    graph = flatbuffer.parse(content).subgraphs[0]
-    inputs, result = ports(content)
+    graph, result = recording.model.subgraphs[0], recording.output
     computed = {index for op in graph.operators for index in op.outputs}
-    computed |= {port.index for port in inputs}
+    computed |= {port.index for port in recording.inputs}
     is_float = [tensor.type == schema.TensorType.FLOAT32 for tensor in graph.tensors]
     watched = [index for index in sorted(computed) if is_float[index]]
+    gives_logits = result.name == "logits"
+    keys = {
+        index: (bits, gives_logits and index == result.index, recording.origins[index])
+        for index in watched
+    }
+    memory = recording.memory
+    new = [index for index in watched if keys[index] not in memory]
+    for index, found in _measured(recording, new, bits).items():
+        memory[keys[index]] = found
+    return {index: memory[key] for index, key in keys.items()}
+
+
+def _measured(recording, watched, bits):
+    result = recording.output
     extremes: dict[int, list[float]] = {index: [] for index in watched}
     logits = []
-    for index, value in recorded(content, samples, watched):
+    for index, value in recording.of(watched):
         if index == result.index and result.name == "logits":
             logits.append(value.reshape(1, -1))
         extremes[index] += float(value.min()), float(value.max())
@@ -53,7 +63,7 @@ def calibrate(content: bytes, samples: Samples, bits: int) -> dict[int, tuple[fl
         return {index: (2 * low, 2 * high) for index, (low, high) in spans.items()}
     counts = {index: np.zeros(_BINS) for index in watched}
     turns = dict.fromkeys(watched, 0)
-    for index, value in recorded(content, samples, watched):
+    for index, value in recording.of(watched):
         low, high = spans[index]
         if high > low:
             # An odd stride walks through all channels; each sample starts at another place.
@@ -67,30 +77,6 @@ def calibrate(content: bytes, samples: Samples, bits: int) -> dict[int, tuple[fl
     if logits:
         ranges[result.index] = best_logits_range(np.concatenate(logits))
     return ranges
-
-
-def recorded(
-    content: bytes, samples: Samples, watched: Collection[int]
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Runs a float file and tells what some of its inputs and computed tensors held.
-
-    Yields:
-        (index, value) of each tensor, for each sample.
-    """
-    interpreter = Interpreter(
-        model_content=content,
-        num_threads=1,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-        experimental_preserve_all_tensors=True,
-    )
-    interpreter.allocate_tensors()
-    inputs, _ = ports(content)
-    for sample in samples():
-        for port in inputs:
-            interpreter.set_tensor(port.index, sample[port.name])
-        interpreter.invoke()
-        for index in watched:
-            yield index, interpreter.get_tensor(index)
 
 
 def best_range(counts: np.ndarray, low: float, high: float) -> tuple[float, float]:

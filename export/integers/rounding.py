@@ -3,9 +3,10 @@
 import dataclasses
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 from sparse_ist_tf.export.files import flatbuffer
-from sparse_ist_tf.export.integers.ranges import Samples, recorded
+from sparse_ist_tf.export.integers.memory import Recording
 
 _DAMPING = 0.01  # of the mean variance, added to each
 
@@ -25,32 +26,34 @@ class Inputs:
     count: int
 
 
-def measure_inputs(content: bytes, samples: Samples, leave: int = 0) -> dict[int, Inputs]:
+def measure_inputs(recording: Recording, leave: int = 0) -> dict[int, Inputs]:
     """Measures the inputs of a float file's products with constant weights, by operator.
 
     Of one without a bias, which can't take up what remains on average, around zero. As many as
     `leave` at the end are left out.
     """
-    products = _products(content)
+    products = _products(recording.model)
     products = products[: len(products) - leave]
-    sources = {source for _, source, _ in products}
+    origins, memory = recording.origins, recording.memory
+    sources = list(dict.fromkeys(source for _, source, _ in products))
     totals: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}
-    for index, value in recorded(content, samples, sources):
+    for index, value in recording.of([i for i in sources if ("sums", origins[i]) not in memory]):
         rows = value.reshape(-1, value.shape[-1]).astype(np.float64)
         count, total, square = totals.get(index, (0, 0.0, 0.0))
         totals[index] = count + len(rows), total + rows.sum(axis=0), square + rows.T @ rows
+    for index, sums in totals.items():
+        memory["sums", origins[index]] = sums
     found = {}
     for operator, source, has_bias in products:
-        if source in totals:
-            count, total, square = totals[source]
+        if ("sums", origins[source]) in memory:
+            count, total, square = memory["sums", origins[source]]
             mean = total / count * has_bias
             found[operator] = Inputs(mean, square / count - np.outer(mean, mean), count)
     return found
 
 
-def _products(content: bytes) -> list[tuple[int, int, bool]]:
+def _products(model: schema.ModelT) -> list[tuple[int, int, bool]]:
     """(operator, tensor that it multiplies, whether it has a bias), in order."""
-    model = flatbuffer.parse(content)
     graph = model.subgraphs[0]
     found = []
     for place, operator in enumerate(graph.operators):

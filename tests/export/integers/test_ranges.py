@@ -5,6 +5,7 @@ import pytest
 
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.export.files import flatbuffer
+from sparse_ist_tf.export.integers.memory import Recording
 from sparse_ist_tf.export.integers.ranges import best_logits_range, best_range, calibrate
 
 
@@ -31,19 +32,19 @@ def test_a_range_without_tails_stays_whole():
 
 
 def test_ranges_are_those_of_the_samples(head_file, head_samples, head_features):
-    ranges = calibrate(head_file, head_samples, bits=16)
+    ranges = calibrate(Recording(head_file, head_samples), bits=16)
     (index,) = flatbuffer.parse(head_file).subgraphs[0].inputs
     low, high = ranges[int(index)]
     assert low == pytest.approx(2 * head_features.min())
     assert high == pytest.approx(2 * head_features.max())
-    eight = calibrate(head_file, head_samples, bits=8)[int(index)]
+    eight = calibrate(Recording(head_file, head_samples), bits=8)[int(index)]
     assert head_features.min() <= eight[0] < 0 < eight[1] <= head_features.max()
 
 
 def test_values_that_are_not_finite_are_an_error(head_file):
     for samples in ([], [{"feature": np.full((1, 8), np.nan, "float32")}]):
         with pytest.raises(RunError, match="no samples, or a tensor that is not finite"):
-            calibrate(head_file, lambda s=samples: s, bits=8)
+            calibrate(Recording(head_file, lambda s=samples: s), bits=8)
 
 
 def test_close_logits_stay_apart_where_far_ones_do_not_matter():

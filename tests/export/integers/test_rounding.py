@@ -11,6 +11,7 @@ from sparse_ist_tf.export.files import flatbuffer
 from sparse_ist_tf.export.files.runtimes import LiteRT
 from sparse_ist_tf.export.graphs.convert import Interface, convert
 from sparse_ist_tf.export.graphs.forms import Network, layers_of
+from sparse_ist_tf.export.integers.memory import Recording
 from sparse_ist_tf.export.integers.rounding import Inputs, measure_inputs, round_weights
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
 
@@ -80,7 +81,8 @@ def test_inputs_that_never_change_are_no_trouble(rows):
 def test_inputs_are_measured_at_every_product(head_layers, head_samples, bias):
     """Around their mean, or around zero where there is no bias to take it up."""
     layers = tuple(dataclasses.replace(layer, bias=layer.bias + bias) for layer in head_layers)
-    found = measure_inputs(convert(Network("head", layers), "float32"), head_samples)
+    content = convert(Network("head", layers), "float32")
+    found = measure_inputs(Recording(content, head_samples))
     assert len(found) == len(layers)
     rows = np.concatenate([sample["feature"] for sample in head_samples()]).astype(np.float64)
     for inputs, layer in zip(found.values(), layers, strict=True):
