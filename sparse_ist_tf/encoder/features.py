@@ -113,11 +113,15 @@ class Features:
         """The same of images with another hidden share."""
         return dataclasses.replace(self, masks=dataclasses.replace(self.masks, ratio=ratio))
 
+    def at_view(self, view: int) -> "Features":
+        """The same of another of the images' fixed masks."""
+        return dataclasses.replace(self, masks=dataclasses.replace(self.masks, view=view))
+
     def key(self, split: Split) -> str:
         """What features depend on, as a digest, 64 hex digits: the name of their cache file."""
         encoder = self.encoder
         masks = dataclasses.asdict(self.masks.canonical())
-        grid, resize = masks.pop("grid"), masks.pop("resize")
+        grid, resize, view = (masks.pop(name) for name in ("grid", "resize", "view"))
         parts = {
             "format": _FORMAT,
             "encoder": encoder.digest,
@@ -131,6 +135,8 @@ class Features:
             parts["grid"] = grid
         if resize != "antialias":
             parts["resize"] = resize
+        if view:
+            parts["view"] = view
         if self.transport.images_key:
             parts["link"] = self.transport.images_key
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -155,7 +161,7 @@ class Features:
         everywhere = link.all_gather(mine, purpose="features").all()
         if features is not None and everywhere:
             if progress:
-                count = f"{split.name}: {split.size:,} features"
+                count = f"{self._named(split)}: {split.size:,} features"
                 print(f"{count} from the cache", file=sys.stderr, flush=True)
         else:
 
@@ -280,7 +286,8 @@ class Features:
             batch_size,
         )
         whole, encoded = max(whole, len(rows)), 0
-        bar = Bar(whole, f"encoding {split.name}", "images", is_shown=progress, stays=lasting)
+        name = f"encoding {self._named(split)}"
+        bar = Bar(whole, name, "images", is_shown=progress, stays=lasting)
         with bar, image_errors():
             for batch in seen.as_numpy_iterator():
                 images, positions, indices = batch["image"], batch["positions"], batch["index"]
@@ -292,6 +299,9 @@ class Features:
                 encoded += count
                 bar.to(whole * encoded // len(rows))  # as if other shares were as far as this one
         return out
+
+    def _named(self, split):
+        return f"{split.name}, view {self.masks.view}" if self.masks.view else split.name
 
 
 def _in_order(split, scale, rows):

@@ -45,7 +45,7 @@ from sparse_ist_tf.runs.progress import Progress
 from sparse_ist_tf.runs.rounds_log import RoundsLog
 from sparse_ist_tf.runs.schedules import local_steps, rounds_between, steps_of_round, total_steps
 from sparse_ist_tf.runs.trained import is_trained
-from sparse_ist_tf.runs.views import Views
+from sparse_ist_tf.runs.views import Views, fixed_views, in_turns
 from sparse_ist_tf.shown.bars import Bar
 from sparse_ist_tf.streams import Stream
 from sparse_ist_tf.workers.agreement import agree, command_facts
@@ -138,8 +138,8 @@ class Run:
             )
         return told
 
-    def _features(self, part: str) -> np.ndarray:
-        return self.features.of(self.splits[part], self.link, progress=self.link.chief)
+    def _features(self, part: str, views: int = 1) -> np.ndarray:
+        return fixed_views(self.features, self.splits[part], self.link, views)
 
     def _frozen_tokens(self) -> dict[str, FrozenTokens]:
         """Where blocks of the encoder train: what is below them."""
@@ -188,9 +188,14 @@ class Run:
         ]
         adjustments = [logit_adjustments(train.labels, some, train.num_classes) for some in shards]
         if self.masks.kind != "random" or self.tokens:
-            features = None if self.tokens else self._features("train")
+            views = self.config.masks.views
+            features = None if self.tokens else self._features("train", views)
+            labels, locate = (
+                np.tile(train.labels, views),
+                in_turns(train.size, views, self.config.seed),
+            )
             pairs = zip(shards, adjustments, strict=True)
-            return [TrainingData(features, train.labels, s, None, a) for s, a in pairs]
+            return [TrainingData(features, labels, s, locate, a) for s, a in pairs]
         streams = [
             [BatchStream(shard, o.batch_size, o.seed, n) for n, shard in enumerate(some)]
             for o, some in zip(options, shards, strict=True)
