@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from sparse_ist_tf.codec.few_bits import Channels
 from sparse_ist_tf.codec.transport import Transport
 from sparse_ist_tf.encoder.cache import cache_path, load_features, save_features
 from sparse_ist_tf.encoder.frozen import FrozenEncoder
@@ -116,6 +117,30 @@ class Features:
     def at_view(self, view: int) -> "Features":
         """The same of another of the images' fixed masks."""
         return dataclasses.replace(self, masks=dataclasses.replace(self.masks, view=view))
+
+    def channels_of(self, split: Split, link: Link, progress: bool = True) -> Channels | None:
+        """What a transport has to know of features, by a split under fixed masks or the shared one.
+
+        Called by all workers.
+
+        Args:
+            split: the training images.
+            link: to the other workers.
+            progress: as of.
+
+        Returns:
+            The same on every worker; None where features have enough bits.
+
+        Raises:
+            RunError: as of.
+        """
+        if not self.transport.needs_channels:
+            return None
+        kind = "shared" if self.masks.kind == "shared" else "fixed"
+        masks = dataclasses.replace(self.masks, kind=kind)
+        transport = dataclasses.replace(self.transport, features="float32")
+        plain = dataclasses.replace(self, masks=masks, transport=transport)
+        return Channels.of(plain.of(split, link, progress=progress))
 
     def key(self, split: Split) -> str:
         """What features depend on, as a digest, 64 hex digits: the name of their cache file."""

@@ -39,7 +39,7 @@ from sparse_ist_tf.runs.parts import (
     optimizer_config,
     trainer_options,
     training_shards,
-    transport,
+    with_channels,
 )
 from sparse_ist_tf.runs.progress import Progress
 from sparse_ist_tf.runs.rounds_log import RoundsLog
@@ -77,7 +77,7 @@ class Run:
         self.encoder = load_configured(config.encoder)
         if config.encoder.trainable_blocks:
             trained_variables(self.encoder, config.encoder.trainable_blocks)  # raises, as above
-        self.masks, self.transport = mask_options(config), transport(config)
+        self.masks = mask_options(config)
         for ratio in (self.masks.ratio, *config.masks.test_ratios):
             _check_masks(dataclasses.replace(self.masks, ratio=ratio), self.encoder.num_patches)
         self.splits = self._load_splits()
@@ -94,6 +94,7 @@ class Run:
                 print(summary(config.dataset.name, self.splits), flush=True)
             print(self.encoder.describe(), file=sys.stderr, flush=True)
         self.tokens = self._frozen_tokens() if config.encoder.trainable_blocks else None
+        self.features = with_channels(self.features, self.splits["train"], link, directory)
         self.test_features = None if self.tokens else self._features("test")
         self._make_trainers()
         if link.chief:
@@ -156,7 +157,8 @@ class Run:
     def _make_trainers(self) -> None:
         config, train = self.config, self.splits["train"]
         spec = head_spec(config, self.encoder.feature_dim, train.num_classes)
-        self.evaluation = Evaluation(config, spec, self.encoder, self.splits["test"])
+        channels = self.features.transport.channels
+        self.evaluation = Evaluation(config, spec, self.encoder, self.splits["test"], channels)
         tuning = None
         if self.tokens:
             blocks, factor = config.encoder.trainable_blocks, config.encoder.learning_rate_factor
