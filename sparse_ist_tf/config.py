@@ -47,7 +47,7 @@ LINKS = {
     "thin": LinkSetting("bfloat16", "int4", "reset", "halvings", 100),
     "fast": LinkSetting("float32", "float32", "float32", "float32", 20),
 }
-DATASETS = ("mnist5k", "digits", "cifar10", "resisc45", "aid")
+DATASETS = ("mnist5k", "digits", "cifar10", "resisc45", "aid", "rsscn7")
 AUTO = "auto"  # as ist.link says
 INITIALIZERS = ("subnet_he_normal", "he_normal", "lecun_normal", "glorot_uniform", "torch_uniform")
 RATIO = Number(0, 1, below=True)
