@@ -2,8 +2,7 @@
 
 A channel less its mean over training images, over their standard deviation, is cut into 2**bits
 steps of one size around zero; what lies beyond is in the outermost. Channels differ too much for a
-scale of the image's own: with 2 bits of 192 channels a linear probe on AID then loses 6.2 points,
-by channels 3.0, and nothing but the bits has to be sent.
+scale of the image's own, and so nothing but the bits has to be sent.
 """
 
 import dataclasses
