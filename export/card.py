@@ -37,6 +37,7 @@ def describe(run: FinishedRun, name: str, job: Job, target: Target, about: Mappi
     if job.kind == "classifier_sensor":
         cell = run.sensor_cell()
         mask["cell"] = list(cell)
+    few = run.images.transport.needs_channels
     about = {
         "format": "sparse_ist_tf.export/1",
         "target": target.name,
@@ -48,6 +49,7 @@ def describe(run: FinishedRun, name: str, job: Job, target: Target, about: Mappi
         },
         "normalisation": {"mean": list(encoder.mean), "std": list(encoder.std)},
         "config": run.config.to_dict(),
+        **({"channels": run.images.transport.channels.as_dict()} if few else {}),
         "data": run.data.without_files().as_dict(),
         "digest": run.digest,
         **about,

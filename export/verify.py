@@ -180,6 +180,7 @@ def evaluate_tflite(
             the data set is no longer what it was.
     """
     from sparse_ist_tf.checkpoints.loading import load_configured
+    from sparse_ist_tf.codec.few_bits import Channels
     from sparse_ist_tf.config import completed
     from sparse_ist_tf.reports.data_record import DataRecord
     from sparse_ist_tf.runs.images import Images
@@ -196,7 +197,8 @@ def evaluate_tflite(
             f"{path.name}: was made with another encoder than encoder.weights="
             f"{config.encoder.weights!r}"
         )
-    images = Images(config, encoder, known)
+    channels = Channels.of_dict(run["channels"]) if "channels" in run else None
+    images = Images(config, encoder, known, channels)
     split = images.splits["test"]
     kind = run["artefact"]["kind"]
     if kind in OF_IMAGES:

@@ -47,15 +47,9 @@ LINKS = {
     "thin": LinkSetting("bfloat16", "int4", "reset", "halvings", 100),
     "fast": LinkSetting("float32", "float32", "float32", "float32", 20),
 }
-DATASETS = ("mnist5k", "digits", "cifar10", "resisc45", "aid")
+DATASETS = ("mnist5k", "digits", "cifar10", "resisc45", "aid", "rsscn7")
 AUTO = "auto"  # as ist.link says
-INITIALIZERS = (
-    "subnet_he_normal",
-    "he_normal",
-    "lecun_normal",
-    "glorot_uniform",
-    "torch_uniform",
-)
+INITIALIZERS = ("subnet_he_normal", "he_normal", "lecun_normal", "glorot_uniform", "torch_uniform")
 RATIO = Number(0, 1, below=True)
 COLOR = Numbers("three numbers, or none", counts=(0, 3))
 # What the published experiment code does.
@@ -86,11 +80,13 @@ _LATER: dict[str, Value] = {
     "ist.logit_adjustment": False,
     "masks.grid": "scaled",
     "dataset.resize": "antialias",
+    "masks.views": 1,
 }
 # What the training of the encoder's blocks needs: features change at every step.
 _TUNABLE = {
     "ist.algorithm": "centralized",
     "encoder.dtype": "float32",
+    "masks.views": 1,
     "transport.codec": "none",
     "transport.features": "float32",
     "head.standardize": False,
@@ -153,6 +149,8 @@ def table() -> list[Key]:
             (When("dataset.shards", ("dirichlet",)),)),
         choice("masks.kind", ("fixed", "random", "shared"),
             "one per image, one per image and epoch, one for all"),
+        Key("masks.views", 1, Number(1, 64), "fixed masks of a training image, taken in turns",
+            (When("masks.kind", ("fixed",)), When("masks.ratio"))),
         Key("masks.ratio", 0.5, RATIO, "hidden share of the patches"),
         choice("masks.grid", ("sensor", "scaled"),
             "patches lie on the sensor's pixels, or on the scaled image, as in the paper"),
@@ -163,7 +161,8 @@ def table() -> list[Key]:
         choice("transport.codec", ("none", "jpeg", "patches", "raw"),
             "what images are sent as: they aren't, whole, visible patches as a JPEG or raw"),
         Key("transport.quality", 75, Number(1, 100), "of JPEGs, those too that are only counted"),
-        choice("transport.features", ("float32", "float16", "int8"), "what features are sent as"),
+        choice("transport.features", ("float32", "float16", "int8", "int4", "int3", "int2"),
+            "what features are sent as"),
         Key("encoder.weights", "packaged:vit_micro", None,
             "hf:OWNER/MODEL, keras_hub:PRESET, a file, ...; ?num_heads=16 and the like behind it"),
         choice("encoder.dtype", ("float32", "bfloat16"), "in which it computes"),

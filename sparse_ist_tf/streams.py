@@ -21,6 +21,7 @@ class Stream(enum.IntEnum):
     BASIS = 304  # of the rotation that spreads outliers before quantization
     CALIBRATION = 305
     ROUNDING = 306  # of what subnets give back
+    VIEWS = 307  # which of its fixed masks an image begins with
     SAMPLED_IMAGES = 404  # whose bytes are counted
     RESNET_WEIGHTS = 405
     ENCODER_WEIGHTS = 406

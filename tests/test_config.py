@@ -56,7 +56,11 @@ def test_every_file_in_configs_is_valid(name):
         ("masks.test_ratios", (0.5, 0.5), "in [0, 1), each once"),
         ("masks.test_ratios", ("half",), "in [0, 1), each once"),
         ("share_total", 1, "of type bool"),
-        ("dataset.name", "mnist", "one of mnist5k, digits, cifar10, resisc45, aid, folder:PATH"),
+        (
+            "dataset.name",
+            "mnist",
+            "one of mnist5k, digits, cifar10, resisc45, aid, rsscn7, folder:PATH",
+        ),
         ("dataset.name", "folder:", "one of mnist5k"),
         ("dataset.shards", "some", "one of all, iid, dirichlet"),
         ("dataset.dirichlet_alpha", 0.0, "above 0"),
@@ -65,7 +69,7 @@ def test_every_file_in_configs_is_valid(name):
         ("transport.quality", 0, "in [1, 100]"),
         ("transport.quality", 101, "in [1, 100]"),
         ("transport.quality", 7.5, "of type int"),
-        ("transport.features", "int4", "one of float32, float16, int8"),
+        ("transport.features", "int1", "one of float32, float16, int8, int4, int3, int2"),
         ("encoder.dtype", "float8", "one of float32, bfloat16"),
         ("encoder.batch_size", 0, "at least 1"),
         ("encoder", 3, "a dictionary"),
@@ -296,7 +300,7 @@ def test_a_configuration_of_0_1_0_says_of_the_encoder_what_its_weights_say_now()
         "logit_adjustment",
     ):
         del stored["ist"][later]
-    del stored["dataset"]["resize"]
+    del stored["dataset"]["resize"], stored["masks"]["views"]
     stored["ist"]["local_steps"] = 20
     same = get_config()
     # Only who asks for what was done then goes on with such a run.
@@ -307,6 +311,31 @@ def test_a_configuration_of_0_1_0_says_of_the_encoder_what_its_weights_say_now()
     stored["encoder"] |= {"weights": "mae.pth", "num_heads": 16, "epsilon": 1e-5}
     assert completed(stored).encoder.weights == "mae.pth?num_heads=16&epsilon=1e-05"
     validate(completed(stored), 1)
+
+
+def test_several_views_are_of_fixed_masks():
+    base = get_config()
+    assert "views" not in identity(base)["masks"]
+    config = _with("masks.views", 4)
+    validate(config, 1)
+    assert identity(config)["masks"]["views"] == 4
+    assert completed(identity(base)).masks.views == 1
+    for key, value, told in (
+        ("masks.kind", "random", "masks.views=4: must be 1, it is used only where masks.kind is"),
+        ("masks.kind", "shared", "masks.views=4: must be 1, it is used only where masks.kind is"),
+        ("masks.ratio", 0.0, "masks.views=4: must be 1, .* masks.ratio is set"),
+        ("masks.views", 0, r"masks.views=0: must be in \[1, 64\]"),
+        ("masks.views", 2.5, "masks.views=2.5: must be of type int"),
+    ):
+        config = _with("masks.views", 4)
+        with config.ignore_type():
+            config.masks[key.removeprefix("masks.")] = value
+        with pytest.raises(RequestError, match=told):
+            validate(config, 1)
+    config = _with("masks.views", 4)
+    config.ist.algorithm, config.encoder.trainable_blocks = "centralized", 1
+    with pytest.raises(RequestError, match=r"masks\.views=4: must be 1 for"):
+        validate(config, 1)
 
 
 def test_names_are_made_of_keys_that_came_later_only_where_they_say_something():

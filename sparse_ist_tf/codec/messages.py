@@ -3,8 +3,8 @@
 | bytes | what |
 |---|---|
 | 2 | b"SP" |
-| 1 | version, 2 |
-| 1 | low half: content (0 JPEG, 1 raw pixels, 2 float32, 3 float16, 4 int8, 5 the JPEG of a whole image); high half: mask (0 bitmap, 1 the seed of a fixed mask, 2 the seed of a random mask) |
+| 1 | version, 2; 3 of features in 4, 3 or 2 bits |
+| 1 | low half: content (0 JPEG, 1 raw pixels, 2 float32, 3 float16, 4 int8, 5 the JPEG of a whole image, 6, 7, 8 features in 4, 3, 2 bits); high half: mask (0 bitmap, 1 the seed of a fixed mask, 2 the seed of a random mask) |
 | | of patches: |
 | varint | quality, 1 to 100; 0 for raw pixels |
 | varint, varint | height and width of a patch in pixels (one number for both in version 1) |
@@ -17,10 +17,11 @@
 | rest | the JPEG's scan |
 | | of a feature: |
 | varint | its length |
-| rest | little-endian floats; or a little-endian float32, the scale, and an int8 for each |
-| 4 | CRC-32 (as in zlib) of all before, little-endian |
+| rest | little-endian floats; or a little-endian float32, the scale, and an int8 for each; or the numbers of their steps (few_bits.py), 4, 3 or 2 bits each, from the lowest bit of a byte upwards |
+| 4 | CRC-32 (as in zlib) of all before, little-endian; of features in few bits of the channels' means and deviations, as float32, and then of all before |
 
-A varint has seven bits to a byte, the lowest first, the high bit set where more follow.
+Means and deviations of the channels are what both sides have to know: channels.json of a run. By the
+checksum a message that was made with others is refused. A varint has seven bits to a byte, the lowest first, the high bit set where more follow.
 """  # noqa: E501
 
 import dataclasses
@@ -29,14 +30,23 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
+from sparse_ist_tf.codec.few_bits import BITS, Channels, pack_bits, packed_size, unpack_bits
 from sparse_ist_tf.codec.jpeg import jpeg_size, restore_jpeg, strip_jpeg
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.masks.drawing import fixed_positions, random_positions
 
-MAGIC, VERSION = b"SP", 2
-JPEG, RAW, FLOAT32, FLOAT16, INT8, WHOLE = range(6)
+MAGIC, VERSION, NEWEST = b"SP", 2, 3  # what needs no newer one is of VERSION
+JPEG, RAW, FLOAT32, FLOAT16, INT8, WHOLE, INT4, INT3, INT2 = range(9)
 BITMAP, FIXED, RANDOM = range(3)
-FEATURES = {"float32": FLOAT32, "float16": FLOAT16, "int8": INT8}
+FEATURES = {
+    "float32": FLOAT32,
+    "float16": FLOAT16,
+    "int8": INT8,
+    "int4": INT4,
+    "int3": INT3,
+    "int2": INT2,
+}
+_BITS = {FEATURES[name]: bits for name, bits in BITS.items()}
 
 _MAX_PATCHES, _MAX_PIXELS = 2**20, 2**26  # of a message: more is damage, or an attack
 
@@ -122,24 +132,31 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _seal(kind: int, *parts: bytes) -> bytes:
-    """Puts the beginning and the checksum around a message; kind is content + 16 * mask."""
-    data = b"".join([MAGIC, bytes([VERSION, kind]), *parts])
-    return data + zlib.crc32(data).to_bytes(4, "little")
+def _seal(kind: int, *parts: bytes, known: bytes = b"") -> bytes:
+    """Puts the beginning and the checksum around a message; kind is content + 16 * mask.
+
+    Checked is what the receiver has to know as well.
+    """
+    version = NEWEST if kind in _BITS else VERSION
+    data = b"".join([MAGIC, bytes([version, kind]), *parts])
+    return data + zlib.crc32(data, zlib.crc32(known)).to_bytes(4, "little")
 
 
-def _unseal(message: bytes) -> tuple[int, int, bytes]:
+def _unseal(message: bytes, known: bytes = b"") -> tuple[int, int, bytes]:
     """Checks that a message is whole: its version, its kind, and what is in it."""
     if message[:2] != MAGIC or len(message) < 8:
         raise RunError(f"{len(message)} bytes beginning with {message[:4]!r}: no message of ours")
-    check, expected = zlib.crc32(message[:-4]), int.from_bytes(message[-4:], "little")
+    few = message[2] == NEWEST and message[3] in _BITS
+    check = zlib.crc32(message[:-4], zlib.crc32(known if few else b""))
+    expected = int.from_bytes(message[-4:], "little")
     if check != expected:
+        how = "damaged, or made with other channels" if few else "damaged"
         raise RunError(
-            f"a message of {len(message)} bytes is damaged: its checksum is {check:08x}, "
+            f"a message of {len(message)} bytes is {how}: its checksum is {check:08x}, "
             f"it says {expected:08x}"
         )
-    if not 1 <= message[2] <= VERSION:
-        raise RunError(f"a message is of version {message[2]}; this release reads 1 to {VERSION}")
+    if not 1 <= message[2] <= NEWEST:
+        raise RunError(f"a message is of version {message[2]}; this release reads 1 to {NEWEST}")
     return message[2], message[3], message[4:-4]
 
 
@@ -245,22 +262,28 @@ def unpack_image(message: bytes) -> bytes:
     return restore_jpeg(reader.data, quality, height, width)
 
 
-def pack_feature(feature: np.ndarray, dtype: str = "float32") -> bytes:
+def pack_feature(
+    feature: np.ndarray, dtype: str = "float32", channels: Channels | None = None
+) -> bytes:
     """Packs an image's feature into a message.
 
     Args:
         feature: float[d].
-        dtype: "float32", "float16", or "int8": 127 steps to each side of zero, up to the largest
-            magnitude.
+        dtype: "float32", "float16", "int8": 127 steps to each side of zero, up to the largest
+            magnitude; or "int4", "int3", "int2": steps of the channels.
+        channels: of training images, for the last three.
 
     Raises:
-        ValueError: if dtype isn't known, or if the feature isn't one row of finite numbers that
-            dtype can hold.
+        ValueError: if dtype isn't known, if the feature isn't one row of finite numbers that
+            dtype can hold, or if the channels aren't its own.
     """
     feature = np.asarray(feature, np.float32)
     if feature.ndim != 1:
         raise ValueError(f"feature of shape {feature.shape}: must be one row")
-    _check_features(feature, dtype)
+    _check_features(feature, dtype, channels)
+    if dtype in BITS and channels:
+        data = pack_bits(channels.codes(feature, BITS[dtype]), BITS[dtype])
+        return _seal(FEATURES[dtype], _varint(len(feature)), data, known=channels.as_bytes())
     if dtype == "int8":
         scale, steps = _steps(feature)
         data = scale.astype("<f4").tobytes() + steps.tobytes()
@@ -269,12 +292,13 @@ def pack_feature(feature: np.ndarray, dtype: str = "float32") -> bytes:
     return _seal(FEATURES[dtype], _varint(len(feature)), data)
 
 
-def sent_features(features: np.ndarray, dtype: str) -> np.ndarray:
+def sent_features(features: np.ndarray, dtype: str, channels: Channels | None = None) -> np.ndarray:
     """What unpack_feature makes of the messages of some features, without the messages.
 
     Args:
         features: float[n, d].
         dtype: as pack_feature.
+        channels: likewise.
 
     Returns:
         float32[n, d].
@@ -283,16 +307,24 @@ def sent_features(features: np.ndarray, dtype: str) -> np.ndarray:
         ValueError: as pack_feature.
     """
     features = np.asarray(features, np.float32)
-    _check_features(features, dtype)
+    _check_features(features, dtype, channels)
+    if dtype in BITS and channels:
+        return channels.values(channels.codes(features, BITS[dtype]), BITS[dtype])
     if dtype == "int8":
         scale, steps = _steps(features)
         return steps.astype(np.float32) * scale
     return features.astype(dtype).astype(np.float32)
 
 
-def _check_features(features, dtype):
+def _check_features(features, dtype, channels):
     if dtype not in FEATURES:
         raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(FEATURES)}")
+    if dtype in BITS and (channels is None or len(channels.mean) != features.shape[-1]):
+        found = "none" if channels is None else str(len(channels.mean))
+        raise ValueError(
+            f"{found} of the channels are known: {dtype} must be one of features with "
+            f"{features.shape[-1]} known channels"
+        )
     limit = float(np.finfo(np.float16 if dtype == "float16" else np.float32).max)
     if not np.all(np.abs(features) <= limit):
         largest = np.abs(features).max()
@@ -306,19 +338,28 @@ def _steps(features) -> tuple[np.ndarray, np.ndarray]:
     return scale, np.clip(steps, -127, 127).astype(np.int8)
 
 
-def unpack_feature(message: bytes) -> np.ndarray:
+def unpack_feature(message: bytes, channels: Channels | None = None) -> np.ndarray:
     """Takes a feature, float32[d], out of a message.
 
+    Args:
+        message: as pack_feature made it.
+        channels: that it was made with, where it has few bits.
+
     Raises:
-        RunError: if the message is damaged, or not one of a feature.
+        RunError: if the message is damaged, not one of a feature, or made with other channels.
     """
-    _, kind, data = _unseal(message)
-    if kind not in (FLOAT32, FLOAT16, INT8):
+    _, kind, data = _unseal(message, channels.as_bytes() if channels else b"")
+    if kind not in FEATURES.values():
         raise RunError(f"a message is of kind {kind:#04x}, which has no feature")
     reader = _Reader(data)
-    length = reader.varint()
-    if len(reader.data) != {FLOAT32: 4 * length, FLOAT16: 2 * length, INT8: 4 + length}[kind]:
+    length, bits = reader.varint(), _BITS.get(kind, 8)
+    sizes = {FLOAT32: 4 * length, FLOAT16: 2 * length, INT8: 4 + length}
+    if len(reader.data) != sizes.get(kind, packed_size(length, bits)):
         raise RunError(f"a message is damaged: {length} numbers in {len(reader.data)} bytes")
+    if kind in _BITS:
+        if channels is None or len(channels.mean) != length:
+            raise RunError(f"a message of {length} channels in few bits: others are known")
+        return channels.values(unpack_bits(reader.data, bits, length), bits)
     if kind == INT8:
         scale = np.frombuffer(reader.take(4), "<f4")[0]
         return np.frombuffer(reader.data, np.int8).astype(np.float32) * scale

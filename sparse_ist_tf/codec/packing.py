@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
+from sparse_ist_tf.codec.few_bits import Channels
 from sparse_ist_tf.codec.jpeg import MAX_SIDE, restore_jpeg, strip_jpeg
 from sparse_ist_tf.codec.messages import (
     FEATURES,
@@ -198,8 +199,8 @@ def count_bytes(
         Bytes of "image_jpeg", the whole image as a file; of the messages "image_jpeg_message", the
         same without what every such file has, "patches_raw" and "patches_jpeg", with the seed where
         it is known, else a bitmap, and "patches_jpeg_bitmap", always with a bitmap; and of
-        "feature_float32", "feature_float16", "feature_int8". Integers, or int32 scalars where image
-        or positions is a tensor.
+        "feature_float32" and so on. Integers, or int32 scalars where image or positions is a
+        tensor.
 
     Raises:
         ValueError: as pack_patches.
@@ -215,7 +216,7 @@ def count_bytes(
     if feature_dim is not None:
         zeros = np.zeros(feature_dim, np.float32)
         for dtype in FEATURES:
-            messages[f"feature_{dtype}"] = pack_feature(zeros, dtype)
+            messages[f"feature_{dtype}"] = pack_feature(zeros, dtype, Channels(zeros, zeros))
     sizes = {what: tf.strings.length(message) for what, message in messages.items()}
     if tf.is_tensor(image) or tf.is_tensor(positions):
         return sizes

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from sparse_ist_tf.codec.few_bits import BITS, Channels
 from sparse_ist_tf.codec.messages import MaskSeed, sent_features
 from sparse_ist_tf.codec.packing import count_bytes, cut, join, sent_patches
 from sparse_ist_tf.errors import RunError
@@ -33,12 +34,19 @@ class Transport:
             masked by the receiver; "patches": the visible patches as pack_patches packs them;
             "raw": the visible patches' pixels.
         quality: of the JPEGs, 1 to 100.
-        features: "float32", "float16" or "int8", as pack_feature packs them.
+        features: "float32", "float16" and so on, as pack_feature packs them.
+        channels: of training images' features, where these have few bits.
     """
 
     codec: str = "none"
     quality: int = 75
     features: str = "float32"
+    channels: Channels | None = None
+
+    @property
+    def needs_channels(self) -> bool:
+        """Whether features have so few bits that both sides have to know of their channels."""
+        return self.features in BITS
 
     @property
     def images_key(self) -> tuple[str, int] | None:
@@ -114,7 +122,7 @@ class Transport:
             RunError: if their number format can't hold them.
         """
         try:
-            return sent_features(features, self.features)
+            return sent_features(features, self.features, self.channels)
         except ValueError as error:
             raise RunError(f"transport.features={self.features!r}: {error}") from None
 

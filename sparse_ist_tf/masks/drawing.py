@@ -58,11 +58,16 @@ def num_visible(num_patches: int, mask_ratio: float) -> int:
 
 
 def fixed_positions(
-    seed: int, indices: "ArrayLike | tf.Tensor", num_patches: int, mask_ratio: float
+    seed: int,
+    indices: "ArrayLike | tf.Tensor",
+    num_patches: int,
+    mask_ratio: float,
+    view: int = 0,
 ) -> "np.ndarray | tf.Tensor":
-    """Visible positions under fixed masks: one mask per image, for ever.
+    """Visible positions under fixed masks: one mask per image and view, for ever.
 
-    A function of (seed, image index, mask_ratio) alone. Drawn uniformly without replacement.
+    A function of (seed, image index, mask_ratio, view) alone. Drawn uniformly without replacement.
+    View k above 0 is the random mask of epoch k - 1, so that messages can say which it is.
 
     Source: paper section 3.1, fixed masks.
 
@@ -71,14 +76,17 @@ def fixed_positions(
         indices: integers [b], the images' places in their split; an array, or a tensor.
         num_patches: patches of an image.
         mask_ratio: in [0, 1).
+        view: which of the image's masks, at least 0.
 
     Returns:
         int32[b, num_visible], ascending in a row: an array, or a tensor where indices is one.
 
     Raises:
-        ValueError: as num_visible.
+        ValueError: if view is below 0, or as num_visible.
     """
-    return _draw(seed, _FIXED, indices, num_patches, mask_ratio)
+    if view < 0:
+        raise ValueError(f"view={view}: must be at least 0")
+    return _draw(seed, _FIXED + view, indices, num_patches, mask_ratio)
 
 
 def random_positions(

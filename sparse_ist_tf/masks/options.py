@@ -25,6 +25,7 @@ class MaskOptions:
         seed: any integer.
         grid: where the grid of patches lies, as in Scaling.
         resize: how pixels become fewer, as in Scaling.
+        view: which of an image's fixed masks, as in fixed_positions.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class MaskOptions:
     seed: int = 0
     grid: str = "sensor"
     resize: str = "antialias"
+    view: int = 0
 
     def scaling(self, image_size: int, patch_size: int) -> Scaling:
         """How images become the patches that these masks hide.
@@ -68,7 +70,7 @@ class MaskOptions:
             ValueError: if kind or pattern isn't known, or as num_visible.
         """
         if self.kind == "fixed":
-            return fixed_positions(self.seed, indices, num_patches, self.ratio)
+            return fixed_positions(self.seed, indices, num_patches, self.ratio, self.view)
         if self.kind == "random":
             return random_positions(self.seed, indices, epoch, num_patches, self.ratio)
         if self.kind != "shared":
@@ -83,5 +85,7 @@ class MaskOptions:
     def canonical(self) -> "MaskOptions":
         """The same masks, with what doesn't matter to them at its default."""
         if self.kind != "shared":
-            return dataclasses.replace(self, pattern="uniform")
+            view = self.view if self.kind == "fixed" and self.ratio else 0
+            return dataclasses.replace(self, pattern="uniform", view=view)
+        self = dataclasses.replace(self, view=0)
         return self if self.pattern == "uniform" else dataclasses.replace(self, seed=0)

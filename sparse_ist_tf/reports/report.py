@@ -60,7 +60,7 @@ def image_rows(results: Mapping) -> list[tuple[str, str]]:
         "patches_jpeg_bitmap": "those with its mask as a bitmap",
         "feature_float32": "feature, float32",
         "feature_float16": "feature, float16",
-        "feature_int8": "feature, int8",
+        **{f"feature_{name}": f"feature, {name}" for name in ("int8", "int4", "int3", "int2")},
     }
     rows = [(text, sizes[what]) for what, text in names.items() if what in sizes]
     return [(text.format(**sizes), f"{size:,.0f}") for text, size in rows]

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from sparse_ist_tf.codec.few_bits import Channels
 from sparse_ist_tf.config import completed
 from sparse_ist_tf.errors import RequestError, RunError, warn
 from sparse_ist_tf.files import remove_leftovers, write_file, writing
@@ -36,7 +37,7 @@ FREE_KEYS = (
     "dataset.data_dir",
     "features.cache_dir",
 )
-_FIRST_FILES = {".lock", "config.json", "data.json"}
+_FIRST_FILES = {".lock", "config.json", "data.json", "channels.json"}
 
 
 class RunDirectory:
@@ -162,6 +163,26 @@ class RunDirectory:
             RunError: if it can't be written.
         """
         write_file(self.path / "data.json", json.dumps(record.as_dict()) + "\n")
+
+    def channels(self) -> Channels | None:
+        """What the transport knows of features; None where these cross in enough bits.
+
+        Raises:
+            RunError: if it is damaged.
+        """
+        found = self._read("channels.json")
+        try:
+            return None if found is None else Channels.of_dict(found)
+        except (KeyError, TypeError, ValueError):
+            raise RunError(f"{self.path / 'channels.json'} is damaged") from None
+
+    def save_channels(self, channels: Channels) -> None:
+        """Keeps what the transport knows of features.
+
+        Raises:
+            RunError: if it can't be written.
+        """
+        write_file(self.path / "channels.json", json.dumps(channels.as_dict()) + "\n")
 
     def save_checkpoint(
         self, state: Mapping[str, np.ndarray], progress: Mapping, phase: str = "round"

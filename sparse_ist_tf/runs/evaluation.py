@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
+from sparse_ist_tf.codec.few_bits import Channels
 from sparse_ist_tf.config import ist_options
 from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.inputs.split import Split
@@ -27,12 +28,14 @@ class Evaluation:
         spec: the head's shape.
         encoder: of the run.
         test: the test split.
+        channels: as Images has them.
     """
 
     config: ConfigDict
     spec: HeadSpec
     encoder: FrozenEncoder
     test: Split
+    channels: Channels | None = None
 
     def accuracies(self, state: HeadState, rounds: int, features: np.ndarray) -> dict:
         """Every accuracy of a state: merged head, subnets of its last round, ensembles, baseline.
@@ -85,7 +88,7 @@ class Evaluation:
 
     def _features_at(self, ratio: float, progress: bool) -> np.ndarray:
         """By the chief alone: the other workers have gone when a run is at its end."""
-        features = features_of(self.config, self.encoder).at_ratio(ratio)
+        features = features_of(self.config, self.encoder, self.channels).at_ratio(ratio)
         return features.of(self.test, Link.alone(), progress=progress)
 
 

@@ -32,6 +32,7 @@ from sparse_ist_tf.runs.parts import (
     features_of,
     head_spec,
     last_partition,
+    transport,
     with_tuned_encoder,
 )
 from sparse_ist_tf.runs.progress import Progress
@@ -68,7 +69,10 @@ class FinishedRun:
         computing.encoder.dtype = self._dtype = dtype or config.encoder.dtype
         self.encoder = load_configured(computing.encoder)
         known = self.directory.data()
-        self.images = Images(computing, self.encoder, known)
+        channels = self.directory.channels()
+        if transport(computing).needs_channels and channels is None:
+            raise RunError(f"{path}/channels.json is missing")
+        self.images = Images(computing, self.encoder, known, channels)
         test = self.images.splits["test"]
         if not known:
             self._check_features(Progress.of_dict(progress))
@@ -83,7 +87,7 @@ class FinishedRun:
                     "its classes are others, or the run directory is damaged"
                 )
         self.partition: Partition | None = last_partition(self.config, self.spec, self.rounds)
-        self._evaluation = Evaluation(computing, self.spec, self.encoder, test)
+        self._evaluation = Evaluation(computing, self.spec, self.encoder, test, channels)
 
     def _check_features(self, progress: Progress) -> None:
         """Says so where a run that was begun before data.json was kept may have had other data."""

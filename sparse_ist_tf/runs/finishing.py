@@ -98,8 +98,8 @@ def _int8_bytes(run: "Run") -> int | None:
 def _bytes_per_image(run: "Run") -> dict:
     encoder, test = run.encoder, run.splits["test"]
     scaling = run.features.scaling
-    found = run.transport.bytes_per_image(test, run.masks, scaling, encoder.feature_dim)
-    return {"quality": run.transport.quality, **found}
+    found = run.features.transport.bytes_per_image(test, run.masks, scaling, encoder.feature_dim)
+    return {"quality": run.features.transport.quality, **found}
 
 
 def _write_masks(run: "Run", path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
+from sparse_ist_tf.codec.few_bits import Channels
 from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.inputs.datasets import Split, image_errors
 from sparse_ist_tf.masks import select_patches
@@ -24,14 +25,21 @@ class Images:
         config: of a run.
         encoder: from load_encoder.
         known: what the data set has to be, as load_splits has it.
+        channels: what a run's transport knows of features, where these cross in few bits.
 
     Raises:
         RequestError: as load_splits.
     """
 
-    def __init__(self, config: ConfigDict, encoder: FrozenEncoder, known: DataRecord | None = None):
+    def __init__(
+        self,
+        config: ConfigDict,
+        encoder: FrozenEncoder,
+        known: DataRecord | None = None,
+        channels: Channels | None = None,
+    ):
         self.config, self.encoder = config, encoder
-        self.masks, self.transport = mask_options(config), transport(config)
+        self.masks, self.transport = mask_options(config), transport(config, channels)
         self.scaling = self.masks.scaling(encoder.image_size, encoder.patch_size)
         self.splits: dict[str, Split] = load_splits(config, known)
         self._kept: dict[str, list[dict]] = {}
@@ -89,7 +97,9 @@ class Images:
 
     def features(self, part: str) -> np.ndarray:
         """Features of a split by the Keras encoder, from the cache or into it."""
-        return features_of(self.config, self.encoder).of(self.splits[part], Link.alone())
+        return features_of(self.config, self.encoder, self.transport.channels).of(
+            self.splits[part], Link.alone()
+        )
 
 
 def stratified(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:

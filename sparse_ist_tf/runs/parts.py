@@ -1,5 +1,6 @@
 """From a configuration to the parts of a run."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
+from sparse_ist_tf.codec.few_bits import Channels
 from sparse_ist_tf.codec.transport import Transport
 from sparse_ist_tf.config import hidden_widths, ist_options
 from sparse_ist_tf.encoder.features import FeatureOptions, Features
@@ -21,8 +23,9 @@ from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions, TrainingData
 from sparse_ist_tf.masks.options import MaskOptions
 from sparse_ist_tf.registry import EXCHANGE, find_algorithm
 from sparse_ist_tf.reports.data_record import DataRecord
+from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.runs.schedules import learning_rate_schedule, local_steps
-from sparse_ist_tf.workers.link import Link
+from sparse_ist_tf.workers.link import Link, Shape
 from sparse_ist_tf.workers.preparing import place_of
 
 _CLASSES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "lion": "Lion", "rmsprop": "RMSprop"}
@@ -82,18 +85,57 @@ def mask_options(config: ConfigDict) -> MaskOptions:
     return MaskOptions(masks.kind, masks.ratio, masks.pattern, config.seed, masks.grid, resize)
 
 
-def transport(config: ConfigDict) -> Transport:
-    """The link of a configuration that images or features cross."""
+def transport(config: ConfigDict, channels: Channels | None = None) -> Transport:
+    """The link of a configuration that images or features cross, with what it knows of these."""
     transport = config.transport
-    return Transport(transport.codec, int(transport.quality), transport.features)
+    return Transport(transport.codec, int(transport.quality), transport.features, channels)
 
 
-def features_of(config: ConfigDict, encoder: FrozenEncoder) -> Features:
+def features_of(
+    config: ConfigDict, encoder: FrozenEncoder, channels: Channels | None = None
+) -> Features:
     """What makes features by a configuration's masks, transport and cache."""
     options = FeatureOptions(
         config.encoder.dtype, config.features.cache_dir, config.encoder.batch_size
     )
-    return Features(encoder, mask_options(config), transport(config), options)
+    return Features(encoder, mask_options(config), transport(config, channels), options)
+
+
+def with_channels(
+    features: Features, train: datasets.Split, link: Link, directory: RunDirectory
+) -> Features:
+    """Features whose transport knows their channels, where it has to.
+
+    Called by all workers. What a run once found it keeps, so that neither the number of workers
+    nor a restart changes what a message says.
+
+    Args:
+        features: what makes them.
+        train: the training images.
+        link: to the other workers.
+        directory: of the run; the chief reads and writes there.
+
+    Returns:
+        The same, or with channels.
+
+    Raises:
+        RunError: as Features.of, or if the run's channels are damaged.
+    """
+    if not features.transport.needs_channels:
+        return features
+    known = directory.channels() if link.chief else None
+    have = np.array([known is not None], np.int32)
+    if link.broadcast(have, purpose="control")[0]:
+        table = np.stack([known.mean, known.std]) if known else None
+        shape = Shape((2, features.encoder.feature_dim))
+        table = link.broadcast(shape if table is None else table, purpose="features")
+        channels = Channels(*table)
+    else:
+        channels = features.channels_of(train, link, progress=link.chief)
+        if link.chief:
+            directory.save_channels(channels)
+    transport = dataclasses.replace(features.transport, channels=channels)
+    return dataclasses.replace(features, transport=transport)
 
 
 def with_tuned_encoder(config: ConfigDict, folder: str | Path) -> ConfigDict:

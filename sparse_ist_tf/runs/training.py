@@ -39,13 +39,13 @@ from sparse_ist_tf.runs.parts import (
     optimizer_config,
     trainer_options,
     training_shards,
-    transport,
+    with_channels,
 )
 from sparse_ist_tf.runs.progress import Progress
 from sparse_ist_tf.runs.rounds_log import RoundsLog
 from sparse_ist_tf.runs.schedules import local_steps, rounds_between, steps_of_round, total_steps
 from sparse_ist_tf.runs.trained import is_trained
-from sparse_ist_tf.runs.views import Views
+from sparse_ist_tf.runs.views import Views, fixed_views, in_turns
 from sparse_ist_tf.shown.bars import Bar
 from sparse_ist_tf.streams import Stream
 from sparse_ist_tf.workers.agreement import agree, command_facts
@@ -77,7 +77,7 @@ class Run:
         self.encoder = load_configured(config.encoder)
         if config.encoder.trainable_blocks:
             trained_variables(self.encoder, config.encoder.trainable_blocks)  # raises, as above
-        self.masks, self.transport = mask_options(config), transport(config)
+        self.masks = mask_options(config)
         for ratio in (self.masks.ratio, *config.masks.test_ratios):
             _check_masks(dataclasses.replace(self.masks, ratio=ratio), self.encoder.num_patches)
         self.splits = self._load_splits()
@@ -94,6 +94,7 @@ class Run:
                 print(summary(config.dataset.name, self.splits), flush=True)
             print(self.encoder.describe(), file=sys.stderr, flush=True)
         self.tokens = self._frozen_tokens() if config.encoder.trainable_blocks else None
+        self.features = with_channels(self.features, self.splits["train"], link, directory)
         self.test_features = None if self.tokens else self._features("test")
         self._make_trainers()
         if link.chief:
@@ -138,8 +139,8 @@ class Run:
             )
         return told
 
-    def _features(self, part: str) -> np.ndarray:
-        return self.features.of(self.splits[part], self.link, progress=self.link.chief)
+    def _features(self, part: str, views: int = 1) -> np.ndarray:
+        return fixed_views(self.features, self.splits[part], self.link, views)
 
     def _frozen_tokens(self) -> dict[str, FrozenTokens]:
         """Where blocks of the encoder train: what is below them."""
@@ -156,7 +157,8 @@ class Run:
     def _make_trainers(self) -> None:
         config, train = self.config, self.splits["train"]
         spec = head_spec(config, self.encoder.feature_dim, train.num_classes)
-        self.evaluation = Evaluation(config, spec, self.encoder, self.splits["test"])
+        channels = self.features.transport.channels
+        self.evaluation = Evaluation(config, spec, self.encoder, self.splits["test"], channels)
         tuning = None
         if self.tokens:
             blocks, factor = config.encoder.trainable_blocks, config.encoder.learning_rate_factor
@@ -188,9 +190,14 @@ class Run:
         ]
         adjustments = [logit_adjustments(train.labels, some, train.num_classes) for some in shards]
         if self.masks.kind != "random" or self.tokens:
-            features = None if self.tokens else self._features("train")
+            views = self.config.masks.views
+            features = None if self.tokens else self._features("train", views)
+            labels, locate = (
+                np.tile(train.labels, views),
+                in_turns(train.size, views, self.config.seed),
+            )
             pairs = zip(shards, adjustments, strict=True)
-            return [TrainingData(features, train.labels, s, None, a) for s, a in pairs]
+            return [TrainingData(features, labels, s, locate, a) for s, a in pairs]
         streams = [
             [BatchStream(shard, o.batch_size, o.seed, n) for n, shard in enumerate(some)]
             for o, some in zip(options, shards, strict=True)

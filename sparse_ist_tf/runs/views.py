@@ -1,7 +1,7 @@
-"""Views: examples as random masks show them, anew in every pass over a shard."""
+"""Views: examples as several masks show them, another one in every pass over a shard."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from sparse_ist_tf.encoder.features import Features
 from sparse_ist_tf.inputs.batches import BatchStream
 from sparse_ist_tf.inputs.split import Split
 from sparse_ist_tf.ist.trainer import TrainingData
+from sparse_ist_tf.streams import Stream
 from sparse_ist_tf.workers.link import Link
 
 
@@ -150,6 +151,50 @@ class Views:
 
         labels = self._split.labels[self._rows]
         return TrainingData(self._features, labels, [s.shard for s in streams], locate)
+
+
+def fixed_views(features: Features, split: Split, link: Link, count: int) -> np.ndarray:
+    """The features of a split as its images' fixed masks show them, one mask after the other.
+
+    Called by all workers.
+
+    Args:
+        features: what makes them.
+        split: the images.
+        link: to the other workers.
+        count: masks of an image, at least 1.
+
+    Returns:
+        float32[count * split.size, feature_dim].
+
+    Raises:
+        RunError: as Features.of.
+    """
+    views = [features.at_view(k).of(split, link, progress=link.chief) for k in range(count)]
+    return views[0] if count == 1 else np.concatenate(views)
+
+
+def in_turns(
+    size: int, views: int, seed: int
+) -> Callable[[int, np.ndarray, np.ndarray], np.ndarray] | None:
+    """Which of an example's fixed views a pass shows; all views lie one behind the other.
+
+    Every example has all views in so many passes, begins with any, and shows subnets that pass over
+    it as often others. A function of the arguments alone, so that neither the number of workers nor
+    a restart changes anything.
+
+    Args:
+        size: examples of a view.
+        views: how many of each.
+        seed: at least 0.
+
+    Returns:
+        TrainingData's locate; None for one view.
+    """
+    if views == 1:
+        return None
+    first = Stream.VIEWS.rng(seed).integers(views, size=size)
+    return lambda subnet, passes, rows: rows + size * ((first[rows] + passes + subnet) % views)
 
 
 def _shard_of(stream):

@@ -20,7 +20,7 @@ _KINDS = {
     "patches_jpeg": "visible patches, JPEG",
     "feature_float32": "feature, float32",
     "feature_float16": "feature, float16",
-    "feature_int8": "feature, int8",
+    **{f"feature_{name}": f"feature, {name}" for name in ("int8", "int4", "int3", "int2")},
 }
 _MEANS = "means of test images that were really encoded"
 _HEADERS = (

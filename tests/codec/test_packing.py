@@ -262,10 +262,10 @@ def test_what_no_message_can_hold_is_not_packed():
 
 
 def test_other_versions_are_refused():
-    for version in (0, 3):
+    for version in (0, 4):
         data = MESSAGE[:2] + bytes([version]) + MESSAGE[3:-4]
         message = data + zlib.crc32(data).to_bytes(4, "little")
-        with pytest.raises(RunError, match=f"version {version}; this release reads 1 to 2"):
+        with pytest.raises(RunError, match=f"version {version}; this release reads 1 to 3"):
             unpack_patches(message)
 
 
@@ -355,7 +355,7 @@ def test_features(dtype, size, error):
 @pytest.mark.parametrize(
     ("feature", "dtype"),
     [
-        (np.ones(3), "int4"),
+        (np.ones(3), "int5"),
         (np.ones((1, 3)), "int8"),
         (np.array([1, np.nan]), "int8"),
         (np.array([np.inf]), "float32"),

@@ -146,14 +146,21 @@ def no_data(monkeypatch, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize(("name", "file"), [("aid", "AID.zip"), ("resisc45", "NWPU-RESISC45.rar")])
-def test_missing_data_says_what_brings_it(no_data, name, file):
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("aid", "download AID.zip"),
+        ("resisc45", "download NWPU-RESISC45.rar"),
+        ("rsscn7", "clone https://github.com/palewithout/RSSCN7"),
+    ],
+)
+def test_missing_data_says_what_brings_it(no_data, name, remedy):
     for data_dir, place in ((None, no_data / "nowhere"), (str(no_data), no_data)):
         with pytest.raises(RequestError) as caught:
             datasets.load(name, data_dir=data_dir)
         text = one_line(caught)
         assert f"{name}: not in {place}" in text
-        assert f"download {file}" in text
+        assert remedy in text
         assert str(place / "downloads" / "manual") in text
 
 

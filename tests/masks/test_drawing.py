@@ -118,6 +118,20 @@ def test_fixed_masks_are_the_same_in_every_version():
     assert shared_positions(0, 16, 0.75).tolist() == [4, 6, 13, 15]
 
 
+def test_the_first_view_is_the_fixed_mask_and_others_are_random_ones():
+    indices = np.arange(50)
+    first = fixed_positions(3, indices, 64, 0.5)
+    np.testing.assert_array_equal(fixed_positions(3, indices, 64, 0.5, view=0), first)
+    for view in (1, 2, 7):
+        found = fixed_positions(3, indices, 64, 0.5, view)
+        np.testing.assert_array_equal(found, random_positions(3, indices, view - 1, 64, 0.5))
+        assert not np.array_equal(found, first)
+        options = MaskOptions("fixed", 0.5, seed=3, view=view)
+        np.testing.assert_array_equal(options.positions(tf.constant(indices), 64), found)
+    with pytest.raises(ValueError, match="view=-1: must be at least 0"):
+        fixed_positions(3, indices, 64, 0.5, view=-1)
+
+
 def test_the_hash_is_splitmix64():
     state = np.array([1234567], np.uint64)  # and its published first outputs
     assert _mix(state).tolist() == [6457827717110365317]

@@ -14,14 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
+from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.config import get_config, validate
 from sparse_ist_tf.encoder import features as encoding
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.batches import BatchStream
 from sparse_ist_tf.ist.rounds import IstTrainer
-from sparse_ist_tf.masks import random_positions, visible_from_positions
+from sparse_ist_tf.ist.trainer import Trainer
+from sparse_ist_tf.masks import (
+    MaskOptions,
+    fixed_positions,
+    random_positions,
+    visible_from_positions,
+)
 from sparse_ist_tf.runs.training import train_and_evaluate
-from sparse_ist_tf.runs.views import Views
+from sparse_ist_tf.runs.views import Views, in_turns
 from sparse_ist_tf.workers.cluster import Cluster
 from sparse_ist_tf.workers.link import Link
 
@@ -110,18 +117,20 @@ def _config(cache, shards):
     return config
 
 
+def _telling(encoder):
+    """In place of make_encode: a feature tells its mask."""
+
+    def encode(images, positions):
+        visible = visible_from_positions(positions, encoder.num_patches)
+        rest = encoder.feature_dim - encoder.num_patches
+        return tf.constant(np.pad(visible, [(0, 0), (0, rest)]), tf.float32)
+
+    return encode
+
+
 @pytest.mark.parametrize("shards", ["all", "iid"])
 def test_every_pass_has_masks_of_its_own_however_long_a_round(shards, tmp_path, monkeypatch):
     """Of a run in which a feature tells its mask: 100 local steps are up to 4.5 passes."""
-
-    def make_encode(encoder):
-        def encode(images, positions):
-            visible = visible_from_positions(positions, encoder.num_patches)
-            rest = encoder.feature_dim - encoder.num_patches
-            return tf.constant(np.pad(visible, [(0, 0), (0, rest)]), tf.float32)
-
-        return encode
-
     seen = []
     train_round = IstTrainer.train_round
 
@@ -132,7 +141,7 @@ def test_every_pass_has_masks_of_its_own_however_long_a_round(shards, tmp_path, 
             seen.append((stream, trainer.step, steps, features, labels))
         return train_round(trainer, steps)
 
-    monkeypatch.setattr(encoding, "make_encode", make_encode)
+    monkeypatch.setattr(encoding, "make_encode", _telling)
     monkeypatch.setattr(IstTrainer, "train_round", recorded)
     config = _config(tmp_path / "cache", shards)
     train_and_evaluate(config, tmp_path / "run", Cluster(0, ()))
@@ -146,6 +155,94 @@ def test_every_pass_has_masks_of_its_own_however_long_a_round(shards, tmp_path, 
         visible = visible_from_positions(positions, 64).reshape(*rows.shape, 64)
         assert np.array_equal(features[..., :64], visible)
         assert np.array_equal(their_labels, labels[rows])
+
+
+@given(
+    size=st.integers(1, 20), views=st.integers(2, 7), seed=st.integers(0, 99), at=st.integers(0, 50)
+)
+def test_an_example_has_all_its_views_in_so_many_passes(size, views, seed, at):
+    locate, rows = in_turns(size, views, seed), np.arange(size, dtype=np.int32)
+    found = np.stack([locate(1, np.full(size, at + k), rows) for k in range(views)])
+    assert np.array_equal(found % size, np.tile(rows, (views, 1)))
+    assert np.array_equal(np.sort(found // size, axis=0).T, np.tile(np.arange(views), (size, 1)))
+    assert np.array_equal(locate(2, np.full(size, at), rows), found[1])  # subnets differ
+    assert in_turns(size, 1, seed) is None
+
+
+def _with_views(cache, algorithm="ist", shards="iid"):
+    config = _config(cache, shards)
+    config.masks.kind, config.masks.views = "fixed", 3
+    config.ist.algorithm, config.ist.local_steps = algorithm, 40
+    config.total_steps, config.centralized_baseline = 120, False
+    config.checkpoint_every_rounds = 1
+    if algorithm == "data_parallel":
+        config.ist.local_steps = 0
+    validate(config, 1)
+    return config
+
+
+@pytest.mark.parametrize("algorithm", ["ist", "diloco", "local_sgd", "data_parallel"])
+def test_views_take_turns_and_come_from_the_cache(algorithm, tmp_path, monkeypatch):
+    seen, batches = [], Trainer._batches
+
+    def recorded(trainer, steps):
+        rows, rates = batches(trainer, steps)
+        for stream, some in zip(trainer.streams.values(), rows.numpy(), strict=True):
+            features, labels = trainer.features.numpy()[some], trainer.labels.numpy()[some]
+            seen.append((stream, trainer.step, steps, features, labels))
+        return rows, rates
+
+    monkeypatch.setattr(encoding, "make_encode", _telling)
+    monkeypatch.setattr(Trainer, "_batches", recorded)
+    config = _with_views(tmp_path / "cache", algorithm)
+    train_and_evaluate(config, tmp_path / "run", Cluster(0, ()))
+    assert len(list((tmp_path / "cache").iterdir())) == 1 + 3  # one of the test images
+    labels = datasets.load("digits")["train"].labels
+    size = len(labels)
+    masks = [fixed_positions(config.seed, np.arange(size), 64, 0.5, view) for view in range(3)]
+    masks = np.stack([visible_from_positions(some, 64) for some in masks])
+    locate = in_turns(size, 3, config.seed)
+    for stream, step, steps, features, their_labels in seen:
+        rows, passes = stream.rows(step, steps), stream.passes(step, steps)
+        view = locate(stream.subnet, passes, rows) // size
+        assert np.array_equal(features[..., :64], masks[view, rows])
+        assert np.array_equal(their_labels, labels[rows])
+
+    def none(encoder):
+        raise AssertionError("is encoded again")
+
+    monkeypatch.setattr(encoding, "make_encode", none)
+    train_and_evaluate(config, tmp_path / "again", Cluster(0, ()))
+
+
+def test_with_views_a_restart_changes_no_bit(tmp_path):
+    config = _with_views(tmp_path / "cache")
+    train_and_evaluate(config, tmp_path / "whole", Cluster(0, ()))
+    kept = sorted((tmp_path / "whole" / "checkpoints").iterdir())
+    (tmp_path / "resumed" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "resumed" / "checkpoints" / kept[0].name).write_bytes(kept[0].read_bytes())
+    assert kept[0].name == "round_00000002.safetensors"
+    train_and_evaluate(config, tmp_path / "resumed", Cluster(0, ()))
+    states = [
+        load_file(sorted((tmp_path / name / "checkpoints").iterdir())[-1])
+        for name in ("whole", "resumed")
+    ]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        np.testing.assert_array_equal(states[1][name], value)
+
+
+def test_the_first_view_has_the_cache_file_of_before():
+    encoder, split = load_encoder("random:vit_pico"), datasets.load("digits")["test"]
+
+    def key(*masks, view):
+        return encoding.Features(encoder, MaskOptions(*masks)).at_view(view).key(split)
+
+    first = encoding.Features(encoder, MaskOptions("fixed", 0.5)).key(split)
+    assert key("fixed", 0.5, view=0) == first
+    assert len({first, key("fixed", 0.5, view=1), key("fixed", 0.5, view=2)}) == 3
+    for masks in (("fixed", 0.0), ("shared", 0.5), ("random", 0.5)):  # where a view is no other
+        assert key(*masks, view=1) == key(*masks, view=0)
 
 
 SMALL = (
@@ -179,14 +276,15 @@ def _train(tmp_path, name, *arguments):
 
 
 @pytest.mark.large
-def test_neither_workers_nor_a_restart_change_what_is_drawn(tmp_path):
-    state, results = _train(tmp_path, "one", "--num_workers=1")
+@pytest.mark.parametrize("masks", [(), ("--config.masks.kind=fixed", "--config.masks.views=3")])
+def test_neither_workers_nor_a_restart_change_what_is_drawn(masks, tmp_path):
+    state, results = _train(tmp_path, "one", "--num_workers=1", *masks)
     (tmp_path / "resumed" / "checkpoints").mkdir(parents=True)
     kept = sorted((tmp_path / "one" / "checkpoints").iterdir())
     assert kept[0].name == "round_00000002.safetensors"
     (tmp_path / "resumed" / "checkpoints" / kept[0].name).write_bytes(kept[0].read_bytes())
     for name, workers in (("two", 2), ("resumed", 1)):
-        other, found = _train(tmp_path, name, f"--num_workers={workers}")
+        other, found = _train(tmp_path, name, f"--num_workers={workers}", *masks)
         assert found["accuracy"] == results["accuracy"]
         assert found["centralized_accuracy"] == results["centralized_accuracy"]
         for key, value in state.items():
