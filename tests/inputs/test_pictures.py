@@ -1,6 +1,7 @@
 """Pictures as cameras, scanners and programs write them: upright, in 8 bits, or refused."""
 
 import io
+import re
 import struct
 import subprocess
 import sys
@@ -76,11 +77,47 @@ def test_heic_is_turned_by_its_own_boxes_and_not_again_by_exif(orientation):
     assert abs(found.astype(int) - PIXELS).mean() < 4
 
 
-def test_heic_and_avif_that_can_not_be_read_say_what_it_takes(monkeypatch):
-    monkeypatch.setattr(pictures, "lacking", lambda extension: f"{extension} needs more")
-    for brand, needed in ((b"heic", ".heic"), (b"mif1", ".heic"), (b"avif", ".avif")):
-        with pytest.raises(RunError, match=rf"\({needed} needs more\)"):
-            read_picture(b"\0\0\0 ftyp" + brand + bytes(40))
+def box(major, *compatible, version=b"\0\0\0\0"):
+    """A file's first box and what may follow it."""
+    brands = major + version + b"".join(compatible)
+    return (8 + len(brands)).to_bytes(4, "big") + b"ftyp" + brands + bytes(40)
+
+
+@pytest.mark.parametrize("extension", ["", ".heic", ".avif"], ids=lambda text: text or "nothing")
+@pytest.mark.parametrize(
+    ("contents", "needs"),
+    [
+        (box(b"heic"), ".heic"),
+        (box(b"heix", b"mif1", b"heix"), ".heic"),
+        (box(b"hevc", b"msf1"), ".heic"),
+        (box(b"mif1", b"heic"), ".heic"),
+        (box(b"mif1", b"miaf", b"MiHB", b"MiHE", b"miaf", b"miaf", b"miaf", b"heic"), ".heic"),
+        (box(b"msf1"), ".heic"),
+        (b"\0\0\0\0ftypheic", ".heic"),  # to the end of the file, cut
+        (box(b"avif"), ".avif"),
+        (box(b"avif", b"mif1", b"miaf"), ".avif"),
+        (box(b"avis", b"msf1"), ".avif"),
+        (box(b"mif1", b"miaf", b"avif"), ".avif"),
+        (box(b"mp42"), ""),
+        (box(b"mp42", b"isom", b"mp41"), ""),
+        (box(b"qt  ", b"qt  "), ""),
+        (box(b"isom", b"avc1") + b"heic mif1 avif", ""),
+        (box(b"isom", b"avc1", version=b"heic"), ""),
+        (box(b"isom", b"xavi", b"fhei", b"cmp4"), ""),  # brands are words of four bytes
+        (b"\0\0\0\x08ftyp", ""),
+        (b"\xff\xff\xff\xffftypM4V ", ""),
+    ],
+)
+def test_a_file_is_told_by_its_brands_what_reads_it(contents, needs, extension, monkeypatch):
+    """Films begin as HEIC and AVIF do."""
+    monkeypatch.setattr(pictures, "_can_read_heif", lambda: False)  # nor says it to Pillow
+    monkeypatch.setattr(
+        pictures, "lacking", lambda asked: f"{asked} needs more" if asked == extension else ""
+    )
+    says = f"{needs} needs more" if needs and needs == extension else "of no known format"
+    with pytest.raises(RunError, match=re.escape(says)) as caught:
+        read_picture(contents, "a.tif")
+    assert ("needs" in str(caught.value)) == (needs == extension != "")
 
 
 def test_xmp_says_it_too():
