@@ -1,6 +1,5 @@
 """Pictures as cameras, scanners and programs write them: upright, in 8 bits, or refused."""
 
-import io
 import re
 import struct
 import subprocess
@@ -13,23 +12,12 @@ from PIL import Image, features
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs import pictures
 from sparse_ist_tf.inputs.pictures import read_picture, turned
+from tests.fixtures.pictures import STORED, encoded, gradients, stored
 
-ROWS, COLUMNS = np.mgrid[:40, :56]
-PIXELS = np.stack([COLUMNS * 4, ROWS * 6, (ROWS + COLUMNS) * 2], axis=-1).astype(np.uint8)
+PIXELS = gradients(40, 56)
 COLOUR = Image.fromarray(PIXELS)
 GREY = PIXELS[..., 0]
 RAMP = np.repeat(GREY[..., None], 3, axis=-1)
-# What brings an upright picture into the form that an orientation stands for.
-STORED = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 TURNABLE = {
     "JPEG": {"quality": 98},
     "PNG": {},
@@ -38,21 +26,6 @@ TURNABLE = {
     "MPO": {"quality": 98},
     "AVIF": {"quality": 98},
 }
-
-
-def encoded(image, kind, **options):
-    file = io.BytesIO()
-    image.save(file, format=kind, **options)
-    return file.getvalue()
-
-
-def stored(image, kind, orientation, **options):
-    """A file whose pixels lie as an orientation says."""
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    if STORED[orientation] is not None:
-        image = image.transpose(STORED[orientation])
-    return encoded(image, kind, exif=exif, **options)
 
 
 @pytest.mark.parametrize("orientation", STORED)
