@@ -35,14 +35,20 @@ __all__ = [
 ]
 
 # Files that train with real processes for long: first, so that no core waits for one at the end.
-LONG = (
-    *("test_train.py", "test_study.py", "test_pretrain.py", "runs/test_elastic.py"),
-    *("encoder/test_features.py", "face/test_classifier.py", "pretraining/test_tensorflow_run.py"),
-    *("export/test_pipeline.py", "benchmarks/cluster/test_comparison.py", "ist/test_rounds.py"),
-)
+LONG = {
+    "": ("train", "study", "pretrain"),
+    "runs": ("elastic",),
+    "encoder": ("features",),
+    "face": ("classifier",),
+    "pretraining": ("tensorflow_run",),
+    "export": ("pipeline",),
+    "benchmarks/cluster": ("comparison",),
+    "ist": ("rounds",),
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts files, which are dealt out in this order; tests of a file keep theirs."""
-    long = {Path(__file__).parent / name for name in LONG}
+    tests = Path(__file__).parent
+    long = {tests / room / f"test_{name}.py" for room, names in LONG.items() for name in names}
     items.sort(key=lambda item: item.path not in long)

@@ -423,8 +423,7 @@ def test_a_damaged_cache_is_encoded_again(finished, caches, tmp_path):
         data = bytearray(file.read_bytes())
         data[-1] ^= 1
         file.write_bytes(data)
-    baseline = "--config.centralized_baseline=False"
-    done = _run(caches, f"--workdir={tmp_path / 'run'}", *SMALL, baseline, "--num_workers=1")
+    done = _run(caches, f"--workdir={tmp_path / 'run'}", *SMALL, "--num_workers=1")
     assert done.returncode == 0, done.stderr
     assert "is damaged and not used" in done.stderr
     for name, value in _weights(workdir).items():
