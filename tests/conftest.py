@@ -1,5 +1,9 @@
 """Fixtures that several rooms' tests share."""
 
+from pathlib import Path
+
+import pytest
+
 from tests.fixtures.encoders import images, make_case, randomise, torch, write_torch
 from tests.fixtures.finished_run import (
     classifier_file,
@@ -29,3 +33,22 @@ __all__ = [
     "torch",
     "write_torch",
 ]
+
+# Files that train with real processes for long: first, so that no core waits for one at the end.
+LONG = {
+    "": ("train", "study", "pretrain"),
+    "runs": ("elastic",),
+    "encoder": ("features",),
+    "face": ("classifier",),
+    "pretraining": ("tensorflow_run",),
+    "export": ("pipeline",),
+    "benchmarks/cluster": ("comparison",),
+    "ist": ("rounds",),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts files, which are dealt out in this order; tests of a file keep theirs."""
+    tests = Path(__file__).parent
+    long = {tests / room / f"test_{name}.py" for room, names in LONG.items() for name in names}
+    items.sort(key=lambda item: item.path not in long)

@@ -1,7 +1,10 @@
 """Files, modules and names that documents, docstrings and comments name are there."""
 
 import ast
+import os
 import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +19,46 @@ LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 GENERATED = "api/"  # in docs/, when they are built
 # CHANGELOG names what is gone, and test_mentions and test_house what never was.
 APART = {"CHANGELOG.md", "tests/test_mentions.py", "tests/tools/test_house.py"}
-FILES = [
-    path
-    for pattern in ("*.md", "docs/**/*.md", "**/*.py", ".ci/run", ".github/**/*.yml", "*.toml")
-    for path in sorted(ROOT.glob(pattern))
-    if path.relative_to(ROOT).parts[0] not in (".venv", "build", "runs", "shared", "site")
-    and path.relative_to(ROOT).as_posix() not in APART
-]
+KINDS = re.compile(r"[^/]+\.(md|toml)|docs/.*\.md|.*\.py|\.ci/run|\.github/.*\.yml")
+
+
+def tracked(root: Path) -> set[str]:
+    """The files that git tracks there; of a folder without git all but environments and output."""
+    command = ["git", "-C", str(root), "ls-files", "-z"]
+    try:
+        listed = subprocess.run(command, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        listed = b""
+    return set(os.fsdecode(listed).split("\0")[:-1]) or set(_untracked(root))
+
+
+def _untracked(root: Path) -> Iterator[str]:
+    for folder, folders, names in os.walk(root):
+        above = Path(folder).relative_to(root)
+        if above == Path():
+            folders[:] = [f for f in folders if f not in ("build", "runs", "shared", "site")]
+        folders[:] = [f for f in folders if not Path(folder, f, "pyvenv.cfg").exists()]
+        yield from ((above / name).as_posix() for name in names)
+
+
+def read_from(root: Path) -> list[Path]:
+    """The files of a tree that are looked at."""
+    names = sorted(filter(KINDS.fullmatch, tracked(root) - APART))
+    return [root / name for name in names if (root / name).is_file()]
+
+
+FILES = read_from(ROOT)
+
+
+def test_an_environment_among_the_files_is_not_read(tmp_path):
+    for name in ("a.py", "b/c.py", "b/d.md", "docs/e/f.md", "v/lib/g.py", "v/pyvenv.cfg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    ours = ["a.py", "b/c.py", "docs/e/f.md"]
+    assert [path.relative_to(tmp_path).as_posix() for path in read_from(tmp_path)] == ours
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    subprocess.run(["git", "-C", str(tmp_path), "add", "a.py"], check=True)
+    assert read_from(tmp_path) == [tmp_path / "a.py"]
 
 
 def source_of(parts):

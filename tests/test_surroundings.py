@@ -52,7 +52,7 @@ def home(folder, content):
     return str(folder)
 
 
-@pytest.mark.parametrize("backend", [{}, {"KERAS_BACKEND": ""}, {"KERAS_MAX_EPOCHS": "many"}])
+@pytest.mark.parametrize("backend", [{}, {"KERAS_BACKEND": "", "KERAS_MAX_EPOCHS": "many"}])
 def test_keras_has_its_own_defaults(tmp_path, backend):
     done = run(SETTINGS, HOME=home(tmp_path, json.dumps(LEFT)), **backend)
     assert done.stdout.decode().split() == [
@@ -176,7 +176,9 @@ def test_a_training_is_the_same_whatever_others_left(tmp_path):
     "command",
     [
         ("masks", "--count=1", "--dataset=digits", "--image_size=8", "--patch_size=4"),
-        ("weights", "--to=timm", "random:vit_pico", "w.safetensors"),
+        pytest.param(
+            ("weights", "--to=timm", "random:vit_pico", "w.safetensors"), marks=pytest.mark.large
+        ),
     ],
     ids=lambda command: command[0],
 )

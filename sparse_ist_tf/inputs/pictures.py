@@ -36,6 +36,11 @@ _JPEG = (".jfif", ".jpe", ".jpeg", ".jpg")
 EXTENSIONS = tuple(
     sorted((*_AVIF, *_HEIF, *_JPEG, ".bmp", ".gif", ".png", ".tif", ".tiff", ".webp"))
 )
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIF_BRANDS = {  # mif1 and msf1 are of all codecs, so AVIF's are looked for first
+    *(b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"),
+    *(b"mif1", b"msf1"),
+}
 NEEDS_HEIF = "HEIC needs `pip install pillow-heif`"
 NEEDS_AVIF = "AVIF needs `pip install 'pillow>=11.3'`"
 _ORIENTATION = 0x0112  # tags of EXIF and TIFF
@@ -270,14 +275,28 @@ def _several(value: object) -> tuple[int, ...]:
 def _why_unknown(file: IO[bytes]) -> str:
     """Why Pillow makes nothing of a file."""
     file.seek(0)
-    head = file.read(32)
+    head = file.read(1024)
     if head[4:8] == b"ftyp":
-        needed = lacking(".avif") if b"avif" in head[8:] else lacking(".heic")
+        brands = _brands(head)
+        needed = ""
+        if brands & _AVIF_BRANDS:
+            needed = lacking(".avif")
+        elif brands & _HEIF_BRANDS:
+            needed = lacking(".heic")
         return needed or "it is of no known format"
     if head[:4] in _TIFF:
         with contextlib.suppress(Exception):
             return _about_tiff(file, head)
     return "it is empty or of no known format"
+
+
+def _brands(head: bytes) -> set[bytes]:
+    """The brands that a file's first box, ftyp, names: the major and the compatible ones.
+
+    Source: ISO/IEC 14496-12, 4.3; ISO/IEC 23008-12, annex B; AVIF 1.1, section 7.
+    """
+    end = int.from_bytes(head[:4], "big") or len(head)  # 0 is the file's end
+    return {head[8:12], *(head[i : i + 4] for i in range(16, min(end, len(head)), 4))}
 
 
 def _about_tiff(file: IO[bytes], head: bytes) -> str:

@@ -53,6 +53,7 @@ def test_a_preset_that_does_not_exist_is_refused():
         speed.compare("vit_giga")
 
 
+@pytest.mark.large
 def test_hidden_patches_make_our_files_smaller_and_their_arena_too():
     rows = speed._ours("vit_pico", (0.0, 0.75))
     assert list(rows) == [(n, r) for n in ("float32", "int8") for r in (0.0, 0.75)]

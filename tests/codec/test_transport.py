@@ -66,7 +66,7 @@ def test_whole_images_are_those_of_a_jpeg(photos):
 
 
 @pytest.mark.parametrize("codec", ["none", "raw", "patches"])
-@pytest.mark.parametrize("side", [64, 48, 16])
+@pytest.mark.parametrize("side", [64, pytest.param(48, marks=pytest.mark.large), 16])
 def test_what_arrives_is_the_sensor_s_own_pixels(photos, codec, side):
     """4 or 16 pixels a patch cross, never their enlargement."""
     scaling = Scaling(side, side // 4)

@@ -227,7 +227,7 @@ def _hidden_changed(image, positions, side, rng):
     return np.where(hidden, rng.integers(0, 256, image.shape, np.uint8), image), hidden.sum()
 
 
-@pytest.mark.parametrize("codec", ["none", "raw", "patches"])
+@pytest.mark.parametrize("codec", ["none", pytest.param("raw", marks=pytest.mark.large), "patches"])
 @pytest.mark.parametrize(
     ("kind", "shape"), [("fixed", (32, 32)), ("random", (100, 77)), ("shared", (9, 130))]
 )

@@ -236,7 +236,11 @@ def test_equals_its_definition_in_float64(changes):
     )
 
 
-@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param(v, marks=[pytest.mark.large] * (v not in VARIANTS[3:5])) for v in VARIANTS],
+    ids=str,
+)
 def test_vit_survives_get_config_and_saving(changes, tmp_path):
     model = make(**changes)
     patches, places = some_inputs()

@@ -13,6 +13,7 @@ SMALL = (
     "--config.head.hidden=(200, 200)",
     "--config.dataset.name=digits",
     "--config.total_epochs=10",
+    "--config.centralized_baseline=False",
     "--config.masks.ratio=0.0",
     "--config.masks.test_ratios=(0.5,)",
 )

@@ -86,7 +86,13 @@ def test_a_missing_extra_is_named_with_what_brings_it(run_path, module, argument
     assert message in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        *(pytest.param(n, marks=pytest.mark.large) for n in (signal.SIGINT, signal.SIGHUP)),
+    ],
+)
 def test_a_stopped_export_leaves_nothing(run_path, tmp_path, number):
     """Where it was given a folder whose parents it has to make."""
     command = [sys.executable, "-m", "sparse_ist_tf.export", f"--run={run_path}", "--target=phone"]

@@ -120,6 +120,7 @@ def test_a_head_on_features_is_saved_too(digits, tmp_path):
     np.testing.assert_allclose(found, head.predict(features), atol=1e-6)
 
 
+@pytest.mark.large
 def test_an_own_model_encodes(digits, tmp_path):
     images, labels = digits
     keras.utils.set_random_seed(0)
@@ -148,6 +149,7 @@ def test_another_model_of_the_same_sizes_has_features_of_its_own(digits):
     np.testing.assert_allclose(features(2.0), 2 * features(1.0), rtol=1e-5)
 
 
+@pytest.mark.large
 def test_fitting_again_is_another_training_on_the_same_images(fitted, digits):
     images, labels = digits
     classifier = si.IstClassifier("packaged:vit_pico", **SMALL)

@@ -11,16 +11,10 @@ from PIL.PngImagePlugin import PngInfo
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs import decoding
 from sparse_ist_tf.inputs.decoding import decode_file, decode_image, image_errors, readable
+from tests.fixtures.pictures import STORED, encoded, gradients, stored
 
-ROWS, COLUMNS = np.mgrid[:40, :50]
-PIXELS = np.stack([COLUMNS * 5, ROWS * 6, (ROWS + COLUMNS) * 2], axis=-1).astype(np.uint8)
+PIXELS = gradients(40, 50)
 COLOUR = Image.fromarray(PIXELS)
-
-
-def encoded(image, kind, **options):
-    file = io.BytesIO()
-    image.save(file, format=kind, **options)
-    return file.getvalue()
 
 
 CASES = {
@@ -58,30 +52,11 @@ def test_every_format_becomes_rgb(case):
     assert abs(image.astype(int) - expected).max() <= tolerance
 
 
-STORED = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
-
-
-def stored(kind, orientation, **options):
-    """COLOUR in a file whose pixels lie as an orientation says."""
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image = COLOUR.transpose(STORED[orientation]) if orientation in STORED else COLOUR
-    return encoded(image, kind, exif=exif, **options)
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "MPO"])
 def test_every_orientation_is_turned_upright(kind, orientation, tmp_path):
     options = {"lossless": True} if kind == "WEBP" else {"quality": 98}
-    data = stored(kind, orientation, **options)
+    data = stored(COLOUR, kind, orientation, **options)
     (tmp_path / "photo").write_bytes(data)
     for image in (decode_image(data, "photo"), decode_file(tf.constant(f"{tmp_path}/photo"))):
         assert image.shape == PIXELS.shape
@@ -109,10 +84,10 @@ TEXT = PngInfo()
 TEXT.add_text("Software", "a camera")
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6"/></x:xmpmeta>'
 TURNED = {
-    "PNG, late": late(stored("PNG", 6)),
-    "JPEG, behind others": commented(stored("JPEG", 6, quality=98)),
+    "PNG, late": late(stored(COLOUR, "PNG", 6)),
+    "JPEG, behind others": commented(stored(COLOUR, "JPEG", 6, quality=98)),
     "JPEG, XMP": encoded(COLOUR.transpose(STORED[6]), "JPEG", quality=98, xmp=XMP),
-    "PNG with text": stored("PNG", 6, pnginfo=TEXT, dpi=(300, 300)),
+    "PNG with text": stored(COLOUR, "PNG", 6, pnginfo=TEXT, dpi=(300, 300)),
 }
 
 
@@ -127,7 +102,7 @@ def test_an_orientation_is_found_wherever_programs_put_it(case):
 def test_what_has_exif_and_lies_upright_keeps_tensorflow_s_pixels(kind):
     options = {"quality": 60} if kind == "JPEG" else {}
     plain = encoded(COLOUR, kind, **options)
-    for data in (stored(kind, 1, **options), stored(kind, 9, **options)):
+    for data in (stored(COLOUR, kind, 1, **options), stored(COLOUR, kind, 9, **options)):
         np.testing.assert_array_equal(decode_image(data, "a"), decode_image(plain, "b"))
 
 

@@ -1,6 +1,6 @@
 """Pictures as cameras, scanners and programs write them: upright, in 8 bits, or refused."""
 
-import io
+import re
 import struct
 import subprocess
 import sys
@@ -12,23 +12,12 @@ from PIL import Image, features
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs import pictures
 from sparse_ist_tf.inputs.pictures import read_picture, turned
+from tests.fixtures.pictures import STORED, encoded, gradients, stored
 
-ROWS, COLUMNS = np.mgrid[:40, :56]
-PIXELS = np.stack([COLUMNS * 4, ROWS * 6, (ROWS + COLUMNS) * 2], axis=-1).astype(np.uint8)
+PIXELS = gradients(40, 56)
 COLOUR = Image.fromarray(PIXELS)
 GREY = PIXELS[..., 0]
 RAMP = np.repeat(GREY[..., None], 3, axis=-1)
-# What brings an upright picture into the form that an orientation stands for.
-STORED = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 TURNABLE = {
     "JPEG": {"quality": 98},
     "PNG": {},
@@ -37,21 +26,6 @@ TURNABLE = {
     "MPO": {"quality": 98},
     "AVIF": {"quality": 98},
 }
-
-
-def encoded(image, kind, **options):
-    file = io.BytesIO()
-    image.save(file, format=kind, **options)
-    return file.getvalue()
-
-
-def stored(image, kind, orientation, **options):
-    """A file whose pixels lie as an orientation says."""
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    if STORED[orientation] is not None:
-        image = image.transpose(STORED[orientation])
-    return encoded(image, kind, exif=exif, **options)
 
 
 @pytest.mark.parametrize("orientation", STORED)
@@ -76,11 +50,47 @@ def test_heic_is_turned_by_its_own_boxes_and_not_again_by_exif(orientation):
     assert abs(found.astype(int) - PIXELS).mean() < 4
 
 
-def test_heic_and_avif_that_can_not_be_read_say_what_it_takes(monkeypatch):
-    monkeypatch.setattr(pictures, "lacking", lambda extension: f"{extension} needs more")
-    for brand, needed in ((b"heic", ".heic"), (b"mif1", ".heic"), (b"avif", ".avif")):
-        with pytest.raises(RunError, match=rf"\({needed} needs more\)"):
-            read_picture(b"\0\0\0 ftyp" + brand + bytes(40))
+def box(major, *compatible, version=b"\0\0\0\0"):
+    """A file's first box and what may follow it."""
+    brands = major + version + b"".join(compatible)
+    return (8 + len(brands)).to_bytes(4, "big") + b"ftyp" + brands + bytes(40)
+
+
+@pytest.mark.parametrize("extension", ["", ".heic", ".avif"], ids=lambda text: text or "nothing")
+@pytest.mark.parametrize(
+    ("contents", "needs"),
+    [
+        (box(b"heic"), ".heic"),
+        (box(b"heix", b"mif1", b"heix"), ".heic"),
+        (box(b"hevc", b"msf1"), ".heic"),
+        (box(b"mif1", b"heic"), ".heic"),
+        (box(b"mif1", b"miaf", b"MiHB", b"MiHE", b"miaf", b"miaf", b"miaf", b"heic"), ".heic"),
+        (box(b"msf1"), ".heic"),
+        (b"\0\0\0\0ftypheic", ".heic"),  # to the end of the file, cut
+        (box(b"avif"), ".avif"),
+        (box(b"avif", b"mif1", b"miaf"), ".avif"),
+        (box(b"avis", b"msf1"), ".avif"),
+        (box(b"mif1", b"miaf", b"avif"), ".avif"),
+        (box(b"mp42"), ""),
+        (box(b"mp42", b"isom", b"mp41"), ""),
+        (box(b"qt  ", b"qt  "), ""),
+        (box(b"isom", b"avc1") + b"heic mif1 avif", ""),
+        (box(b"isom", b"avc1", version=b"heic"), ""),
+        (box(b"isom", b"xavi", b"fhei", b"cmp4"), ""),  # brands are words of four bytes
+        (b"\0\0\0\x08ftyp", ""),
+        (b"\xff\xff\xff\xffftypM4V ", ""),
+    ],
+)
+def test_a_file_is_told_by_its_brands_what_reads_it(contents, needs, extension, monkeypatch):
+    """Films begin as HEIC and AVIF do."""
+    monkeypatch.setattr(pictures, "_can_read_heif", lambda: False)  # nor says it to Pillow
+    monkeypatch.setattr(
+        pictures, "lacking", lambda asked: f"{asked} needs more" if asked == extension else ""
+    )
+    says = f"{needs} needs more" if needs and needs == extension else "of no known format"
+    with pytest.raises(RunError, match=re.escape(says)) as caught:
+        read_picture(contents, "a.tif")
+    assert ("needs" in str(caught.value)) == (needs == extension != "")
 
 
 def test_xmp_says_it_too():

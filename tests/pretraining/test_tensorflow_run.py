@@ -103,6 +103,7 @@ def test_the_masked_autoencoder_learns(images, tmp_path):
     assert after < 0.95 * before
 
 
+@pytest.mark.large
 def test_distillation_adds_the_whole_view(images, tmp_path):
     plain = Pretraining(_config(), images, tmp_path / "a")
     distilled = Pretraining(_config(distillation=0.5), images, tmp_path / "b")
@@ -271,6 +272,7 @@ def test_it_starts_from_given_weights(images, tmp_path):
         Pretraining(_config(weights="packaged:vit_micro"), images, tmp_path / "b")
 
 
+@pytest.mark.large
 def test_the_written_encoder_may_lie_between_start_and_end(images, tmp_path):
     """And the checkpoint, from which a finished run averages again, stays what was trained."""
     config = _config(weights="random:vit_pico", start_share=0.25)
@@ -345,6 +347,7 @@ def test_no_hidden_pixel_reaches_a_view_or_a_test(images, tmp_path):
     assert (record["black"][1] != record["white"][1]).any()
 
 
+@pytest.mark.large
 def test_accuracies_name_the_sensor_that_they_are_of(images, tmp_path):
     few = {"sensor_sizes": (64, 16), "sensor_probabilities": (0.5, 0.5)}
     few |= {"image_sizes": (64, 128), "size_probabilities": (0.5, 0.5), "total_steps": 4}

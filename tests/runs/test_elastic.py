@@ -123,9 +123,8 @@ def _assert_same(workdir, other, num_workers):
     assert one["num_workers"] == num_workers
 
 
-@pytest.mark.parametrize(
-    ("num_workers", "victim"), [pytest.param(3, 2, marks=pytest.mark.large), (2, 0)]
-)
+@pytest.mark.large
+@pytest.mark.parametrize(("num_workers", "victim"), [(3, 2), (2, 0)])
 def test_local_workers_go_on_without_one_and_take_it_back(undisturbed, runs, num_workers, victim):
     process, path = runs.start(f"--num_workers={num_workers}", "--elastic")
     runs.wait_for_checkpoint()

@@ -117,6 +117,7 @@ def _assert_same(workdir, other):
     assert one["accuracy"] == two["accuracy"]
 
 
+@pytest.mark.large
 def test_stopped_by_every_signal_and_killed_it_ends_with_the_same_weights(
     undisturbed, caches, tmp_path
 ):
@@ -149,6 +150,7 @@ def test_stopped_by_every_signal_and_killed_it_ends_with_the_same_weights(
     _assert_same(workdir, undisturbed)
 
 
+@pytest.mark.large
 def test_a_chief_that_is_killed_while_it_finishes_goes_on_alone(undisturbed, caches, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(KILLER)
     workdir = tmp_path / "run"
@@ -171,6 +173,23 @@ def test_a_chief_that_is_killed_while_it_finishes_goes_on_alone(undisturbed, cac
     assert json.loads((workdir / "results.json").read_text())["num_workers"] == 2
     shown, _ = _end(_start(caches, workdir, **_member(addresses, 0)), 0)
     assert shown.splitlines()[-2:] == out.splitlines()[-2:]
+
+
+def test_killed_while_it_finishes_it_goes_on_behind_its_last_round(caches, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(KILLER)
+    workdir = tmp_path / "run"
+    killer = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path.cwd())])}
+    few = ("--num_workers=1", "--config.total_steps=16", "--config.eval_every_rounds=2")
+    killed = _start(caches, workdir, *few, **killer, KILL_AT="before results.json")
+    _end(killed, -signal.SIGKILL)
+    assert not (workdir / "results.json").exists()
+    last = workdir / "checkpoints/round_00000004.safetensors"
+    state, rounds = last.read_bytes(), read_rounds(_log(workdir))
+    out, _ = _end(_start(caches, workdir, *few), 0)
+    assert "merged head" in out
+    assert last.read_bytes() == state
+    assert read_rounds(_log(workdir)) == rounds, "no round was trained again"
+    assert json.loads((workdir / "results.json").read_text())["num_workers"] == 1
 
 
 def test_while_it_meets_its_peers_it_ends_at_once(caches, tmp_path):

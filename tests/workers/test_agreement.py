@@ -68,7 +68,7 @@ def _pictures(folder, classes=("blue", "red")):
 @pytest.mark.parametrize(
     ("module", "keys"),
     [
-        ("train", ("dataset.split_seed=1", "total_epochs=3", "checkpoint_every_rounds=1")),
+        ("train", ("dataset.split_seed=1",)),
         ("pretrain", ("learning_rate=1e-3",)),
     ],
 )

@@ -53,6 +53,7 @@ def workers(tmp_path):
         process.communicate()
 
 
+@pytest.mark.large
 def test_a_pause_is_survived_and_silence_is_not(workers):
     processes, addresses, metrics = workers
     processes[1].send_signal(signal.SIGSTOP)

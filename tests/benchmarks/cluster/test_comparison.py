@@ -71,7 +71,9 @@ def test_a_second_call_measures_nothing_again(workdir):
     assert len(_cells(workdir)) == 1
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "end", [pytest.param(signal.SIGINT, marks=pytest.mark.large), signal.SIGKILL]
+)
 def test_nothing_is_left_in_mid_run(workdir, end):
     command = (*_COMMAND, f"--workdir={workdir}", "--links=1mbit/10ms/1%", "--seconds=600")
     bench = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

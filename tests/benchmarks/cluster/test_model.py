@@ -71,7 +71,10 @@ def test_even_loads_send_their_bound(name, count, num_workers):
 
 @pytest.mark.parametrize(
     ("name", "count", "num_workers"),
-    [pytest.param("fast", 4, 2, marks=pytest.mark.large), ("thinnest", 5, 3)],
+    [
+        pytest.param("fast", 4, 2, marks=pytest.mark.large),
+        pytest.param("thinnest", 5, 3, marks=pytest.mark.large),
+    ],
 )
 def test_workers_send_what_the_model_says(tmp_path, name, count, num_workers):
     """Real ones, by their ledgers: all together within 2 %, the busiest one too."""

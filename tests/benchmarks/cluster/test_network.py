@@ -117,7 +117,7 @@ def test_the_relay_loses_its_share():
     [
         ("20mbit", False),
         pytest.param("10mbit/10ms", True, marks=needs_tun),
-        pytest.param("100mbit/2ms", True, marks=needs_tun),
+        pytest.param("100mbit/2ms", True, marks=[needs_tun, pytest.mark.large]),
     ],
 )
 def test_a_transfer_has_the_rate_of_the_link(text, relayed):

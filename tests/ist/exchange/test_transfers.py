@@ -167,7 +167,7 @@ def test_subnets_get_their_submatrices_and_what_they_add_comes_home(
         Forms("float32", "int4", "float32", "float32"),
     ],
 )
-@pytest.mark.parametrize("parcel_bytes", [200, 1 << 24])
+@pytest.mark.parametrize("parcel_bytes", [200, pytest.param(1 << 24, marks=pytest.mark.large)])
 def test_forms_end_alike_for_any_number_of_workers(monkeypatch, parcel_bytes, forms):
     """What crosses a link and what stays on a worker are rounded alike."""
     for module in (parcels_module, transfers_module):

@@ -97,6 +97,7 @@ def test_a_worker_whose_process_dies_again_comes_back_later(run):
     ]
 
 
+@pytest.mark.large
 def test_where_all_come_no_further_those_that_are_left_go_on_for_good(run):
     status, address, said, _ = run(DEATHS=9, FULL_GETS_ON=False, STAYS_SMALL=True)
     assert status == 0, said
