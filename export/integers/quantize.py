@@ -237,7 +237,12 @@ class _Rewriter:
         else:
             of = rows, scales, measured.mean, measured.covariance
             key = digest(rows.shape, measured.count, *(array.tobytes() for array in of))
-            integers, shift = self.memory.once(key, lambda: round_weights(rows, scales, measured))
+
+            def rounded():
+                found, shift = round_weights(rows, scales, measured)
+                return found.astype(np.int8), shift
+
+            integers, shift = self.memory.once(key, rounded)
         return integers.astype(np.int8).reshape(value.shape), shift
 
     def _new_constant(self, like, integers, scales, zeros=None) -> int:

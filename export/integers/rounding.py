@@ -9,6 +9,7 @@ from sparse_ist_tf.export.files import flatbuffer
 from sparse_ist_tf.export.integers.memory import Recording
 
 _DAMPING = 0.01  # of the mean variance, added to each
+_SUMS, _KEPT_BYTES = "sums", 1 << 23  # of a tensor, for other files that have it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +38,19 @@ def measure_inputs(recording: Recording, leave: int = 0) -> dict[int, Inputs]:
     origins, memory = recording.origins, recording.memory
     sources = list(dict.fromkeys(source for _, source, _ in products))
     totals: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}
-    for index, value in recording.of([i for i in sources if ("sums", origins[i]) not in memory]):
+    known = {i: memory[_SUMS, origins[i]] for i in sources if (_SUMS, origins[i]) in memory}
+    for index, value in recording.of([i for i in sources if i not in known]):
         rows = value.reshape(-1, value.shape[-1]).astype(np.float64)
         count, total, square = totals.get(index, (0, 0.0, 0.0))
         totals[index] = count + len(rows), total + rows.sum(axis=0), square + rows.T @ rows
     for index, sums in totals.items():
-        memory["sums", origins[index]] = sums
+        if sums[2].nbytes <= _KEPT_BYTES:
+            memory[_SUMS, origins[index]] = sums
+    known |= totals
     found = {}
     for operator, source, has_bias in products:
-        if ("sums", origins[source]) in memory:
-            count, total, square = memory["sums", origins[source]]
+        if source in known:
+            count, total, square = known[source]
             mean = total / count * has_bias
             found[operator] = Inputs(mean, square / count - np.outer(mean, mean), count)
     return found

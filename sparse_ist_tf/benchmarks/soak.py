@@ -18,8 +18,8 @@ _LOCAL_STEPS = 4
 _NEVER = 1_000_000  # rounds, more than there is time for
 _EVERY_S = 1.0  # between two samples
 _WARM_UP = 100  # rounds: some evaluations and checkpoints
-# What is flat: 2,000 rounds add less than 64 MB and 20 threads.
-_MOST_KB, _MOST_THREADS = 32.0, 0.01
+# What is flat: 2,000 rounds add less than 16 MB and 20 threads.
+_MOST_KB, _MOST_THREADS = 8.0, 0.01
 _LAUNCHER = -1
 _TITLES = ("process", "lives", "rounds", "MB in the end", "KB per round", "threads per round", "")
 
