@@ -22,7 +22,7 @@ from sparse_ist_tf.export.compress import Compression
 from sparse_ist_tf.export.devices import targets
 from sparse_ist_tf.export.plan import BY_KIND, Options, check
 from sparse_ist_tf.export.staging import ended_by_signals
-from sparse_ist_tf.export.web import runtime
+from sparse_ist_tf.export.web import page, runtime
 
 FLAGS = flags.FLAGS
 
@@ -38,9 +38,7 @@ def main(argv: list[str]) -> int:
     if FLAGS.target_table:
         targets.add_rows(FLAGS.target_table)
     target = targets.find_target(FLAGS.target)
-    if target.page:
-        runtime.require(FLAGS.wasm)
-    elif FLAGS.wasm:
+    if FLAGS.wasm and not target.page:
         raise RequestError(f"wasm={FLAGS.wasm!r}: target {target.name} has no page, web has")
     for name in ("flash", "sram"):
         value = getattr(FLAGS, name)
@@ -67,6 +65,9 @@ def main(argv: list[str]) -> int:
     output = Path(FLAGS.output or Path(FLAGS.run) / "export" / target.name)
     if output.exists() and not output.is_dir():
         raise RequestError(f"output={output}: is no folder")
+    if target.page:
+        page.check(output)
+        runtime.require(FLAGS.wasm)
     check(FLAGS.run, target, options)
     with ended_by_signals():
         with quiet():

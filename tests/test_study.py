@@ -131,7 +131,6 @@ def test_finished_trainings_are_kept_and_another_base_is_refused(study):
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.large
 def test_stopped_by_a_signal_its_trainings_keep_a_checkpoint(tmp_path):
     text = CONFIG.replace("total_steps = 0.0, 20", "total_steps = 0.0, 100_000")
     text = text.replace('"folder:nowhere", "digits"', '"digits",').replace(

@@ -40,6 +40,7 @@ BAD = [
     ),
     (["--run={run}", "--target=phone", "--bound=low"], "bound"),
     (["--run={run}", "--target=phone", "--output={file}"], "is no folder"),
+    (["--run={run}", "--target=web", "--output={other}"], "has a index.html of another kind"),
     (["--target_table={tmp}/no.json", "--run={run}", "--target=x"], "no.json': can't be read"),
 ]
 
@@ -60,9 +61,11 @@ def test_a_bad_request_is_one_line_and_status_2_before_tensorflow_is_imported(
     other = tmp_path_factory.mktemp("other")
     file, unfinished = other / "file", other / "unfinished"
     file.touch()
+    (other / "index.html").touch()
     unfinished.mkdir()
     shutil.copy(run_path / "config.json", unfinished)
     names = {"run": run_path, "tmp": tmp_path, "file": file, "unfinished": unfinished}
+    names["other"] = other
     command = [sys.executable, "-c", SCRIPT, *(argument.format(**names) for argument in arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (2, "heavy: []\n"), done.stderr
