@@ -4,13 +4,16 @@ TensorFlow keeps for ever what a collective's key stands for, the array's shape 
 worker 0 say it whenever a key is new. So keys have to be used again: memory stays as it is, and a
 message takes one way across a link where it took four. A piece is the one that crosses every time,
 or one of doubling sizes that crosses where the message's length, as a binary number, says so.
+
+TensorFlow is imported where graphs are made: who asks for numbers alone doesn't wait for it.
 """
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import tensorflow as tf
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 ALIGNED = 16  # words of the 64 bytes at which TensorFlow slices without a copy
 NUM_KEYS = 32  # of a channel: one for each piece that there may be
@@ -49,10 +52,10 @@ class Piece(NamedTuple):
 
     key: int
     size: int
-    first: tf.Tensor
-    crosses: tf.Tensor | None
+    first: "tf.Tensor"
+    crosses: "tf.Tensor | None"
 
-    def run(self, make: Callable[[tf.Tensor], tf.Tensor], given: tf.Tensor) -> tf.Tensor:
+    def run(self, make: Callable[["tf.Tensor"], "tf.Tensor"], given: "tf.Tensor") -> "tf.Tensor":
         """What a part of a graph makes where the piece crosses; elsewhere it isn't run.
 
         A tf.cond that holds a collective would be run behind all others: TensorFlow orders what has
@@ -65,6 +68,8 @@ class Piece(NamedTuple):
         Returns:
             int32[n], or int32[0].
         """
+        import tensorflow as tf
+
         if self.crosses is None:
             return make(given)
         nothing, _ = tf.raw_ops.Switch(data=tf.zeros((0,), tf.int32), pred=self.crosses)
@@ -117,7 +122,7 @@ class Channel(NamedTuple):
         digits = math.ceil(max(0, most - least) / unit).bit_length()
         return cls(key, least, unit, min(usual.digits, digits), digits)
 
-    def length(self, num_words: tf.Tensor, is_first: tf.Tensor) -> tf.Tensor:
+    def length(self, num_words: "tf.Tensor", is_first: "tf.Tensor") -> "tf.Tensor":
         """What crosses of a message: int32, words.
 
         Args:
@@ -125,18 +130,22 @@ class Channel(NamedTuple):
             is_first: bool, whether it is the first one: it has all pieces that are usual, and the
                 later ones none with a key that is new.
         """
+        import tensorflow as tf
+
         units = tf.maximum(num_words - self.least + self.unit - 1, 0) // self.unit
         if self.usual:
             usual = (1 << self.usual) - 1
             units = tf.where(is_first, units | usual, units)
         return self.least + self.unit * units
 
-    def pieces(self, length: tf.Tensor) -> list[Piece]:
+    def pieces(self, length: "tf.Tensor") -> list[Piece]:
         """The pieces that there may be, in their order.
 
         Args:
             length: as length() has it.
         """
+        import tensorflow as tf
+
         pieces = [Piece(self.key, self.least, tf.constant([0]), None)] if self.least else []
         if not self.digits:
             return pieces

@@ -103,8 +103,10 @@ def test_the_ledger_counts_what_went_into_messages(runs, num_workers):
         for kind in kinds:
             told = facts[kind]["ledger"]["control"]
             assert facts[kind]["sent"] == _training(facts[kind]) + told > told
-            # Shared output biases and filled-up words are beside it; heads are small here.
-            assert _training(facts[kind]) <= 1.15 * facts[kind]["bound"], kind
+            # Shared output biases and filled-up words are beside it, the more the smaller messages
+            # are; in the first of ten rounds all are as long as they usually are at most.
+            most = 1.3 if kind == "thin" else 1.15
+            assert _training(facts[kind]) <= most * facts[kind]["bound"], kind
     assert facts["carry"]["loss"] > 0
 
 
