@@ -104,7 +104,7 @@ class Recording:
         graph = self.model.subgraphs[0]
         found = self._origins_of_inputs()
         for operator in graph.operators:
-            parts = [flatbuffer.op_name(self.model, operator), _options(operator)]
+            parts: list[object] = [flatbuffer.op_name(self.model, operator), _options(operator)]
             for index in operator.inputs:
                 if index >= 0 and index not in found:
                     tensor = graph.tensors[index]

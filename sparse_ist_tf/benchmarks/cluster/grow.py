@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sparse_ist_tf.benchmarks.cluster.cells import Cell, Measured
 from sparse_ist_tf.benchmarks.cluster.hosts.shapes import LinkShape
-from sparse_ist_tf.benchmarks.cluster.model import Cost, HeadShape, Round
+from sparse_ist_tf.benchmarks.cluster.model import PIECE_BYTES, Cost, HeadShape, Round
 from sparse_ist_tf.config import LINKS
 from sparse_ist_tf.workers.ledger import human_bytes
 
@@ -24,7 +24,7 @@ TITLES = (
     *("P", "N", "width", "setting", "rounds", "bytes", "model", "ratio"),
     *("s/round", "compute", "exchange", "model", "ratio"),
 )
-_PREDICTED_TITLES = ("P", "N", "width", "setting", "bytes", "exchange", "delays", "calls")
+_PREDICTED_TITLES = ("P", "N", "width", "setting", "bytes", "exchange", "delays", "pieces")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +134,8 @@ def predicted_rows(settings: Sequence[str], shape: LinkShape) -> list[tuple[str,
         size = Size(workers, workers, WIDTH_PER_SUBNET * workers)
         for setting in settings:
             cost = size.cost(setting)
-            calls = 8 * cost.called_bytes / shape.rate if shape.rate else 0.0
-            seconds = (cost.seconds(shape), cost.delays * shape.delay_s, calls)
+            beside = 8 * PIECE_BYTES * cost.ends.max() / shape.rate if shape.rate else 0.0
+            seconds = (cost.seconds(shape), cost.delays * shape.delay_s, float(beside))
             sides = (human_bytes(cost.busiest), *(f"{each:.2f}" for each in seconds))
             lines.append((*_start(size, setting), *sides))
     return lines
@@ -155,6 +155,5 @@ LEGEND = (
 PREDICTION = (
     "PREDICTION, not measured: what the model says of two hidden layers that grow with N, by",
     f"{WIDTH_PER_SUBNET} neurons for each subnet, where a worker trains one. delays: those of the",
-    "exchange's seconds that are delays; calls: those that worker 0's link needs for calls that",
-    "ask it what keys of messages stand for.",
+    "exchange's seconds that are delays; pieces: those for what pieces cost beside their bytes.",
 )

@@ -228,7 +228,7 @@ class Round:
 
     def _subnet_bytes(self, way: str) -> np.ndarray:
         """What each subnet's neurons take one way; as _layer_bytes, of all layers."""
-        return sum(self._layer_bytes(way))
+        return np.sum(self._layer_bytes(way), axis=0)
 
     def _layer_bytes(self, way: str) -> list[np.ndarray]:
         """What each subnet's neurons of each hidden layer take one way.
