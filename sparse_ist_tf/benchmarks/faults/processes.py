@@ -74,6 +74,7 @@ class Process:
         for pid in below:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not any(map(is_alive, below)), 5.0)  # what they write comes before
 
 
 def _before() -> None:
