@@ -21,26 +21,14 @@ _KEPT_BYTES = 1 << 26  # of tensors' values, for a second look at them
 _Found = TypeVar("_Found")
 
 
-class Memory:
+class Memory(dict[Hashable, Any]):
     """What was found out before, by what it depends on."""
-
-    def __init__(self) -> None:
-        self._found: dict[Hashable, Any] = {}
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._found
-
-    def __getitem__(self, key: Hashable) -> Any:
-        return self._found[key]
-
-    def __setitem__(self, key: Hashable, found: object) -> None:
-        self._found[key] = found
 
     def once(self, key: Hashable, find: Callable[[], _Found]) -> _Found:
         """What is known by a key, found out where nothing is."""
-        if key not in self._found:
-            self._found[key] = find()
-        return self._found[key]
+        if key not in self:
+            self[key] = find()
+        return self[key]
 
 
 class Recording:

@@ -2,7 +2,7 @@
 
 import io
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import tensorflow_datasets as tfds
@@ -11,11 +11,8 @@ from sparse_ist_tf.inputs.layouts.archives import Archive
 
 SPLIT_SEED = 1234
 _TEST_SHARE = 0.15  # 1,500 of 10,000, the paper's
-_CLASSES = (
-    "Airport BareLand BaseballField Beach Bridge Center Church Commercial DenseResidential Desert "
-    "Farmland Forest Industrial Meadow MediumResidential Mountain Park Parking Playground Pond "
-    "Port RailwayStation Resort River School SparseResidential Square Stadium StorageTanks Viaduct"
-)
+_CLASSES = ["Airport", "BareLand", "BaseballField", "Beach", "Bridge", "Center", "Church", "Commercial", "DenseResidential", "Desert", "Farmland", "Forest", "Industrial", "Meadow", "MediumResidential", "Mountain", "Park", "Parking", "Playground", "Pond", "Port", "RailwayStation", "Resort", "River", "School", "SparseResidential", "Square", "Stadium", "StorageTanks", "Viaduct"]
+ARCHIVE = Archive.of_classes("AID", _CLASSES)
 
 
 class Aid(tfds.core.GeneratorBasedBuilder):
@@ -37,7 +34,7 @@ class Aid(tfds.core.GeneratorBasedBuilder):
     def _info(self):
         features = {
             "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-            "label": tfds.features.ClassLabel(names=_CLASSES.split()),
+            "label": tfds.features.ClassLabel(names=_CLASSES),
             "filename": tfds.features.Text(),
         }
         return tfds.core.DatasetInfo(
@@ -50,7 +47,7 @@ class Aid(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        names, read = open_archive(Path(dl_manager.manual_dir))
+        names, read = ARCHIVE.opened(Path(dl_manager.manual_dir))
         random.Random(SPLIT_SEED).shuffle(names)
         train = len(names) - round(_TEST_SHARE * len(names))
         return {
@@ -62,20 +59,3 @@ class Aid(tfds.core.GeneratorBasedBuilder):
         for key, name in enumerate(names):
             path, image = PurePosixPath(name), io.BytesIO(read(name))
             yield key, {"image": image, "label": path.parent.name, "filename": path.name}
-
-
-def open_archive(folder: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    """Finds the archive of the Aerial Image Dataset, packed or not.
-
-    Args:
-        folder: with AID.zip, or with AID/ and a folder per class in it.
-
-    Returns:
-        The images' names, "Class/image.jpg" at their end, in the order of the file names, and a
-        function that reads one.
-
-    Raises:
-        RequestError: if neither is there, if the archive is damaged, or if it holds no images or
-            a class that isn't one of the thirty.
-    """
-    return Archive.of_classes("AID", _CLASSES.split()).opened(folder)

@@ -192,10 +192,8 @@ class Run:
         if self.masks.kind != "random" or self.tokens:
             views = self.config.masks.views
             features = None if self.tokens else self._features("train", views)
-            labels, locate = (
-                np.tile(train.labels, views),
-                in_turns(train.size, views, self.config.seed),
-            )
+            labels = np.tile(train.labels, views)
+            locate = in_turns(train.size, views, self.config.seed)
             pairs = zip(shards, adjustments, strict=True)
             return [TrainingData(features, labels, s, locate, a) for s, a in pairs]
         streams = [

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs import datasets
-from sparse_ist_tf.inputs.aid import open_archive
+from sparse_ist_tf.inputs.aid import ARCHIVE
 
 DATA = os.environ.get("SPARSE_IST_DATA")
 CLASSES = ("Airport", "Beach", "Viaduct")
@@ -73,7 +73,7 @@ def test_the_order_of_the_archive_does_not_matter(tmp_path):
         with zipfile.ZipFile(tmp_path / "AID.zip", "w") as archive:
             for name in ("Beach/1.jpg", "Port/1.jpg", "Port/2.jpg")[::order]:
                 archive.writestr(f"AID/{name}", b"")
-        found.append(open_archive(tmp_path)[0])
+        found.append(ARCHIVE.opened(tmp_path)[0])
     assert found[0] == found[1]
 
 
@@ -92,7 +92,7 @@ def test_archives_that_can_not_be_used(manual):
         datasets.load("aid", data_dir=str(manual.parent.parent))
     (manual / "AID").rmdir()
     with pytest.raises(RequestError, match=r"neither AID\.zip nor AID/"):
-        open_archive(manual)
+        ARCHIVE.opened(manual)
 
 
 @pytest.mark.realdata
