@@ -11,8 +11,12 @@ from sparse_ist_tf.inputs.layouts.archives import Archive
 
 SPLIT_SEED = 1234
 _TEST_SHARE = 0.15  # 1,500 of 10,000, the paper's
-_CLASSES = ["Airport", "BareLand", "BaseballField", "Beach", "Bridge", "Center", "Church", "Commercial", "DenseResidential", "Desert", "Farmland", "Forest", "Industrial", "Meadow", "MediumResidential", "Mountain", "Park", "Parking", "Playground", "Pond", "Port", "RailwayStation", "Resort", "River", "School", "SparseResidential", "Square", "Stadium", "StorageTanks", "Viaduct"]
-ARCHIVE = Archive.of_classes("AID", _CLASSES)
+_CLASSES = (
+    "Airport BareLand BaseballField Beach Bridge Center Church Commercial DenseResidential Desert "
+    "Farmland Forest Industrial Meadow MediumResidential Mountain Park Parking Playground Pond "
+    "Port RailwayStation Resort River School SparseResidential Square Stadium StorageTanks Viaduct"
+)
+ARCHIVE = Archive.of_classes("AID", _CLASSES.split())
 
 
 class Aid(tfds.core.GeneratorBasedBuilder):
@@ -34,7 +38,7 @@ class Aid(tfds.core.GeneratorBasedBuilder):
     def _info(self):
         features = {
             "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-            "label": tfds.features.ClassLabel(names=_CLASSES),
+            "label": tfds.features.ClassLabel(names=_CLASSES.split()),
             "filename": tfds.features.Text(),
         }
         return tfds.core.DatasetInfo(
