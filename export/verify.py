@@ -16,7 +16,7 @@ from sparse_ist_tf.export.devices.targets import Target
 from sparse_ist_tf.export.files import metadata, micro
 from sparse_ist_tf.export.files.flatbuffer import read_file
 from sparse_ist_tf.export.files.operators import operators, peak_bytes
-from sparse_ist_tf.export.files.runtimes import LiteRT
+from sparse_ist_tf.export.files.runtimes import LiteRT, run_all
 from sparse_ist_tf.export.graphs.interface import OF_IMAGES, example_for
 from sparse_ist_tf.export.results import Accuracy, Comparison, Micro, Result
 from sparse_ist_tf.ist.head import accuracy
@@ -82,7 +82,7 @@ def verify(
         disable=None if progress else True,  # None: where there is no terminal
         leave=False,
     )
-    found = reference.to_logits(np.array([runtime.run(example) for example in bar]))
+    found = reference.to_logits(run_all(content, bar, name))
     result.comparison = _compare(found, reference)
     result.problems += _lost(result.comparison, bound, "of accuracy")
     first = next(iter(reference.examples()))
