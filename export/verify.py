@@ -13,10 +13,10 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.devices import edge_tpu
 from sparse_ist_tf.export.devices.checks import check, problem, unmapped
 from sparse_ist_tf.export.devices.targets import Target
-from sparse_ist_tf.export.files import metadata, micro
+from sparse_ist_tf.export.files import metadata, micro, tasks
 from sparse_ist_tf.export.files.flatbuffer import read_file
 from sparse_ist_tf.export.files.operators import operators, peak_bytes
-from sparse_ist_tf.export.files.runtimes import LiteRT
+from sparse_ist_tf.export.files.runtimes import LiteRT, run_all
 from sparse_ist_tf.export.graphs.interface import OF_IMAGES, example_for
 from sparse_ist_tf.export.results import Accuracy, Comparison, Micro, Result
 from sparse_ist_tf.ist.head import accuracy
@@ -82,7 +82,7 @@ def verify(
         disable=None if progress else True,  # None: where there is no terminal
         leave=False,
     )
-    found = reference.to_logits(np.array([runtime.run(example) for example in bar]))
+    found = reference.to_logits(run_all(content, bar, name))
     result.comparison = _compare(found, reference)
     result.problems += _lost(result.comparison, bound, "of accuracy")
     first = next(iter(reference.examples()))
@@ -161,6 +161,7 @@ def evaluate_tflite(
     *,
     threads: int = 1,
     delegate: str = "",
+    mediapipe: bool = False,
 ) -> dict:
     """Measures any exported file again on the test split of its data set.
 
@@ -169,19 +170,22 @@ def evaluate_tflite(
         config: of the data set, masks and encoder; those in the file where None.
         threads: of LiteRT.
         delegate: library of a LiteRT delegate.
+        mediapipe: give the images, as they are, to MediaPipe's ImageClassifier too.
 
     Returns:
         {"file", "artefact", "images", "accuracy", "expected" (what export measured), "latency_ms":
         (median, 95th percentile)}; an encoder gives "mean_difference" from the Keras encoder's
-        features in place of the accuracies.
+        features in place of the accuracies. With mediapipe also "mediapipe_accuracy", and
+        "mediapipe_same", the share of images with the same answer.
 
     Raises:
         RequestError: if the file is damaged or not one of export's, the config doesn't fit it, or
-            the data set is no longer what it was.
+            the data set is no longer what it was; if MediaPipe isn't installed or can't take it.
     """
     from sparse_ist_tf.checkpoints.loading import load_configured
     from sparse_ist_tf.codec.few_bits import Channels
     from sparse_ist_tf.config import completed
+    from sparse_ist_tf.inputs.decoding import image_errors
     from sparse_ist_tf.reports.data_record import DataRecord
     from sparse_ist_tf.runs.images import Images
 
@@ -189,6 +193,11 @@ def evaluate_tflite(
     content = read_file(path)
     runtime = LiteRT(content, path.name, threads=threads, delegate=delegate)
     labels, run = metadata.read(content, path.name)
+    kind = run["artefact"]["kind"]
+    if mediapipe:
+        tasks.require()
+        if kind not in OF_IMAGES:
+            raise RequestError(f"{path.name}: is a {kind}; MediaPipe takes classifiers of images")
     known = DataRecord.of_dict(run["data"]) if config is None and "data" in run else None
     config = completed(run["config"]) if config is None else config
     encoder = load_configured({**config.encoder, "dtype": "float32"})
@@ -200,7 +209,6 @@ def evaluate_tflite(
     channels = Channels.of_dict(run["channels"]) if "channels" in run else None
     images = Images(config, encoder, known, channels)
     split = images.splits["test"]
-    kind = run["artefact"]["kind"]
     if kind in OF_IMAGES:
         grid = run["mask"].get("grid", "scaled")
         resize = run["mask"].get("resize", "antialias")
@@ -226,4 +234,14 @@ def evaluate_tflite(
         out["accuracy"] = accuracy(outputs, split.labels)
         out["expected"] = run["measured"]["accuracy"]
     out["latency_ms"] = runtime.latency(example)
+    if mediapipe:
+        with image_errors():
+            whole = (row["image"] for row in split.dataset(_whole).as_numpy_iterator())
+            answers = tasks.answers(path, whole)
+        out["mediapipe_accuracy"] = float(np.mean(answers == split.labels))
+        out["mediapipe_same"] = float(np.mean(answers == outputs.argmax(axis=1)))
     return out
+
+
+def _whole(image, _):
+    return image

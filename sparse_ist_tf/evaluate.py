@@ -5,6 +5,8 @@
 or measures an exported file again, on the test images of the run that its metadata tells of:
 
     python -m sparse_ist_tf.evaluate --tflite=runs/aid/export/phone/FILE.tflite
+
+and with --mediapipe in MediaPipe's own ImageClassifier too, which scales the images itself.
 """
 
 from absl import flags
@@ -51,11 +53,15 @@ def _evaluate_file(path: str) -> int:
     with quiet():
         from sparse_ist_tf.export.verify import evaluate_tflite
 
-    found = evaluate_tflite(path, FLAGS.config)
+    found = evaluate_tflite(path, FLAGS.config, mediapipe=FLAGS.mediapipe)
     print(f"{found['file']}: {found['artefact']}, {found['images']:,} test images")
     for what in ("accuracy", "expected"):
         if found.get(what) is not None:
             print(f"  {what:<9} {100 * found[what]:.2f} %")
+    if found.get("mediapipe_accuracy") is not None:
+        right, other = found["mediapipe_accuracy"], 1 - found["mediapipe_same"]
+        print(f"  MediaPipe, which scales the images itself, {100 * right:.2f} %")
+        print(f"  {100 * other:.2f} % of its answers are others")
     if found.get("mean_difference") is not None:
         print(f"  mean difference from the encoder's features {found['mean_difference']:.4g}")
     median, slow = found["latency_ms"]
@@ -74,6 +80,8 @@ def main(_: list[str]) -> int:
         raise RequestError(
             "must have one of --run, a run directory such as --run=runs/aid, and --tflite, a file"
         )
+    if FLAGS.mediapipe and not FLAGS.tflite:
+        raise RequestError("--mediapipe: measures a file, --tflite names it")
     if FLAGS.tflite:
         return _evaluate_file(FLAGS.tflite)
     again, stored = evaluate(FLAGS.run), RunDirectory(FLAGS.run).results()
@@ -97,6 +105,7 @@ def define_flags() -> None:
     plugins.define_flag()
     flags.DEFINE_string("run", None, "Run directory of a finished training.")
     flags.DEFINE_string("tflite", None, "Exported file.")
+    flags.DEFINE_bool("mediapipe", False, "Run the file in MediaPipe, too, on whole images.")
     config_flags.DEFINE_config_file(
         "config", None, "Configuration to measure a file with, its own where not given."
     )

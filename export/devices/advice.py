@@ -65,19 +65,27 @@ def what_would_fit(
 ) -> list[str]:
     """Ways to meet a budget that a run's classifier misses, by what was found of its file.
 
-    One line each: a higher mask ratio, of those in arenas by arena_by_ratio; more subnets; the
-    smaller preset. Empty where none of them fits.
+    One line each: a higher mask ratio, of those in arenas by arena_by_ratio; more subnets, whose
+    narrower layers need no more arena; both where neither is enough; the smaller preset. Empty
+    where none of them fits.
     """
     run, target = networks.run, networks.target
     flash_limit, sram_limit = target.flash or np.inf, target.sram or np.inf
-    out = []
+    out, in_flash, in_sram = [], found.flash <= flash_limit, found.arena <= sram_limit
     fitting = [(ratio, arena) for ratio, arena in arenas.items() if arena <= sram_limit]
-    if found.flash <= flash_limit and fitting:
+    subnets = _subnets_that_fit(run, found.flash, flash_limit)
+    if in_flash and not in_sram and fitting:
         ratio, arena = fitting[0]
-        visible = num_visible(run.encoder.num_patches, ratio)
-        out.append(f"mask ratio {ratio:g} ({visible} visible patches, arena {arena:,} bytes)")
-    if found.arena <= sram_limit:
-        out += _subnets_that_fit(run, found.flash, flash_limit)
+        out.append(f"{_at(run, ratio)}, arena {arena:,} bytes)")
+    if in_sram and not in_flash and subnets:
+        count, flash = subnets
+        out.append(f"{count} subnets (flash about {flash:,}, arena at most {found.arena:,} bytes)")
+    if not in_flash and not in_sram and fitting and subnets:
+        (ratio, arena), (count, flash) = fitting[0], subnets
+        out.append(
+            f"{count} subnets at {_at(run, ratio)}, flash about {flash:,}, arena at most "
+            f"{arena:,} bytes)"
+        )
     if network.vit.spec.width > PRESETS[_SMALLEST].width:
         small = create_encoder(_SMALLEST, pool=network.vit.spec.pool)
         small = fold(small, (0.5,) * 3, (0.5,) * 3)
@@ -92,15 +100,19 @@ def what_would_fit(
     return out
 
 
-def _subnets_that_fit(run: FinishedRun, flash: int, limit: float) -> list[str]:
-    """How many subnets bring a classifier's flash below a limit, by counting weights."""
+def _at(run: FinishedRun, ratio: float) -> str:
+    return f"mask ratio {ratio:g} ({num_visible(run.encoder.num_patches, ratio)} visible patches"
+
+
+def _subnets_that_fit(run: FinishedRun, flash: int, limit: float) -> tuple[int, int] | None:
+    """How many subnets bring a classifier's flash below a limit, and to what, by its weights."""
     now = max(1, run.num_subnets)
     before = _head_bytes(run, now)
     for count in range(now + 1, min(run.spec.hidden) + 1):
         need = flash - before + _head_bytes(run, count)
         if need <= limit:
-            return [f"{count} subnets (flash about {need:,} bytes)"]
-    return []
+            return count, need
+    return None
 
 
 def _head_bytes(run: FinishedRun, subnets: int) -> int:

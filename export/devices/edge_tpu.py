@@ -147,7 +147,7 @@ def mapping(content: bytes, problem: Callable[[Op], str]) -> Mapping:
     ops = operators(content)
     left: set[int] = set()
     mapped = []
-    for op, node in zip(ops, flatbuffer.parse(content).subgraphs[0].operators, strict=True):
+    for op, node in zip(ops, flatbuffer.read(content).subgraphs[0].operators, strict=True):
         taken = not problem(op) and left.isdisjoint(node.inputs)
         if not taken:
             left.update(node.outputs)

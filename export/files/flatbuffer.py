@@ -1,5 +1,6 @@
 """Reading and rewriting .tflite files as the schema's objects, by LiteRT's flatbuffer_utils."""
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -34,6 +35,23 @@ def parse(content: bytes, name: str = "model") -> schema.ModelT:
         raise RequestError(f"{name}: is damaged and can't be read ({error})") from None
 
 
+def read(content: bytes, name: str = "model") -> schema.ModelT:
+    """As parse, of objects that nobody may change: they are kept for who looks next.
+
+    Raises:
+        RequestError: as parse.
+    """
+    try:
+        return _read(content)
+    except RequestError:
+        return parse(content, name)
+
+
+@functools.lru_cache(maxsize=2)
+def _read(content: bytes) -> schema.ModelT:
+    return parse(content)
+
+
 def read_file(path: str | Path) -> bytes:
     """A .tflite file's bytes.
 
@@ -44,7 +62,7 @@ def read_file(path: str | Path) -> bytes:
         content = Path(path).read_bytes()
     except OSError as error:
         raise RequestError(f"{path}: {error.strerror}") from None
-    parse(content, str(path))
+    read(content, str(path))
     return content
 
 
@@ -62,6 +80,29 @@ def pack(model: schema.ModelT) -> bytes:
         holder.buffer = order.setdefault(holder.buffer, len(order))
     model.metadataBuffer = None
     model.buffers = [model.buffers[index] for index in order]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def part(model: schema.ModelT, start: int, operators: Iterable[int]) -> bytes:
+    """A file of some operators alone; tensors keep their indices.
+
+    Args:
+        model: from parse, with one subgraph; is taken apart.
+        start: the tensor that is the input.
+        operators: in order, which take this, constants and each other's outputs.
+    """
+    graph = model.subgraphs[0]
+    graph.operators = [graph.operators[place] for place in operators]
+    graph.inputs, graph.outputs = [start], list(graph.operators[-1].outputs)
+    used = {i for operator in graph.operators for i in operator.inputs if i >= 0}
+    for index, tensor in enumerate(graph.tensors):
+        if index not in used:
+            tensor.buffer = 0  # the empty one
+    model.signatureDefs = model.metadata = None
+    kept = {tensor.buffer for tensor in graph.tensors}
+    for index, buffer in enumerate(model.buffers):
+        if index not in kept:
+            buffer.data = None
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 

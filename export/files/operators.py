@@ -45,7 +45,7 @@ def operators(content: bytes, name: str = "model") -> list[Op]:
     Raises:
         RequestError: if it is no .tflite file.
     """
-    model = flatbuffer.parse(content, name)
+    model = flatbuffer.read(content, name)
     type_of = lambda t: (flatbuffer.shape_of(t), flatbuffer.dtype_of(t))  # noqa: E731
     out = []
     for graph in model.subgraphs:
@@ -71,7 +71,7 @@ def peak_bytes(content: bytes) -> int:
     Raises:
         RequestError: if it is no .tflite file.
     """
-    model = flatbuffer.parse(content)
+    model = flatbuffer.read(content)
     graph = model.subgraphs[0]
     fixed = {i for i, t in enumerate(graph.tensors) if flatbuffer.constant(model, t) is not None}
     for operator in graph.operators:

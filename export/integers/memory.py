@@ -5,7 +5,8 @@ Tensors of the same origin hold the same numbers, in whichever file.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from sparse_ist_tf.export.files.runtimes import ports
 # What makes an iterator of inputs, of batch 1 by their names in the signature.
 Samples = Callable[[], Iterable[Mapping[str, np.ndarray]]]
 _KEPT_BYTES = 1 << 26  # of tensors' values, for a second look at them
+_VECTORS = "vectors"
 _Found = TypeVar("_Found")
 
 
@@ -46,7 +48,7 @@ class Recording:
     def __init__(self, content: bytes, samples: Samples, memory: Memory | None = None):
         self.content, self.samples = content, samples
         self.memory = Memory() if memory is None else memory
-        self.model = flatbuffer.parse(content)
+        self.model = flatbuffer.read(content)
         self.inputs, self.output = ports(content)
         self.origins = self._origins()
         self._kept: dict[int, list[np.ndarray]] = {}
@@ -74,19 +76,47 @@ class Recording:
         self._kept = kept or {}
 
     def _run(self, watched):
-        interpreter = Interpreter(
-            model_content=self.content,
-            num_threads=1,
-            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-            experimental_preserve_all_tensors=True,
-        )
-        interpreter.allocate_tensors()
-        for sample in self.samples():
-            for port in self.inputs:
-                interpreter.set_tensor(port.index, sample[port.name])
-            interpreter.invoke()
-            for index in watched:
-                yield index, interpreter.get_tensor(index)
+        """Runs the file, or what is behind a vector that is known where that is enough."""
+        for vector in reversed(self._vectors()):
+            known = (_VECTORS, self.origins[vector])
+            needed = self._needed(watched, vector) if known in self.memory else None
+            if needed is not None:
+                content = flatbuffer.part(flatbuffer.parse(self.content), vector, needed)
+                yield from _look_ahead(content, [{vector: v} for v in self.memory[known]], watched)
+                return
+        feeds = ({p.index: sample[p.name] for p in self.inputs} for sample in self.samples())
+        vectors: dict[int, list[np.ndarray]] = {index: [] for index in self._vectors()}
+        more = [index for index in vectors if index not in watched]
+        for index, value in _look_ahead(self.content, feeds, [*watched, *more]):
+            if index in vectors:
+                vectors[index].append(value)
+            if index not in more:
+                yield index, value
+        for index, values in vectors.items():
+            self.memory[_VECTORS, self.origins[index]] = values
+
+    def _vectors(self) -> list[int]:
+        """Computed tensors that are one vector, such as a feature, and go into a product."""
+        graph = self.model.subgraphs[0]
+        sources = [
+            operator.inputs[0]
+            for operator in graph.operators
+            if flatbuffer.op_name(self.model, operator) in ("FULLY_CONNECTED", "CONV_2D")
+        ]
+        shapes = {index: flatbuffer.shape_of(graph.tensors[index]) for index in sources}
+        computed = shapes.keys() - {port.index for port in self.inputs}
+        return [i for i in shapes if i in computed and np.prod(shapes[i]) == shapes[i][-1]]
+
+    def _needed(self, watched, start) -> list[int] | None:
+        """The operators that make what is watched of one tensor; None if that is not enough."""
+        graph, wanted, needed = self.model.subgraphs[0], {*watched}, []
+        for place in reversed(range(len(graph.operators))):
+            operator = graph.operators[place]
+            if start not in operator.outputs and not wanted.isdisjoint(operator.outputs):
+                needed.append(place)
+                wanted.update(i for i in operator.inputs if i >= 0)
+        enough = start not in watched and wanted.isdisjoint(port.index for port in self.inputs)
+        return needed[::-1] if enough else None
 
     def _origins(self) -> dict[int, bytes]:
         graph = self.model.subgraphs[0]
@@ -110,6 +140,34 @@ class Recording:
             for name, digest in digests.items():
                 digest.update(np.ascontiguousarray(sample[name]).tobytes())
         return {port.index: digests[port.name].digest() for port in self.inputs}
+
+
+def _look_ahead(
+    content: bytes, feeds: Iterable[Mapping[int, np.ndarray]], watched: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Runs a file on inputs by tensor; the next ones run while what these gave is looked at."""
+    interpreter = Interpreter(
+        model_content=content,
+        num_threads=1,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_preserve_all_tensors=True,
+    )
+    interpreter.allocate_tensors()
+
+    def run(feed):
+        for index, value in feed.items():
+            interpreter.set_tensor(index, value)
+        interpreter.invoke()
+        return [(index, interpreter.get_tensor(index)) for index in watched]
+
+    with ThreadPoolExecutor(1) as thread:
+        coming = None
+        for feed in feeds:
+            before, coming = coming, thread.submit(run, feed)
+            if before is not None:
+                yield from before.result()
+        if coming is not None:
+            yield from coming.result()
 
 
 def _options(operator: schema.OperatorT) -> str:

@@ -11,6 +11,7 @@ from sparse_ist_tf.export.integers.memory import Recording
 _BINS = 2048
 _SEEN = 4096  # numbers of a tensor that a sample adds to its histogram
 _STEPS = 255  # of int8
+_SPAN = "span"  # the least and the largest of a tensor's numbers, and 0
 
 
 def calibrate(recording: Recording, bits: int) -> dict[int, tuple[float, float]]:
@@ -49,16 +50,20 @@ def calibrate(recording: Recording, bits: int) -> dict[int, tuple[float, float]]
 
 
 def _measured(recording, watched, bits):
-    result = recording.output
-    extremes: dict[int, list[float]] = {index: [] for index in watched}
+    result, origins, memory = recording.output, recording.origins, recording.memory
+    of_logits = result.index if result.name == "logits" and bits == 8 else None
+    new = [i for i in watched if (_SPAN, origins[i]) not in memory or i == of_logits]
+    extremes: dict[int, list[float]] = {index: [] for index in new}
     logits = []
-    for index, value in recording.of(watched):
-        if index == result.index and result.name == "logits":
+    for index, value in recording.of(new):
+        if index == of_logits:
             logits.append(value.reshape(1, -1))
         extremes[index] += float(value.min()), float(value.max())
     if not all(found and np.isfinite(found).all() for found in extremes.values()):
         raise RunError("calibration: no samples, or a tensor that is not finite")
-    spans = {index: (min(0.0, *found), max(0.0, *found)) for index, found in extremes.items()}
+    for index, found in extremes.items():
+        memory[_SPAN, origins[index]] = min(0.0, *found), max(0.0, *found)
+    spans = {index: memory[_SPAN, origins[index]] for index in watched}
     if bits == 16:
         return {index: (2 * low, 2 * high) for index, (low, high) in spans.items()}
     counts = {index: np.zeros(_BINS) for index in watched}

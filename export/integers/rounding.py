@@ -41,8 +41,11 @@ def measure_inputs(recording: Recording, leave: int = 0) -> dict[int, Inputs]:
     known = {i: memory[_SUMS, origins[i]] for i in sources if (_SUMS, origins[i]) in memory}
     for index, value in recording.of([i for i in sources if i not in known]):
         rows = value.reshape(-1, value.shape[-1]).astype(np.float64)
-        count, total, square = totals.get(index, (0, 0.0, 0.0))
-        totals[index] = count + len(rows), total + rows.sum(axis=0), square + rows.T @ rows
+        width = rows.shape[1]
+        count, total, square = totals.get(index) or (0, np.zeros(width), np.zeros((width, width)))
+        total += rows.sum(axis=0)
+        square += rows.T @ rows
+        totals[index] = count + len(rows), total, square
     for index, sums in totals.items():
         if sums[2].nbytes <= _KEPT_BYTES:
             memory[_SUMS, origins[index]] = sums

@@ -1,5 +1,6 @@
 """The command: its statuses, and one line for what is wrong."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -125,3 +126,21 @@ def test_status_0_if_all_is_good_and_1_if_not(run_path, tmp_path):
     assert done.returncode == 1
     assert "Not kept" in done.stdout
     assert not list((tmp_path / "out").glob("*.tflite"))
+
+
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_in_the_c_locale_names_of_any_letters_are_written_as_they_are(run_path, tmp_path, locale):
+    """Where Python isn't told to take UTF-8 all the same."""
+    python = {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""}
+    output = tmp_path / "gefäß 図"
+    command = [sys.executable, "-m", "sparse_ist_tf.export", f"--run={run_path}", "--target=phone"]
+    command += ["--artefacts=head", "--quantize=float32", f"--output={output}"]
+    environment = os.environ | python | {"LC_ALL": locale, "LANG": locale}
+    done = subprocess.run(command, capture_output=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    assert b"Traceback" not in done.stderr
+    assert b"Kept in " in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == [output.name]
+    assert len(list(output.glob("*_head_float32.tflite"))) == 1
+    assert "of ten" in (output / "labels.txt").read_text(encoding="utf-8")
+    assert (output / "model_card.md").read_text(encoding="utf-8")

@@ -7,10 +7,15 @@ import pytest
 import tensorflow as tf
 
 from sparse_ist_tf.classify import Classifier
+from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.export.devices.targets import TARGETS
 from sparse_ist_tf.export.files import flatbuffer, metadata
 from sparse_ist_tf.export.files.runtimes import LiteRT
 from sparse_ist_tf.export.graphs.convert import convert
 from sparse_ist_tf.export.graphs.interface import Interface
+from sparse_ist_tf.export.pipeline import Exporter
+from sparse_ist_tf.export.plan import Options
+from sparse_ist_tf.export.verify import evaluate_tflite
 from sparse_ist_tf.masks import Scaling
 from tests.fixtures.finished_run import make_images
 
@@ -84,3 +89,34 @@ def test_mediapipe_makes_the_pixels_of_resize_bilinear(shape, tmp_path):
             np.testing.assert_array_equal(found, expected.ravel())
         other = Scaling(side, 4, grid)(image)
         assert shape == (16, 16) or np.abs(found - other.ravel()).mean() > 10
+
+
+@pytest.mark.parametrize("kind", ["classifier", "classifier_sensor"])
+def test_a_file_is_measured_in_mediapipe_beside_its_own_scaling(finished, kind, tmp_path):
+    """Images of a sensor's size need no scaling: all answers are the same."""
+    pytest.importorskip("mediapipe", reason="needs the extra mediapipe")
+    options = Options((kind,), bound=100, calibration=16, progress=False)
+    quiet = lambda line: None  # noqa: E731
+    assert Exporter(finished, TARGETS["phone"], options, tmp_path, report=quiet).export()
+    (path,) = tmp_path.glob("*_head*.tflite")
+    found = evaluate_tflite(path, mediapipe=True)
+    plain = evaluate_tflite(path)
+    assert found["accuracy"] == plain["accuracy"]
+    assert "mediapipe_same" not in plain
+    if kind == "classifier_sensor":
+        assert found["mediapipe_same"] == 1
+        assert found["mediapipe_accuracy"] == pytest.approx(found["accuracy"])
+    assert 0 < found["mediapipe_accuracy"] <= 1
+
+
+def test_mediapipe_is_for_classifiers_of_images(finished, tmp_path, monkeypatch):
+    options = Options(("head",), bound=100, calibration=16, progress=False)
+    quiet = lambda line: None  # noqa: E731
+    assert Exporter(finished, TARGETS["phone"], options, tmp_path, report=quiet).export()
+    (path,) = tmp_path.glob("*_head*.tflite")
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: True)
+    with pytest.raises(RequestError, match="is a head; MediaPipe takes classifiers of images"):
+        evaluate_tflite(path, mediapipe=True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    with pytest.raises(RequestError, match="pip install mediapipe brings it"):
+        evaluate_tflite(path, mediapipe=True)

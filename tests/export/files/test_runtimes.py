@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sparse_ist_tf.errors import RequestError
-from sparse_ist_tf.export.files.runtimes import LiteRT, Port, ports
+from sparse_ist_tf.export.files.runtimes import LiteRT, Port, ports, run_all
 from sparse_ist_tf.export.graphs.convert import Interface, convert
 from sparse_ist_tf.export.graphs.forms import Network
 
@@ -30,6 +30,25 @@ def test_positions_are_one_hot_where_a_file_wants_them_so():
     assert encoded.tolist() == [[[-128, -128, 127], [127, -128, -128]]]
     integers = Port("positions", 0, (1, 2), "int32", 0.0, 0)
     assert integers.encode(np.array([2, 0], np.int32)).tolist() == [[2, 0]]
+
+
+@pytest.mark.parametrize("processors", [1, 2, 3, None])
+@pytest.mark.parametrize("count", [0, 1, 64])
+def test_side_by_side_examples_keep_their_order(
+    head_file, head_features, processors, count, monkeypatch
+):
+    monkeypatch.setattr("os.cpu_count", lambda: processors)
+    examples = [{"feature": feature} for feature in head_features[:count]]
+    runtime = LiteRT(head_file)
+    expected = np.array([runtime.run(example) for example in examples])
+    np.testing.assert_array_equal(run_all(head_file, iter(examples)), expected)
+
+
+def test_a_bad_example_among_many_is_refused(head_file, head_features):
+    examples = [{"feature": feature} for feature in head_features]
+    examples[40] = {"feature": np.zeros(9, "float32")}
+    with pytest.raises(RequestError, match=r"feature: is of shape \(9,\)"):
+        run_all(head_file, examples)
 
 
 def test_another_shape_is_refused(head_file):

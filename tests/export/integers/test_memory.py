@@ -6,10 +6,15 @@ import functools
 import numpy as np
 import pytest
 
+from sparse_ist_tf.export.files import flatbuffer
 from sparse_ist_tf.export.graphs.convert import convert
-from sparse_ist_tf.export.graphs.forms import Network
+from sparse_ist_tf.export.graphs.forms import Network, layers_of
+from sparse_ist_tf.export.graphs.interface import Interface
 from sparse_ist_tf.export.integers import memory as memory_module
 from sparse_ist_tf.export.integers.memory import Memory, Recording
+from sparse_ist_tf.ist.head import HeadSpec, init_parameters
+from sparse_ist_tf.masks import select_patches
+from tests.fixtures.finished_run import make_images
 
 
 def _other_head(layers):
@@ -82,3 +87,63 @@ def test_an_origin_is_all_that_a_tensor_is_computed_from(head_layers, head_sampl
     first, *rest = head_layers
     assert not set(origins((dataclasses.replace(first, bias=first.bias + 1), *rest))) & set(mine)
     assert np.unique([len(origin) for origin in mine]).tolist() == [32]
+
+
+@pytest.fixture
+def networks(small_classifier):
+    """Artefacts of one encoder, whose heads have nothing in common."""
+    _, network, _ = small_classifier
+    other = layers_of(init_parameters(HeadSpec(8, (6, 5), 3), seed=5))
+    second = dataclasses.replace(network, layers=other)
+    return {
+        "one": network,
+        "another head": second,
+        "tuned": dataclasses.replace(second, tuned=True),
+        "of patches": dataclasses.replace(network, kind="classifier_patches"),
+        "encoder": dataclasses.replace(network, kind="encoder", layers=()),
+    }
+
+
+@pytest.fixture
+def image_samples(small_classifier):
+    """Makes the calibration samples of networks."""
+    vit, _, places = small_classifier
+
+    def samples():
+        for image in make_images(8):
+            patches = select_patches(image[None], places[None], vit.patch_size)
+            yield {"image": image[None], "patches": patches, "positions": places[None]}
+
+    return samples
+
+
+@pytest.mark.parametrize("form", ["matmul", "conv"])
+def test_classifiers_of_one_encoder_are_those_that_are_made_alone(networks, image_samples, form):
+    interface, memory = Interface(form), Memory()
+    alone = {
+        (name, quantize): convert(network, quantize, interface, image_samples)
+        for name, network in networks.items()
+        for quantize in ("int8", "int16x8")
+    }
+    for name, quantize in [*alone, *reversed(alone)]:
+        content = convert(networks[name], quantize, interface, image_samples, memory)
+        assert content == alone[name, quantize], (name, quantize)
+
+
+def test_the_encoder_of_another_head_is_not_run_again(networks, image_samples, monkeypatch):
+    run, look_ahead = [], memory_module._look_ahead
+
+    def counting(content, feeds, watched):
+        run.append(len(flatbuffer.parse(content).subgraphs[0].operators))
+        return look_ahead(content, feeds, watched)
+
+    monkeypatch.setattr(memory_module, "_look_ahead", counting)
+    memory = Memory()
+    convert(networks["one"], "int8", Interface(), image_samples, memory)
+    first = run.pop(0)
+    assert first > 20
+    run.clear()
+    for quantize in ("int8", "int16x8"):
+        convert(networks["another head"], quantize, Interface(), image_samples, memory)
+    assert run
+    assert max(run) <= 3  # the head alone
