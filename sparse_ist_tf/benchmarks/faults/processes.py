@@ -7,8 +7,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sparse_ist_tf.errors import RunError
@@ -32,16 +33,22 @@ class Process:
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], output: Path):
         self.output = output
         self.started = time.monotonic()
-        with open(output, "wb") as sink:
-            self._popen = subprocess.Popen(
-                command,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=sink,
-                start_new_session=True,  # the terminal's Ctrl-C is not theirs
-                preexec_fn=_before,
-            )
+        self._popen: subprocess.Popen | None = None
+        try:
+            with open(output, "wb") as sink, _held():
+                self._popen = subprocess.Popen(
+                    command,
+                    env=dict(environment),
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=sink,
+                    start_new_session=True,  # the terminal's Ctrl-C is not theirs
+                    preexec_fn=_before,
+                )
+        except BaseException:  # of a signal that waited
+            if self._popen:
+                self.kill()
+            raise
 
     @property
     def pid(self) -> int:
@@ -75,6 +82,24 @@ class Process:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not any(map(is_alive, below)), 5.0)  # what they write comes before
+
+
+@contextlib.contextmanager
+def _held() -> Iterator[None]:
+    """Lets signals wait: what their handlers raise in Python's hooks around a fork is lost."""
+    came: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _before() -> None:

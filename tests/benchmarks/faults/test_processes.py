@@ -72,3 +72,26 @@ def test_they_end_with_their_parent(tmp_path):
         assert is_alive(child)
         parent.kill()
     assert wait_until(lambda: not is_alive(child), 5)
+
+
+_INTERRUPTED = """
+import os, pathlib, signal, sys
+from sparse_ist_tf.benchmarks.faults.processes import Process, descendants
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))
+try:
+    Process(["sleep", "60"], os.environ, pathlib.Path(sys.argv[1]))
+except KeyboardInterrupt:
+    print("interrupted,", len(descendants(os.getpid())), "left")
+"""
+
+
+def test_a_signal_while_one_is_started_is_heard(tmp_path):
+    """Python ignores what a handler raises while hooks of a fork run."""
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED, tmp_path / "output.txt"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert (done.stdout, done.stderr) == ("interrupted, 0 left\n", "")
