@@ -426,3 +426,15 @@ def test_a_run_of_before_trains_on_without_adjusted_logits():
     assert completed(stored).ist.link == "fast"
     assert not identity(completed(stored))["ist"].keys() & {"logit_adjustment", "link"}
     validate(completed(stored), 1)
+
+
+def test_mixed_ways_to_scale_are_encoded_once():
+    config = get_config()
+    config.dataset.resize, config.masks.kind = "mixed", "random"
+    with pytest.raises(RequestError, match=r"masks.kind='random': must be 'fixed' or 'shared'"):
+        validate(config, 1)
+    config.masks.kind = "fixed"
+    validate(config, 1)
+    config.ist.algorithm, config.encoder.trainable_blocks = "centralized", 1
+    with pytest.raises(RequestError, match=r"trainable_blocks=1: must be 0 for dataset.resize"):
+        validate(config, 1)

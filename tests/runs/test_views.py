@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.numpy import load_file
 
 from sparse_ist_tf.checkpoints.loading import load_encoder
@@ -27,6 +28,7 @@ from sparse_ist_tf.masks import (
     random_positions,
     visible_from_positions,
 )
+from sparse_ist_tf.runs.parts import mask_options, training_masks
 from sparse_ist_tf.runs.training import train_and_evaluate
 from sparse_ist_tf.runs.views import Views, in_turns
 from sparse_ist_tf.workers.cluster import Cluster
@@ -232,11 +234,48 @@ def test_with_views_a_restart_changes_no_bit(tmp_path):
         np.testing.assert_array_equal(states[1][name], value)
 
 
+def test_mixed_ways_to_scale_take_turns_and_the_test_has_one(tmp_path, monkeypatch):
+    seen = []
+
+    def told(encoder):
+        def encode(images, positions):
+            seen.append(np.asarray(images))
+            return _telling(encoder)(images, positions)
+
+        return encode
+
+    monkeypatch.setattr(encoding, "make_encode", told)
+    config = _with_views(tmp_path / "cache")
+    config.masks.views, config.dataset.resize, config.masks.kind = 1, "mixed", "shared"
+    folder = tmp_path / "images"
+    _noise(folder / "train", 6), _noise(folder / "test", 2)
+    config.dataset.name, config.total_steps = f"folder:{folder}", 20
+    validate(config, 1)
+    masks = training_masks(config)
+    assert [some.resize for some in masks] == ["antialias", "bilinear", "area"]
+    assert mask_options(config) == masks[0]
+    train_and_evaluate(config, tmp_path / "run", Cluster(0, ()))
+    assert len(list((tmp_path / "cache").iterdir())) == 3 + 1
+    assert len({images.tobytes() for images in seen}) >= 3 + 1
+    config.masks.kind, config.masks.views = "fixed", 2
+    assert [(some.view, some.resize) for some in training_masks(config)] == [
+        (view, way) for view in range(2) for way in ("antialias", "bilinear", "area")
+    ]
+
+
+def _noise(folder, count):
+    for label in ("a", "b"):
+        (folder / label).mkdir(parents=True)
+        for k in range(count):
+            pixels = np.random.default_rng(k).integers(0, 256, (150, 150, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{k}.png")
+
+
 def test_the_first_view_has_the_cache_file_of_before():
     encoder, split = load_encoder("random:vit_pico"), datasets.load("digits")["test"]
 
     def key(*masks, view):
-        return encoding.Features(encoder, MaskOptions(*masks)).at_view(view).key(split)
+        return encoding.Features(encoder, MaskOptions(*masks, view=view)).key(split)
 
     first = encoding.Features(encoder, MaskOptions("fixed", 0.5)).key(split)
     assert key("fixed", 0.5, view=0) == first
