@@ -53,6 +53,7 @@ GROUND = (
     "errors",
     "files",
     "keys",
+    "links",
     "plugins",
     "pretrain_config",
     "registry",
