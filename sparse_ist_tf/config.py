@@ -20,8 +20,14 @@ from sparse_ist_tf.keys import (
     lookup,
     updated,
 )
-from sparse_ist_tf.links import LINKS
-from sparse_ist_tf.registry import EXCHANGE, algorithm_names, algorithms_using, find_algorithm
+from sparse_ist_tf.registry import (
+    EXCHANGE,
+    LINKS,
+    LinkSetting,
+    algorithm_names,
+    algorithms_using,
+    find_algorithm,
+)
 
 DATASETS = ("mnist5k", "digits", "cifar10", "resisc45", "aid", "rsscn7")
 AUTO = "auto"  # as ist.link says

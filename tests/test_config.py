@@ -19,7 +19,7 @@ from sparse_ist_tf.config import (
 )
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.keys import as_help, as_markdown, assign
-from sparse_ist_tf.links import LINKS
+from sparse_ist_tf.registry import LINKS
 
 NAMES = sorted(path.stem for path in Path(__file__).parents[1].glob("configs/*.py"))
 

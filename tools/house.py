@@ -53,7 +53,6 @@ GROUND = (
     "errors",
     "files",
     "keys",
-    "links",
     "plugins",
     "pretrain_config",
     "registry",
