@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from sparse_ist_tf import config, pretrain_config, registry, study_config
 from sparse_ist_tf.config import (
-    LINKS,
     completed,
     get_config,
     identity,
@@ -20,6 +19,7 @@ from sparse_ist_tf.config import (
 )
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.keys import as_help, as_markdown, assign
+from sparse_ist_tf.registry import LINKS
 
 NAMES = sorted(path.stem for path in Path(__file__).parents[1].glob("configs/*.py"))
 
