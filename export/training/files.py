@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.export.training.recipe import ADJUSTMENT, STEP, Recipe
-from sparse_ist_tf.export.training.step import logits_of, step
+from sparse_ist_tf.export.training.recipe import STEP, Recipe
+from sparse_ist_tf.export.training.step import logits_of, rates_of, step
 
 
 def make_trainable(recipe: Recipe, initial: Mapping[str, np.ndarray] | None = None) -> bytes:
@@ -63,11 +63,11 @@ class _Module(tf.Module):
     def train(self, features, labels, learning_rate):
         truth = tf.one_hot(labels, self.recipe.num_classes)
         state = {name: variable.read_value() for name, variable in self.state.items()}
-        now, loss, logits = step(self.recipe, state, features, truth, learning_rate)
+        rates = rates_of(self.recipe.update, learning_rate, state[STEP] + 1)
+        now, loss, logits = step(self.recipe, state, features, truth, rates)
         right = tf.equal(tf.argmax(logits, -1, tf.int32), labels)
-        for name, value in now.items():
-            if name != ADJUSTMENT:
-                self.state[name].assign(value)
+        for name, value in {**now, STEP: state[STEP] + 1}.items():
+            self.state[name].assign(value)
         return {"loss": loss, "accuracy": tf.reduce_mean(tf.cast(right, tf.float32))}
 
     def infer(self, feature):

@@ -5,12 +5,25 @@ second way to compute what `ist.local` does.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import tensorflow as tf
 
-from sparse_ist_tf.export.training.recipe import ADJUSTMENT, STEP, Recipe, Update
+from sparse_ist_tf.export.training.recipe import ADJUSTMENT, Recipe, Update
 
 State = dict[str, tf.Tensor]  # by the names of Recipe.shapes
+
+
+class Rates(NamedTuple):
+    """How far a step goes.
+
+    Args:
+        plain: float32, the learning rate, by which weights decay.
+        corrected: the same times what makes up for moments that began at 0; of Adam alone.
+    """
+
+    plain: tf.Tensor
+    corrected: tf.Tensor
 
 
 def logits_of(recipe: Recipe, state: Mapping[str, tf.Tensor], features: tf.Tensor) -> tf.Tensor:
@@ -32,7 +45,7 @@ def step(
     state: Mapping[str, tf.Tensor],
     features: tf.Tensor,
     truth: tf.Tensor,
-    rate: tf.Tensor,
+    rates: Rates,
 ) -> tuple[State, tf.Tensor, tf.Tensor]:
     """A step with one batch.
 
@@ -41,10 +54,10 @@ def step(
         state: all of it.
         features: float32[b, feature_dim].
         truth: float32[b, num_classes], 1 at the label.
-        rate: float32, the learning rate.
+        rates: of this step.
 
     Returns:
-        (the state behind it, the batch's mean loss before it in nats, logits float32[b, classes]).
+        (weights and moments behind it, the mean loss before it in nats, logits float32[b, classes]).
     """
     inputs = _forward(recipe, state, features)
     logits = inputs.pop()
@@ -60,7 +73,7 @@ def step(
         if i:
             back = tf.matmul(back, tf.transpose(state[f"dense_{i}_kernel"]))
             back *= tf.cast(inputs[i] > 0, tf.float32) * recipe.scales[i - 1]
-    return _updated(recipe, state, gradients, rate), loss, logits
+    return _updated(recipe, state, gradients, rates), loss, logits
 
 
 def _forward(recipe, state, features) -> list[tf.Tensor]:
@@ -75,13 +88,9 @@ def _forward(recipe, state, features) -> list[tf.Tensor]:
     return found
 
 
-def _updated(recipe, state, gradients, rate) -> State:
-    update = recipe.update
-    now: State = {STEP: state[STEP] + 1, ADJUSTMENT: state[ADJUSTMENT]}
-    if update.kind == "adam":
-        rate_of_step = rate * _correction(update, now[STEP])
-    else:
-        rate_of_step = rate
+def _updated(recipe, state, gradients, rates) -> State:
+    """Weights and moments behind a step."""
+    update, rate, now = recipe.update, rates.plain, {}
     for weight, *moments in recipe.columns.values():
         value, gradient = state[weight], gradients[weight]
         if update.weight_decay:
@@ -97,13 +106,21 @@ def _updated(recipe, state, gradients, rate) -> State:
             mean = mean + (gradient - mean) * (1 - update.beta_1)
             square = square + (gradient * gradient - square) * (1 - update.beta_2)
             now[moments[0]], now[moments[1]] = mean, square
-            now[weight] = value - mean * rate_of_step / (tf.sqrt(square) + update.epsilon)
+            now[weight] = value - mean * rates.corrected / (tf.sqrt(square) + update.epsilon)
     return now
 
 
-def _correction(update: Update, steps: tf.Tensor) -> tf.Tensor:
-    """What makes up for moments that began at 0."""
+def rates_of(update: Update, rate: tf.Tensor, steps: tf.Tensor) -> Rates:
+    """The rates of a step.
+
+    Args:
+        update: the optimizer's.
+        rate: float32, the learning rate.
+        steps: int32, updates with this one.
+    """
+    if update.kind != "adam":
+        return Rates(rate, rate)
     count = tf.cast(steps, tf.float32)
     first = 1 - tf.pow(tf.constant(update.beta_1), count)
     second = 1 - tf.pow(tf.constant(update.beta_2), count)
-    return tf.sqrt(second) / first
+    return Rates(rate, rate * tf.sqrt(second) / first)

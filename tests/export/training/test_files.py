@@ -7,83 +7,31 @@ import sys
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.files import flatbuffer
 from sparse_ist_tf.export.training.files import make_trainable
 from sparse_ist_tf.export.training.recipe import Recipe
 from sparse_ist_tf.export.training.runtime import Trainable
-from sparse_ist_tf.ist.local import (
-    Batches,
-    LossOptions,
-    SlotOptimizer,
-    SubnetState,
-    make_local_steps,
+from tests.fixtures.subnet_training import (
+    CLASSES,
+    OPTIMIZERS,
+    ROWS,
+    STEPS,
+    by_keras,
+    examples,
+    recipe_for,
+    state_of,
 )
-
-STEPS, ROWS, FEATURES, CLASSES = 100, 8, 24, 5
-OPTIMIZERS = {
-    "sgd": keras.optimizers.SGD(),
-    "momentum": keras.optimizers.SGD(momentum=0.9),
-    "nesterov": keras.optimizers.SGD(momentum=0.9, nesterov=True, weight_decay=0.01),
-    "adam": keras.optimizers.Adam(),
-    "adamw": keras.optimizers.AdamW(weight_decay=0.02, beta_1=0.8, epsilon=1e-5),
-}
-
-
-def _recipe(optimizer, **changes):
-    config = keras.optimizers.serialize(OPTIMIZERS[optimizer])
-    kept = {"hidden": (16, 12), "scales": (2.0, 1.5), "batch_size": ROWS, **changes}
-    return Recipe(FEATURES, num_classes=CLASSES, optimizer=config, **kept)
-
-
-def _state(recipe, seed=0):
-    rng = np.random.default_rng(seed)
-    found = {
-        name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in recipe.weights.items()
-    }
-    for names in recipe.columns.values():
-        for name in names[1:]:
-            shape = recipe.shapes[name]
-            found[name] = np.abs(rng.normal(0, 1e-3, shape)).astype(np.float32)
-    adjustment = rng.normal(0, 0.5, CLASSES).astype(np.float32)
-    return {**found, "step": np.array(7, np.int32), "adjustment": adjustment}
-
-
-def _examples(count=STEPS * ROWS):
-    rng = np.random.default_rng(1)
-    features = rng.standard_normal((count, FEATURES)).astype(np.float32)
-    return features, rng.integers(0, CLASSES, count).astype(np.int32)
-
-
-def _elsewhere(recipe, state, features, labels, rates):
-    """The same steps by ist.local, with Keras' own optimizer."""
-    weights = [tf.constant(state[name]) for name in recipe.weights]
-    slots = [[tf.constant(state[n]) for n in names[1:]] for names in recipe.columns.values()]
-    optimizer = SlotOptimizer(dict(recipe.optimizer), list(recipe.weights.values()))
-    options = LossOptions(
-        scales=recipe.scales,
-        label_smoothing=recipe.label_smoothing,
-        adjustment=tuple(map(float, state["adjustment"])),
-    )
-    rows = tf.reshape(tf.range(len(labels)), (-1, ROWS))
-    batches = Batches(tf.constant(features), tf.constant(labels), rows, tf.constant(rates))
-    run = tf.function(make_local_steps(optimizer, options))
-    now, losses, right = run(SubnetState(weights, slots), batches, 0, tf.constant(state["step"]))
-    found = {}
-    for names, weight, moments in zip(recipe.columns.values(), now.weights, now.slots, strict=True):
-        found |= zip(names, [weight.numpy(), *(m.numpy() for m in moments)], strict=True)
-    return found, losses.numpy(), int(right)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_hundred_steps_are_those_of_keras(optimizer, smoothing):
-    recipe = _recipe(optimizer, label_smoothing=smoothing)
-    state, (features, labels) = _state(recipe), _examples()
+    recipe = recipe_for(optimizer, label_smoothing=smoothing)
+    state, (features, labels) = state_of(recipe), examples()
     rates = np.linspace(3e-2, 1e-3, STEPS, dtype=np.float32)
-    wanted, losses, right = _elsewhere(recipe, state, features, labels, rates)
+    wanted, losses, right = by_keras(recipe, state, features, labels, rates)
     subnet = Trainable(make_trainable(recipe))
     subnet.write(state)
     seen = [
@@ -104,13 +52,13 @@ def test_a_hundred_steps_are_those_of_keras(optimizer, smoothing):
 @pytest.fixture(scope="module")
 def content():
     """An Adam file."""
-    recipe = _recipe("adam")
-    return make_trainable(recipe, _state(recipe))
+    recipe = recipe_for("adam")
+    return make_trainable(recipe, state_of(recipe))
 
 
 def test_what_is_written_is_read_and_what_is_left_out_stays(content):
-    recipe, subnet = _recipe("adam"), Trainable(content)
-    first, other = _state(recipe), _state(recipe, seed=1)
+    recipe, subnet = recipe_for("adam"), Trainable(content)
+    first, other = state_of(recipe), state_of(recipe, seed=1)
     assert subnet.shapes == recipe.shapes
     assert subnet.columns == recipe.columns
     for name, value in subnet.read().items():
@@ -125,8 +73,8 @@ def test_what_is_written_is_read_and_what_is_left_out_stays(content):
 
 
 def test_what_it_makes_of_features_is_what_the_subnet_makes(content):
-    recipe, subnet = _recipe("adam"), Trainable(content)
-    state, features = _state(recipe), _examples(6)[0]
+    recipe, subnet = recipe_for("adam"), Trainable(content)
+    state, features = state_of(recipe), examples(6)[0]
     x = features
     for i, scale in enumerate((2.0, 1.5, None)):
         x = x @ state[f"dense_{i}_kernel"] + state[f"dense_{i}_bias"]
@@ -134,9 +82,9 @@ def test_what_it_makes_of_features_is_what_the_subnet_makes(content):
     np.testing.assert_allclose(subnet.infer(features), x, atol=1e-4)
 
 
-def test_two_of_one_file_keep_their_own_state(content):
+def test_two_of_one_file_keep_their_ownstate_of(content):
     one, two = Trainable(content), Trainable(content)
-    features, labels = _examples(ROWS)
+    features, labels = examples(ROWS)
     before = two.read()
     one.train(features, labels, 0.1)
     assert not np.array_equal(one.read()["dense_0_kernel"], before["dense_0_kernel"])
@@ -152,7 +100,7 @@ def test_operators_are_all_built_in(content):
 
 
 def test_a_file_of_zeros_says_each_shape_once():
-    wide = _recipe("adam", hidden=(300, 300), scales=(1.0, 1.0))
+    wide = recipe_for("adam", hidden=(300, 300), scales=(1.0, 1.0))
     weights = 4 * sum(int(np.prod(shape)) for shape in wide.weights.values())
     assert len(make_trainable(wide)) < 1.2 * weights  # and not 3 times, with moments
 
@@ -171,7 +119,7 @@ def test_what_does_not_fit_is_not_written(content, what, told):
 
 
 def test_batches_that_do_not_fit_are_refused(content):
-    subnet, (features, labels) = Trainable(content), _examples(ROWS)
+    subnet, (features, labels) = Trainable(content), examples(ROWS)
     before = subnet.read()
     with pytest.raises(RequestError, match=r"must be \(8, 24\) and \(8,\)"):
         subnet.train(features[:3], labels[:3], 0.1)
