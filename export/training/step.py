@@ -57,7 +57,7 @@ def step(
         rates: of this step.
 
     Returns:
-        (weights and moments behind it, the mean loss before it in nats, logits float32[b, classes]).
+        (weights and moments behind it, mean loss before it in nats, logits float32[b, classes]).
     """
     inputs = _forward(recipe, state, features)
     logits = inputs.pop()
