@@ -34,6 +34,8 @@ from sparse_ist_tf.runs.views import Views, in_turns
 from sparse_ist_tf.workers.cluster import Cluster
 from sparse_ist_tf.workers.link import Link
 
+pytestmark = pytest.mark.usefixtures("without_an_end")
+
 
 class Recorder:
     """In place of Features: a feature is its (row, pass); keeps what is encoded in one batch."""
@@ -113,7 +115,7 @@ def _config(cache, shards):
     config.encoder.weights, config.features.cache_dir = "random:vit_pico", str(cache)
     config.masks.kind = "random"
     config.ist.local_steps = 100
-    config.head.hidden, config.batch_size = (32,), 16
+    config.head.hidden, config.batch_size = (32,), 8
     config.total_epochs, config.total_steps = 0.0, 150
     validate(config, 1)
     return config
@@ -130,9 +132,9 @@ def _telling(encoder):
     return encode
 
 
-@pytest.mark.parametrize("shards", ["all", "iid"])
+@pytest.mark.parametrize("shards", ["iid", pytest.param("all", marks=pytest.mark.large)])
 def test_every_pass_has_masks_of_its_own_however_long_a_round(shards, tmp_path, monkeypatch):
-    """Of a run in which a feature tells its mask: 100 local steps are up to 4.5 passes."""
+    """Of a run in which a feature tells its mask: 100 local steps are up to 2.2 passes."""
     seen = []
     train_round = IstTrainer.train_round
 
@@ -151,7 +153,7 @@ def test_every_pass_has_masks_of_its_own_however_long_a_round(shards, tmp_path, 
     labels = datasets.load("digits")["train"].labels
     for stream, step, steps, features, their_labels in seen:
         rows = stream.rows(step, steps)
-        start = np.arange(step * 16, (step + steps) * 16)
+        start = np.arange(step * 8, (step + steps) * 8)
         epochs = start // len(stream.shard)
         positions = random_positions(config.seed, rows.ravel(), epochs, 64, 0.5)
         visible = visible_from_positions(positions, 64).reshape(*rows.shape, 64)
@@ -173,7 +175,7 @@ def test_an_example_has_all_its_views_in_so_many_passes(size, views, seed, at):
 
 def _with_views(cache, algorithm="ist", shards="iid"):
     config = _config(cache, shards)
-    config.masks.kind, config.masks.views = "fixed", 3
+    config.masks.kind, config.masks.views, config.batch_size = "fixed", 3, 16
     config.ist.algorithm, config.ist.local_steps = algorithm, 40
     config.total_steps, config.centralized_baseline = 120, False
     config.checkpoint_every_rounds = 1
@@ -183,7 +185,14 @@ def _with_views(cache, algorithm="ist", shards="iid"):
     return config
 
 
-@pytest.mark.parametrize("algorithm", ["ist", "diloco", "local_sgd", "data_parallel"])
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        "ist",
+        "data_parallel",
+        *(pytest.param(name, marks=pytest.mark.large) for name in ("diloco", "local_sgd")),
+    ],
+)
 def test_views_take_turns_and_come_from_the_cache(algorithm, tmp_path, monkeypatch):
     seen, batches = [], Trainer._batches
 
