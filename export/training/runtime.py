@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from sparse_ist_tf.errors import RequestError, RunError
+from sparse_ist_tf.errors import RequestError, RunError, quiet
 from sparse_ist_tf.export.training.recipe import ADJUSTMENT, STEP
 
 _SIGNATURES = ("train", "infer", "read", "write")
@@ -40,7 +40,9 @@ class Trainable:
     def __init__(self, content: bytes, name: str = "model", threads: int = 1):
         self.name = name
         try:
-            self._interpreter = Interpreter(model_content=content, num_threads=threads)
+            with quiet():
+                self._interpreter = Interpreter(model_content=content, num_threads=threads)
+                self._interpreter.allocate_tensors()
             found = self._interpreter.get_signature_list()
         except (ValueError, RuntimeError) as error:
             text = " ".join(str(error).split())

@@ -12,13 +12,14 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.export.files import flatbuffer
 from sparse_ist_tf.export.training.files import make_trainable
 from sparse_ist_tf.export.training.recipe import Recipe
+from sparse_ist_tf.export.training.reference import by_keras
 from sparse_ist_tf.export.training.runtime import Trainable
 from tests.fixtures.subnet_training import (
     CLASSES,
     OPTIMIZERS,
     ROWS,
     STEPS,
-    by_keras,
+    batches_of,
     examples,
     recipe_for,
     state_of,
@@ -31,7 +32,7 @@ def test_a_hundred_steps_are_those_of_keras(optimizer, smoothing):
     recipe = recipe_for(optimizer, label_smoothing=smoothing)
     state, (features, labels) = state_of(recipe), examples()
     rates = np.linspace(3e-2, 1e-3, STEPS, dtype=np.float32)
-    wanted, losses, right = by_keras(recipe, state, features, labels, rates)
+    wanted, losses, right = by_keras(recipe, state, batches_of(features, labels, rates))
     subnet = Trainable(make_trainable(recipe))
     subnet.write(state)
     seen = [

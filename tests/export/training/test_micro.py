@@ -9,11 +9,12 @@ from sparse_ist_tf.export.devices.targets import MICRO_OPERATORS
 from sparse_ist_tf.export.files.operators import operators
 from sparse_ist_tf.export.training.micro import make_step, needed_arena, places, rates_of, run
 from sparse_ist_tf.export.training.recipe import Recipe
+from sparse_ist_tf.export.training.reference import by_keras
 from tests.fixtures.subnet_training import (
     OPTIMIZERS,
     ROWS,
     STEPS,
-    by_keras,
+    batches_of,
     examples,
     recipe_for,
     state_of,
@@ -26,21 +27,14 @@ def interpreter():
     pytest.importorskip("tflite_micro", reason="needs pip install --pre tflite-micro")
 
 
-def _batches(features, labels, rates):
-    return {
-        "features": features.reshape(len(rates), ROWS, -1),
-        "labels": labels.reshape(len(rates), ROWS),
-        "rates": rates,
-    }
-
-
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_hundred_steps_are_those_of_keras(optimizer):
     recipe = recipe_for(optimizer, label_smoothing=0.1)
     state, (features, labels) = state_of(recipe), examples()
     rates = np.linspace(3e-2, 1e-3, STEPS, dtype=np.float32)
-    wanted, losses, _ = by_keras(recipe, state, features, labels, rates)
-    found = run(recipe, make_step(recipe), state, _batches(features, labels, rates))
+    batches = batches_of(features, labels, rates)
+    wanted, losses, _ = by_keras(recipe, state, batches)
+    found = run(recipe, make_step(recipe), state, batches)
     for name, value in wanted.items():
         np.testing.assert_allclose(found.state[name], value, rtol=0, atol=1e-4, err_msg=name)
     np.testing.assert_allclose(found.losses, losses, atol=1e-4)
@@ -62,7 +56,7 @@ def test_a_subnet_on_a_small_feature_trains_in_a_quarter_of_a_mebibyte():
 
 
 def _one(recipe):
-    return _batches(
+    return batches_of(
         np.zeros((ROWS, recipe.feature_dim), np.float32),
         np.zeros(ROWS, np.int32),
         np.zeros(1, np.float32),
