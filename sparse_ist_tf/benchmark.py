@@ -24,6 +24,7 @@ from sparse_ist_tf.allowed import Number
 from sparse_ist_tf.benchmarks.cluster import flags as cluster_flags
 from sparse_ist_tf.commands import quiet, run
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.registry import EXCHANGE, LINKS
 from sparse_ist_tf.reports.report import format_table
 from sparse_ist_tf.workers.launch import follow_launcher, run_local_workers
 
@@ -63,7 +64,10 @@ def matmul_peak(size: int = 2048) -> float:
     return 2 * size**3 / best_time(lambda: product().numpy())
 
 
-def _trainer(num_subnets: int, local_steps: int, link: "Link") -> "IstTrainer":
+def _trainer(
+    num_subnets: int, local_steps: int, link: "Link", setting: str = "fast"
+) -> "IstTrainer":
+    from sparse_ist_tf.ist.exchange.parameters import Forms
     from sparse_ist_tf.ist.head import HeadSpec
     from sparse_ist_tf.ist.rounds import IstTrainer
     from sparse_ist_tf.ist.trainer import TrainerOptions, TrainingData
@@ -71,9 +75,10 @@ def _trainer(num_subnets: int, local_steps: int, link: "Link") -> "IstTrainer":
     rng = np.random.default_rng(0)
     features = rng.normal(size=(4096, 192)).astype(np.float32)
     labels = rng.integers(0, 10, 4096).astype(np.int32)
+    forms = Forms(**{name: getattr(LINKS[setting], name) for name in EXCHANGE})
     return IstTrainer(
         HeadSpec(192, (1000, 1000), 10),
-        TrainerOptions(num_subnets=num_subnets, local_steps=local_steps),
+        TrainerOptions(num_subnets=num_subnets, local_steps=local_steps, forms=forms),
         link,
         TrainingData(features, labels, [np.arange(4096)] * num_subnets),
     )
@@ -131,31 +136,38 @@ def bench_exchange_worker() -> None:
     with quiet():
         import tensorflow  # noqa: F401
     from sparse_ist_tf.workers.cluster import make_strategy, read_tf_config
-    from sparse_ist_tf.workers.ledger import human_bytes
     from sparse_ist_tf.workers.link import Link
 
     cluster = read_tf_config(os.environ)
     strategy = make_strategy(cluster, 60.0)
     link = Link(strategy, cluster.worker, cluster.num_workers)
-    trainer = _trainer(4, 20, link)
+    titles = ("workers", "ist.link", "sent", "of bound", "ms/exchange", "ms/step", "steps", "share")
+    rows = [titles, *(_exchange_row(link, setting) for setting in ("fast", "thinnest"))]
+    if link.chief:
+        print(format_table(rows), flush=True)
+
+
+def _exchange_row(link: "Link", setting: str) -> tuple[str, ...]:
+    """What an exchange in a link's forms takes, and its share of a round of that link's steps."""
+    from sparse_ist_tf.workers.ledger import human_bytes
+
+    trainer, steps = _trainer(4, 20, link, setting), LINKS[setting].local_steps
     trainer.run_round(1)
     before = link.ledger.training
     for _ in range(_COUNTED):
         trainer.run_round(1)
     sent = (link.ledger.training - before) / _COUNTED
     step, exchange = step_and_exchange(trainer)
-    if link.chief:
-        bound = trainer.exchange.lower_bound_bytes()
-        row = (
-            f"{cluster.num_workers}",
-            human_bytes(sent),
-            f"{sent / bound:.3f}",
-            f"{1e3 * exchange:.1f}",
-            f"{1e3 * step:.2f}",
-            f"{exchange / step:.1f}",
-        )
-        titles = ("workers", "sent", "of bound", "ms/exchange", "ms/step", "steps/exchange")
-        print(format_table([titles, row]), flush=True)
+    return (
+        f"{link.num_workers}",
+        setting,
+        human_bytes(sent),
+        f"{sent / trainer.exchange.lower_bound_bytes():.3f}",
+        f"{1e3 * exchange:.1f}",
+        f"{1e3 * step:.2f}",
+        f"{steps}",
+        f"{exchange / (exchange + steps * step):.1%}",
+    )
 
 
 def _numbers(flag: str, words: list[str], allowed: Number, whole: bool = False) -> list:
@@ -246,7 +258,9 @@ def main(argv: list[str]) -> int:
         {"leak": leak, "bytes": of_bytes}[part].compare(*positional, **named)
     if "exchange" in parts:
         print(
-            "Exchange on loopback, 4 subnets of the same head, Adam's moments carried", flush=True
+            "Exchange on loopback, 4 subnets of the same head, Adam, and its share of a round of "
+            "that link's steps",
+            flush=True,
         )
         for num_workers in map(int, FLAGS.num_workers):
             status = run_local_workers([sys.executable, "-m", __spec__.name], num_workers)
