@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 from numpy_subnet import NumpySubnet
 
-from sparse_ist_tf.devices.crew import Crew
-from sparse_ist_tf.devices.engine import JOIN, TRAIN, Letter
-from sparse_ist_tf.devices.journal import Journal
-from sparse_ist_tf.devices.records import Answer, Joined, Member, Plan, Record
-from sparse_ist_tf.devices.subnet import train_round
-from sparse_ist_tf.devices.trainer import DeviceTrainer, Patience
+from sparse_ist_tf.devices.device.subnet import train_round
+from sparse_ist_tf.devices.rounds.crew import Crew
+from sparse_ist_tf.devices.rounds.journal import Journal
+from sparse_ist_tf.devices.rounds.trainer import DeviceTrainer, Patience
+from sparse_ist_tf.devices.wire.engine import JOIN, TRAIN, Letter
+from sparse_ist_tf.devices.wire.records import Answer, Joined, Member, Plan, Record
+from sparse_ist_tf.workers.link import Link
 
 
 @dataclasses.dataclass
@@ -85,4 +86,4 @@ def make_trainer(devices, spec, options, folder, **patience):
     def make_file(hidden, scales):
         return " ".join(map(repr, map(float, scales))).encode()
 
-    return DeviceTrainer(spec, options, crew, patience, make_file)
+    return DeviceTrainer(spec, options, Link.alone(), crew, patience, make_file)

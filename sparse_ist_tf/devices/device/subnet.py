@@ -6,8 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from sparse_ist_tf.devices.blocks import Columns, lifted, lowered_back
-from sparse_ist_tf.devices.records import Answer, Layout, Plan
+from sparse_ist_tf.devices.wire.blocks import Columns, lifted, lowered_back
+from sparse_ist_tf.devices.wire.records import Answer, Layout, Plan
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.inputs.batches import BatchStream
 
@@ -38,9 +38,7 @@ class Subnet(Protocol):
         """A step with one batch."""
 
 
-def train_round(
-    plan: Plan, subnet: Subnet, features: np.ndarray, labels: np.ndarray
-) -> Answer:
+def train_round(plan: Plan, subnet: Subnet, features: np.ndarray, labels: np.ndarray) -> Answer:
     """Trains a subnet for a round.
 
     Batches are those of a subnet of train: a function of seed, subnet and step alone.

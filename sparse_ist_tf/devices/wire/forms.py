@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sparse_ist_tf.devices import philox
-from sparse_ist_tf.devices.philox import Seed
+from sparse_ist_tf.devices.wire import philox
+from sparse_ist_tf.devices.wire.philox import Seed
 
 _MOST_HALVINGS, _MANTISSA, _BIAS = 15, 23, 127  # as ist.exchange.forms
 

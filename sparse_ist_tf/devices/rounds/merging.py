@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sparse_ist_tf.devices.blocks import Columns, lowered
-from sparse_ist_tf.devices.records import Block, Layout
+from sparse_ist_tf.devices.wire.blocks import Columns, lowered
+from sparse_ist_tf.devices.wire.records import Block, Layout
 from sparse_ist_tf.ist.head import HeadSpec, ParameterSpec
 from sparse_ist_tf.ist.partition import Partition
 from sparse_ist_tf.ist.state import Weights

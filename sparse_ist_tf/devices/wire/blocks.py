@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sparse_ist_tf.devices import philox
-from sparse_ist_tf.devices.forms import FORMS, Form, PerNeuron, Shape
-from sparse_ist_tf.devices.records import Block, Layout
+from sparse_ist_tf.devices.wire import philox
+from sparse_ist_tf.devices.wire.forms import FORMS, Form, PerNeuron, Shape
+from sparse_ist_tf.devices.wire.records import Block, Layout
 
 # Of each parameter its weight and the moments that travel, with the parameter's axes.
 Columns = dict[str, list[np.ndarray]]

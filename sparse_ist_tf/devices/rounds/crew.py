@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from sparse_ist_tf.devices.checking import RefusedError
-from sparse_ist_tf.devices.engine import END, JOIN, Engine, Letter
-from sparse_ist_tf.devices.journal import Journal
-from sparse_ist_tf.devices.records import Joined, Member, Record
+from sparse_ist_tf.devices.rounds.checking import RefusedError
+from sparse_ist_tf.devices.rounds.journal import Journal
+from sparse_ist_tf.devices.wire.engine import END, JOIN, Engine, Letter
+from sparse_ist_tf.devices.wire.records import Joined, Member, Record
 from sparse_ist_tf.errors import RequestError, printable
 
 _NAME = 64  # characters of a device's name
@@ -49,7 +49,6 @@ class Crew:
         self._classes = len(joined.class_names)
         self._welcome = joined.to_record().to_bytes()
         self._greeted: set[int] = set()
-        self._away: set[int] = set()
         self.devices: dict[int, Device] = {}
 
     def look(self, where: str) -> list[Letter]:
@@ -119,9 +118,10 @@ class Crew:
 
     def _join(self, letter: Letter, where: str) -> None:
         name = f"{letter.node}"
+        if letter.error:  # it had gone; where it is here again it is greeted again
+            self._greeted.discard(letter.node)
+            return
         try:
-            if letter.error:
-                raise RefusedError("no member", f"has no answer to the invitation: {letter.error}")
             record = Record.of_bytes(letter.content)
             name = printable(str(record.facts.get("name", "")))[:_NAME] or name
             member = Member.of_record(record)
@@ -169,7 +169,10 @@ def shares_of(devices: Sequence[Device]) -> tuple[float, ...]:
     others have in the mean.
     """
     given = [device.member.capacity for device in devices]
-    speeds = [device.member.speed if not share else 0.0 for device, share in zip(devices, given, strict=True)]
+    speeds = [
+        device.member.speed if not share else 0.0
+        for device, share in zip(devices, given, strict=True)
+    ]
     known = [speed for speed in speeds if speed > 0]
     usual = sum(known) / len(known) if known else 1.0
     stated = [share for share in given if share > 0]

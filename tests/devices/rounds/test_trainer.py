@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fleet import FakeDevice, make_trainer
 
-from sparse_ist_tf.devices.records import Answer, Block
+from sparse_ist_tf.devices.wire.records import Answer, Block
 from sparse_ist_tf.ist.exchange.parameters import Forms
 from sparse_ist_tf.ist.head import HeadSpec
 from sparse_ist_tf.ist.local import logit_adjustments
@@ -78,9 +78,7 @@ CASES = {
 
 
 QUICK = ("adam", "unlike shares", "thin")
-MARKED = [
-    pytest.param(case, marks=() if case in QUICK else pytest.mark.large) for case in CASES
-]
+MARKED = [pytest.param(case, marks=() if case in QUICK else pytest.mark.large) for case in CASES]
 
 
 @pytest.mark.parametrize("case", MARKED)
@@ -179,7 +177,10 @@ BAD = {
     "one infinity": (spoiled(one_nan), "not finite"),
     "loss NaN": (lambda p, a: dataclasses.replace(a, loss=float("nan")), "not finite"),
     "shape": (spoiled(lambda array: array[..., :-1]), "another shape"),
-    "turned": (spoiled(lambda array: array.T.copy() if array.ndim == 2 else array), "another shape"),
+    "turned": (
+        spoiled(lambda array: array.T.copy() if array.ndim == 2 else array),
+        "another shape",
+    ),
     "dtype": (spoiled(lambda array: array.astype(np.float64)), "another shape"),
     "empty": (lambda p, a: dataclasses.replace(a, block=Block({})), "another shape"),
     "one missing": (without, "another shape"),
@@ -194,7 +195,10 @@ BAD = {
     "large moment": (moment, "too large"),
     "negative moment": (second_moment_below_zero, "impossible moments"),
     "negative seconds": (lambda p, a: dataclasses.replace(a, seconds=-1.0), "impossible facts"),
-    "refusal": (lambda p, a: Answer(a.round, a.subnet, a.of, refusal="no\nroom"), "trained nothing"),
+    "refusal": (
+        lambda p, a: Answer(a.round, a.subnet, a.of, refusal="no\nroom"),
+        "trained nothing",
+    ),
     "no record": (lambda p, a: b"\x00" * 40, "damaged"),
     "nothing": (lambda p, a: b"", "damaged"),
     "other facts": (

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from sparse_ist_tf.devices import philox
-from sparse_ist_tf.devices.forms import FORMS
+from sparse_ist_tf.devices.wire import philox
+from sparse_ist_tf.devices.wire.forms import FORMS
 from sparse_ist_tf.ist.exchange import forms as workers
 from sparse_ist_tf.streams import Stream
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sparse_ist_tf.devices.blocks import Columns, lifted_back, parts_of, shapes_back
-from sparse_ist_tf.devices.records import Answer, Plan
+from sparse_ist_tf.devices.wire.blocks import Columns, lifted_back, parts_of, shapes_back
+from sparse_ist_tf.devices.wire.records import Answer, Plan
 from sparse_ist_tf.errors import printable
 
 # Of a difference's root mean square, over the median of the others': of all of it, and of an array.
@@ -56,7 +56,9 @@ def check_answer(answer: Answer, plan: Plan) -> Columns:
         raise RefusedError("not finite", f"has the loss {answer.loss}")
     seen = len(plan.rates)
     if answer.loss < 0 or answer.right < 0 or answer.seconds < 0 or not np.isfinite(answer.seconds):
-        raise RefusedError("impossible facts", "tells a loss, right answers or seconds that can't be")
+        raise RefusedError(
+            "impossible facts", "tells a loss, right answers or seconds that can't be"
+        )
     with np.errstate(all="ignore"):
         columns = lifted_back(plan.layout, answer.block)
     for name, arrays in columns.items():
@@ -72,13 +74,15 @@ def _check_shapes(answer: Answer, plan: Plan) -> None:
     wanted, found = shapes_back(plan.layout), answer.block.arrays
     for name in sorted(wanted.keys() | found.keys()):
         if name not in found or name not in wanted:
-            raise RefusedError("another shape", f"{'lacks' if name in wanted else 'has also'} {name!r}")
+            raise RefusedError(
+                "another shape", f"{'lacks' if name in wanted else 'has also'} {name!r}"
+            )
         shape = found[name].dtype.name, found[name].shape
         if shape != wanted[name]:
             dtype, sides = wanted[name]
             raise RefusedError(
                 "another shape",
-                f"has {shape[0]}{list(shape[1])} for {name!r}, must be {dtype}{list(sides)}"
+                f"has {shape[0]}{list(shape[1])} for {name!r}, must be {dtype}{list(sides)}",
             )
 
 
@@ -173,4 +177,3 @@ def _sent(plan: Plan, name: str) -> float:
             rows = part.out.lift(arrays, part.inputs)
             return float(np.sqrt(np.mean(np.square(rows, dtype=np.float64))))
     return 0.0
-

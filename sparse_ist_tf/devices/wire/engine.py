@@ -11,8 +11,8 @@ class Letter(NamedTuple):
     Args:
         node: its number.
         kind: of the letter that it answers.
-        content: a record's bytes; empty where the engine has an error.
-        error: what went wrong on the way, in one line.
+        content: a record's bytes, whatever came of them.
+        error: why nothing came, in one line; empty where something did.
     """
 
     node: int
@@ -22,7 +22,7 @@ class Letter(NamedTuple):
 
 
 class Engine(Protocol):
-    """Carries records; `superlink.SuperLink` does it with Flower."""
+    """Carries records; `rounds.superlink.SuperLink` does it with Flower."""
 
     def nodes(self) -> set[int]:
         """Devices that can be reached now."""

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from sparse_ist_tf.devices.checking import RefusedError
+from sparse_ist_tf.devices.rounds.checking import RefusedError
 from sparse_ist_tf.errors import RunError, warn
 from sparse_ist_tf.files import write_file
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from sparse_ist_tf.devices.blocks import Columns, bytes_by_purpose
-from sparse_ist_tf.devices.checking import Norms, RefusedError, check_answer
-from sparse_ist_tf.devices.crew import Crew, Device
-from sparse_ist_tf.devices.engine import TRAIN, Letter
-from sparse_ist_tf.devices.merging import MergedHead
-from sparse_ist_tf.devices.records import Answer, Block, Layout, Plan, Record
+from sparse_ist_tf.devices.rounds.checking import Norms, RefusedError, check_answer
+from sparse_ist_tf.devices.rounds.crew import Crew, Device
+from sparse_ist_tf.devices.rounds.merging import MergedHead
+from sparse_ist_tf.devices.wire.blocks import Columns, bytes_by_purpose
+from sparse_ist_tf.devices.wire.engine import TRAIN, Letter
+from sparse_ist_tf.devices.wire.records import Answer, Block, Layout, Plan, Record
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.ist.head import HeadSpec, init_parameters
 from sparse_ist_tf.ist.local import SlotOptimizer
@@ -57,6 +57,7 @@ class DeviceTrainer(Trainer):
         spec: the head's shape.
         options: of the training; moments that stay in slots and biases that do so aren't for
             devices, which come and go.
+        link: whose ledger counts blocks in both directions.
         crew: the devices.
         patience: with them.
         make_file: makes what trains a subnet.
@@ -66,13 +67,14 @@ class DeviceTrainer(Trainer):
         self,
         spec: HeadSpec,
         options: TrainerOptions,
+        link: Link,
         crew: Crew,
         patience: Patience,
         make_file: MakeFile,
     ):
         nothing = np.zeros(0, np.int64)
         data = TrainingData(nothing, nothing, [np.zeros(1, np.int64)] * options.num_subnets)
-        super().__init__(spec, options, Link.alone(), data)
+        super().__init__(spec, options, link, data)
         self.crew, self.patience = crew, patience
         self._make_file, self._files = make_file, {}
         kinds = SlotOptimizer(options.optimizer_config(), [(1, 1)]).kinds
@@ -235,9 +237,11 @@ class DeviceTrainer(Trainer):
         device = self.crew.devices.get(letter.node)
         if device is None:
             return
+        if letter.error:  # it has gone, or lost what it was asked
+            if open_.get(device.subnet) is device:
+                del open_[device.subnet]
+            return
         try:
-            if letter.error:
-                raise RefusedError("lost on the way", f"didn't arrive: {letter.error}")
             self.crew.journal.received += len(letter.content)
             answer = Answer.of_record(Record.of_bytes(letter.content))
             if answer.round < self.round:  # late: the round was closed without it
