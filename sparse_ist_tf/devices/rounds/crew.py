@@ -50,6 +50,7 @@ class Crew:
         self._welcome = joined.to_record().to_bytes()
         self._greeted: set[int] = set()
         self.devices: dict[int, Device] = {}
+        self._least = 0  # devices before which none gets a subnet
 
     def look(self, where: str) -> list[Letter]:
         """Greets who has come, and forgets who has gone.
@@ -90,9 +91,9 @@ class Crew:
             where: as look.
             pause: a short one.
         """
-        shown, letters = -1, self.look(where)
-        while (count := len(self.at_work())) < least:
-            if count != shown:
+        self._least, shown, letters = least, -1, self.look(where)
+        while len(self.at_work()) < least:
+            if (count := len(self.devices)) != shown:
                 print(f"{where}: waits for devices, {count} of {least} are here", flush=True)
                 shown = count
             pause()
@@ -147,11 +148,16 @@ class Crew:
         self.journal.of_device(unique).images = sum(member.counts)
 
     def _give_subnets(self, where: str) -> None:
-        """Free subnets to those that wait: first to those that had them, then as they came."""
+        """Free subnets to those that wait: first to those that had them, then by their names.
+
+        At the beginning only when all are there, so that who comes first changes nothing.
+        """
+        if len(self.devices) < self._least:
+            return
         free = sorted(set(range(self.num_subnets)) - set(self.at_work()))
         waiting = [d for d in self.devices.values() if d.subnet is None]
         had = self.journal.slots
-        waiting.sort(key=lambda d: had.get(d.name, -1) not in free)
+        waiting.sort(key=lambda d: (had.get(d.name, -1) not in free, d.name))
         for device in waiting[: len(free)]:
             last = had.get(device.name, -1)
             device.subnet = last if last in free else free[0]
