@@ -164,7 +164,7 @@ raise SystemExit(command.main(argv))
 def test_the_head_is_that_of_train_and_devices_lack_tensorflow(processes, tmp_path):
     listing = tmp_path / "listing.py"
     listing.write_text(LISTING)
-    server = processes.server("--config.ist.logit_adjustment=False")
+    server = processes.server()
     clients = [processes.client(f"c{i}", script=listing) for i in range(2)]
     assert server.wait(WAIT_S) == 0, processes.log("server")
     for i, client in enumerate(clients):
@@ -342,8 +342,10 @@ def _make_certificates(folder):
     commands = [
         ["req", "-x509", *new, "-subj", "/CN=home", "-keyout", "ca.key", "-out", "ca.pem"],
         ["req", *new, "-subj", "/CN=server", "-keyout", "server.key", "-out", "server.csr"],
-        ["x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key"]
-        + ["-CAcreateserial", "-out", "server.pem", "-extfile", "names"],
+        [
+            *("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key"),
+            *("-CAcreateserial", "-out", "server.pem", "-extfile", "names"),
+        ],
     ]
     for command in commands:
         subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)

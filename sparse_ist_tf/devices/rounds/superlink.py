@@ -6,6 +6,7 @@ parts of which Flower makes `flower-superlink`, so the version is pinned.
 
 import contextlib
 import dataclasses
+import ipaddress
 import os
 import socket
 import threading
@@ -38,10 +39,13 @@ from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sparse_ist_tf.devices.wire.engine import Letter
 from sparse_ist_tf.errors import RequestError, RunError
 
+_FOR_DEVICES = "/v1/fleet/"
 _TTL_S = 86400.0  # that a letter may wait for its device
 _START_S, _UPLOAD_S = 30.0, 120.0
 _BEAT_S = HEARTBEAT_DEFAULT_INTERVAL / 3
@@ -83,6 +87,37 @@ class Address:
             raise RequestError("--only_registered: needs TLS: --certificate, --key, --authority")
 
 
+class OnlyDevices:
+    """An ASGI application of which others than this machine see what is for devices alone.
+
+    Flower serves the registering of keys and the running of apps on the same port, to anyone.
+
+    Args:
+        app: Flower's.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        if scope["type"] == "http" and not scope["path"].startswith(_FOR_DEVICES):
+            host = (scope.get("client") or ("", 0))[0]
+            if not _is_here(host):
+                await Response(status_code=403)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def _is_here(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
 class SuperLink:
     """Carries records to Flower's SuperNodes and back; as engine.Engine.
 
@@ -103,11 +138,12 @@ class SuperLink:
         self._state = app.state.linkstate_factory.state()
         self._server = uvicorn.Server(
             uvicorn.Config(
-                app,
+                OnlyDevices(app),
                 host=address.host,
                 port=address.port,
                 log_level="critical",
                 access_log=False,
+                proxy_headers=False,  # else who asks could say that it is this machine
                 ssl_certfile=address.certificate or None,
                 ssl_keyfile=address.key or None,
             )
