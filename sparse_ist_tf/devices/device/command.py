@@ -94,8 +94,8 @@ class Device:
             answer = train_round(plan, subnet, encoded.features, encoded.labels)
         except (RequestError, RunError) as error:
             print(f"warning: {error}", file=sys.stderr, flush=True)
-            place = (int(facts.get(name, -1)) for name in ("round", "subnet"))
-            return Answer(*place, of="", refusal=str(error))
+            round_, subnet_ = (int(facts.get(name, -1)) for name in ("round", "subnet"))
+            return Answer(round_, subnet_, of="", refusal=str(error))
         self.rounds += 1
         steps = len(plan.rates)
         seen = steps * subnet.batch_size

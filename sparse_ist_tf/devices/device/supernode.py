@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -130,7 +131,7 @@ class SuperNode:
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.node.node_id))
         self._client.close()
 
-    def _call(self, function: Callable, request: object) -> object:
+    def _call(self, function: Callable, request: object) -> Any:
         """Until the server is there, or the patience is over."""
         until = time.monotonic() + self.patience_s
         while True:

@@ -11,6 +11,7 @@ are, and its test images measure the merged head; training images are the device
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -23,6 +24,10 @@ from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.reports.report import next_steps, summary
 from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.workers.stopping import GRACE_S, Stop
+
+if TYPE_CHECKING:
+    from sparse_ist_tf.devices.rounds.crew import Crew
+    from sparse_ist_tf.devices.wire.engine import Engine
 
 FLAGS = flags.FLAGS
 _FAREWELL_S = 5.0
@@ -104,7 +109,7 @@ def _take_capacities(config: ConfigDict, directory: RunDirectory) -> None:
         config.ist.capacities = tuple(stored["ist"]["capacities"])
 
 
-def _serve(config: ConfigDict, directory: RunDirectory, link: "object", stop: Stop) -> int:
+def _serve(config: ConfigDict, directory: RunDirectory, link: "Engine", stop: Stop) -> int:
     """Trains with devices, and finishes the run."""
     from sparse_ist_tf.checkpoints.loading import load_configured
     from sparse_ist_tf.devices.rounds.crew import Crew, shares_of
@@ -133,7 +138,7 @@ def _serve(config: ConfigDict, directory: RunDirectory, link: "object", stop: St
             return _show(directory, finish(run))
 
 
-def _settle(config: ConfigDict, crew: "object", shares_of: Callable) -> None:
+def _settle(config: ConfigDict, crew: "Crew", shares_of: Callable) -> None:
     """Sets subnets' shares for the whole run by what devices said."""
     devices = crew.at_work()
     known = dict(zip(devices, shares_of([*devices.values()]), strict=True))
@@ -159,7 +164,7 @@ def _finish(config: ConfigDict, directory: RunDirectory) -> int:
         return _show(directory, finish(DeviceRun(config, directory, crew, Patience(0))))
 
 
-def _say_farewell(crew: "object") -> None:
+def _say_farewell(crew: "Crew") -> None:
     """Tells devices that it is over, and waits until they have heard it."""
     crew.end("the training is over")
     until = time.monotonic() + _FAREWELL_S

@@ -210,7 +210,7 @@ class DeviceTrainer(Trainer):
         if not self.options.logit_adjustment:
             return dict.fromkeys(devices, none)
         counts = {n: np.array(d.member.counts, np.float64) for n, d in devices.items()}
-        every, found = sum(counts.values()), {}
+        every, found = np.sum([*counts.values()], axis=0), {}
         for n, own in counts.items():
             ratio = (own * every.sum() + every) / (every * (own.sum() + 1)).clip(1)
             found[n] = np.log(np.where(every > 0, ratio, 1.0)).astype(np.float32)

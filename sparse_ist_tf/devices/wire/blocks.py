@@ -19,7 +19,7 @@ class Part(NamedTuple):
     Args:
         name: of the parameter.
         column: 0 for its weight.
-        index: of the parameter.
+        number: of the parameter.
         neurons: of it that the subnet holds.
         inputs: of each.
         is_turned: whether its array has the neurons along its last axis.
@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
     name: str
     column: int
-    index: int
+    number: int
     neurons: int
     inputs: int
     is_turned: bool
@@ -100,7 +100,7 @@ def lowered_back(
     block = Block()
     for part in parts_of(layout):
         rows = part.rows(columns[part.name][part.column])
-        own = philox.fold(seed, part.index, part.column)
+        own = philox.fold(seed, part.number, part.column)
         block.put(part.name, part.column, part.back.lower(rows, own))
     return block
 

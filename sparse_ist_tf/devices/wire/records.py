@@ -194,7 +194,8 @@ class Layout:
 
     def parameters(self) -> list[tuple[str, tuple[int, ...], bool]]:
         """Name, shape of the subnet's array, and whether its axes are turned to be by neuron."""
-        sizes, found = (self.feature_dim, *self.hidden, self.num_classes), []
+        sizes = (self.feature_dim, *self.hidden, self.num_classes)
+        found: list[tuple[str, tuple[int, ...], bool]] = []
         for i in range(len(sizes) - 1):
             is_last = i == len(sizes) - 2
             found.append((f"dense_{i}/kernel", (sizes[i], sizes[i + 1]), not is_last))
