@@ -53,7 +53,9 @@ from sparse_ist_tf.errors import RequestError, RunError
 
 _POLL_S, _RETRY_S = 0.5, 2.0
 _BEAT_S = HEARTBEAT_MIN_INTERVAL / 3
-_FORGOTTEN = (401, 403, 404)  # of a server that was started anew, without what it knew
+_OVER = 403  # of a letter of a run that is over: the server was started anew
+_FORGOTTEN = (401, 404)  # it knows this device no more
+_GONE_S = 2.5 * HEARTBEAT_MIN_INTERVAL  # after which a device that was killed counts as gone
 # What a device does with a letter: its kind and content to an answer's content.
 Handle = Callable[[str, bytes], bytes]
 
@@ -119,9 +121,11 @@ class SuperNode:
                     else:
                         self._answer(message, handle)
                 except httpx.HTTPStatusError as error:
-                    if error.response.status_code not in _FORGOTTEN:
+                    status = error.response.status_code
+                    if status in _FORGOTTEN:
+                        self.node = None  # comes anew
+                    elif status != _OVER:
                         raise RunError(f"{self.server}: {_told(error)}") from None
-                    self.node = None  # known no more: comes anew
                     time.sleep(_RETRY_S)
 
     def leave(self) -> None:
@@ -146,23 +150,31 @@ class SuperNode:
                 time.sleep(_RETRY_S)
 
     def _come(self) -> None:
+        """Registers a new key, and tells the server that this device is here.
+
+        A device that was killed and comes back at once still counts as being here: it is tried for
+        as long as that takes.
+        """
         public = public_key_to_bytes(self._public)
-        try:
+        register = RegisterNodeFleetRequest(public_key=public)
+        activate = ActivateNodeRequest(public_key=public, heartbeat_interval=HEARTBEAT_MIN_INTERVAL)
+        until = time.monotonic() + (0.0 if self._is_new_key else _GONE_S)
+        while True:
             if self._is_new_key:
                 with contextlib.suppress(httpx.HTTPStatusError):  # it is known, or may not do so
-                    self._call(
-                        self._client.RegisterNode, RegisterNodeFleetRequest(public_key=public)
-                    )
-            request = ActivateNodeRequest(
-                public_key=public, heartbeat_interval=HEARTBEAT_MIN_INTERVAL
-            )
-            found = self._call(self._client.ActivateNode, request)
-        except httpx.HTTPStatusError as error:
-            raise RefusedKeyError(
-                f"{self.server}: refuses this device: {_told(error)}: its key isn't registered "
-                "there, or another device has come with it"
-            ) from None
-        self.node = Node(node_id=found.node_id)
+                    self._call(self._client.RegisterNode, register)
+            try:
+                found = self._call(self._client.ActivateNode, activate)
+            except httpx.HTTPStatusError as error:
+                if time.monotonic() > until:
+                    raise RefusedKeyError(
+                        f"{self.server}: refuses this device: {_told(error)}: its key isn't "
+                        "registered there, or another device has come with it"
+                    ) from None
+                time.sleep(_RETRY_S)
+                continue
+            self.node = Node(node_id=found.node_id)
+            return
 
     def _pull(self) -> Message | None:
         found = self._call(self._client.PullMessages, PullMessagesRequest(node=self.node))
