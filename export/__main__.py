@@ -5,6 +5,7 @@
     python -m sparse_ist_tf.export --run=runs/aid --target=coral
     python -m sparse_ist_tf.export --run=runs/aid --target=micro --flash=1048576 --sram=262144
     python -m sparse_ist_tf.export --run=runs/digits --target=web
+    python -m sparse_ist_tf.export --run=runs/digits --target=phone --trainable
 
 Ends with status 0 if every file meets its target's conditions and its accuracy's bound; a file
 that doesn't is not kept, and the status is 1.
@@ -65,6 +66,10 @@ def main(argv: list[str]) -> int:
     output = Path(FLAGS.output or Path(FLAGS.run) / "export" / target.name)
     if output.exists() and not output.is_dir():
         raise RequestError(f"output={output}: is no folder")
+    if FLAGS.trainable:
+        return _export_training(target, options, output)
+    if FLAGS.batch_size is not None:
+        raise RequestError("batch_size: is of --trainable alone")
     if target.page:
         page.check(output)
         runtime.require(FLAGS.wasm)
@@ -75,6 +80,33 @@ def main(argv: list[str]) -> int:
             from sparse_ist_tf.runs.finished_run import FinishedRun
         exporter = Exporter(FinishedRun.for_export(FLAGS.run), target, options, output)
         return 0 if exporter.export() else 1
+
+
+def _export_training(target: targets.Target, options: Options, output: Path) -> int:
+    """Files that train subnets; 0 if all are good, else 1."""
+    if target.name not in ("phone", "micro"):
+        raise RequestError(f"target={target.name!r}: must be phone or micro for --trainable")
+    asked = {
+        "artefacts": options.artefacts,
+        "quantize": options.quantize,
+        "qat": options.compression.qat,
+        "prune": options.compression.prune,
+        "cluster": options.compression.cluster,
+    }
+    for name, value in asked.items():
+        if value:
+            raise RequestError(f"{name}: isn't for --trainable, whose files train subnets in float")
+    rows = FLAGS.batch_size
+    if rows is not None and rows < 1:
+        raise RequestError(f"batch_size={rows}: must be at least 1")
+    check(FLAGS.run, target, options)
+    with ended_by_signals():
+        with quiet():
+            from sparse_ist_tf.export.training import exporting
+            from sparse_ist_tf.runs.finished_run import FinishedRun
+        wanted = exporting.Options(options.subnets, rows or 0)
+        finished = FinishedRun.for_export(FLAGS.run)
+        return 0 if exporting.TrainingExporter(finished, target, wanted, output).export() else 1
 
 
 def define_flags() -> None:
@@ -93,6 +125,10 @@ def define_flags() -> None:
         "classifier_patches; those that fit the run's masks and images where not given.",
     )  # fmt: skip
     flags.DEFINE_list("subnets", [], "Which subnets, such as 0,1; all where not given.")
+    flags.DEFINE_bool(
+        "trainable", False, "Files that train subnets further, of phone and micro, instead."
+    )
+    flags.DEFINE_integer("batch_size", None, "Of --trainable: examples of a step; 16, micro 8.")
     flags.DEFINE_integer("calibration", 256, "Training images that set the ranges of integers.")
     flags.DEFINE_float(
         "bound", None, "Points of accuracy that a file may lose; by kind where not given."

@@ -20,8 +20,9 @@ class Accuracy:
 
     @property
     def drop(self) -> float:
-        """Accuracy lost to conversion, in points."""
-        return 100 * (self.float_accuracy - self.accuracy)
+        """Accuracy lost to conversion, in points; 15 of 1,000 images are 1.5 to the last bit."""
+        right, before = (round(x * self.images) for x in (self.accuracy, self.float_accuracy))
+        return 100 * (before - right) / self.images if self.images else 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -211,7 +211,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command, with the process's arguments where none are given."""
-    parser = _Parser(prog="python -m sparse_ist_tf.classify", description=__doc__)
+    parser = _Parser(
+        prog="python -m sparse_ist_tf.classify",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("file", metavar="FILE", help="an exported classifier, .tflite")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="pictures, or folders of them")
     parser.add_argument("--format", choices=FORMATS, default="text", help="of the answers")

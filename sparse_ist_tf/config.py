@@ -20,35 +20,18 @@ from sparse_ist_tf.keys import (
     lookup,
     updated,
 )
-from sparse_ist_tf.registry import EXCHANGE, algorithm_names, algorithms_using, find_algorithm
+from sparse_ist_tf.registry import (
+    EXCHANGE,
+    LINKS,
+    LinkSetting,
+    algorithm_names,
+    algorithms_using,
+    find_algorithm,
+)
 
-
-@dataclasses.dataclass(frozen=True)
-class LinkSetting:
-    """What a name of `ist.link` stands for, where a key says nothing itself: forms, and how seldom.
-
-    Args:
-        weights: as ist.exchange.weights, and the next three.
-        differences: of what training adds to them.
-        first_moment: of the optimizer.
-        second_moment: of the optimizer.
-        local_steps: the most steps of a round.
-    """
-
-    weights: str
-    differences: str
-    first_moment: str
-    second_moment: str
-    local_steps: int
-
-
-LINKS = {
-    "thinnest": LinkSetting("bfloat16", "int4", "reset", "neuron", 500),
-    "thin": LinkSetting("bfloat16", "int4", "reset", "halvings", 100),
-    "fast": LinkSetting("float32", "float32", "float32", "float32", 20),
-}
 DATASETS = ("mnist5k", "digits", "cifar10", "resisc45", "aid", "rsscn7")
 AUTO = "auto"  # as ist.link says
+MIXED = "mixed"  # in all ways
 INITIALIZERS = ("subnet_he_normal", "he_normal", "lecun_normal", "glorot_uniform", "torch_uniform")
 RATIO = Number(0, 1, below=True)
 COLOR = Numbers("three numbers, or none", counts=(0, 3))
@@ -140,8 +123,9 @@ def table() -> list[Key]:
             "where TFDS looks; else $SPARSE_IST_DATA or its own place"),
         Key("dataset.split_seed", 0, Number(0), "of the split where the data has none", split),
         choice("dataset.on_bad_image", ("error", "skip"), "what a bad image does"),
-        choice("dataset.resize", ("antialias", "bilinear", "area"),
-            "how pixels become fewer: smoothed, blends of two as MediaPipe has them, means"),
+        choice("dataset.resize", ("antialias", "bilinear", "area", MIXED),
+            "how pixels become fewer: smoothed, blends of two as MediaPipe has them, means, or in "
+            "training each of these in turns"),
         choice("dataset.shards", ("all", "iid", "dirichlet"),
             "which examples each subnet draws from", several),
         Key("dataset.dirichlet_alpha", 0.3, positive,
@@ -311,9 +295,19 @@ def validate(config: ConfigDict, num_workers: int) -> None:
                     f"encoder.trainable_blocks={blocks}"
                 )
     check_optimizer(config, OPTIMIZERS)
+    if config.dataset.resize == MIXED:
+        _check_mixed(config)
     _check_moments(config)
     _check_transport(config)
     _check_subnets(config, num_workers)
+
+
+def _check_mixed(config):
+    """What is encoded anew in every pass is scaled in one way."""
+    for key, allowed in (("masks.kind", ("fixed", "shared")), ("encoder.trainable_blocks", (0,))):
+        if (value := lookup(config, key)) not in allowed:
+            words = " or ".join(map(repr, allowed))
+            raise RequestError(f"{key}={value!r}: must be {words} for dataset.resize={MIXED!r}")
 
 
 def _check_moments(config):

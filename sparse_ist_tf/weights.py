@@ -38,7 +38,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """The command: load, describe, export; argv are those of the process where None."""
-    parser = _Parser(prog="python -m sparse_ist_tf.weights", description=__doc__)
+    parser = _Parser(
+        prog="python -m sparse_ist_tf.weights",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("weights", metavar="IN", help=sources())
     parser.add_argument("path", metavar="OUT", help="the file that is written")
     parser.add_argument("--to", required=True, choices=_EXPORTS, help="whose format")

@@ -16,9 +16,12 @@ from tests.fixtures.finished_run import (
     small_classifier,
 )
 from tests.fixtures.page import litertjs
+from tests.fixtures.presets import small_preset
+from tests.fixtures.shared import feature_cache
 
 __all__ = [
     "classifier_file",
+    "feature_cache",
     "finished",
     "head_features",
     "head_file",
@@ -30,6 +33,7 @@ __all__ = [
     "randomise",
     "run_path",
     "small_classifier",
+    "small_preset",
     "torch",
     "write_torch",
 ]

@@ -66,7 +66,7 @@ def test_a_bad_request_is_one_line(argument, words):
         [sys.executable, "-m", "sparse_ist_tf.benchmark", *argument.split()],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
     )
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from sparse_ist_tf import config, pretrain_config, registry, study_config
 from sparse_ist_tf.config import (
-    LINKS,
     completed,
     get_config,
     identity,
@@ -20,6 +19,7 @@ from sparse_ist_tf.config import (
 )
 from sparse_ist_tf.errors import RequestError
 from sparse_ist_tf.keys import as_help, as_markdown, assign
+from sparse_ist_tf.registry import LINKS
 
 NAMES = sorted(path.stem for path in Path(__file__).parents[1].glob("configs/*.py"))
 
@@ -426,3 +426,15 @@ def test_a_run_of_before_trains_on_without_adjusted_logits():
     assert completed(stored).ist.link == "fast"
     assert not identity(completed(stored))["ist"].keys() & {"logit_adjustment", "link"}
     validate(completed(stored), 1)
+
+
+def test_mixed_ways_to_scale_are_encoded_once():
+    config = get_config()
+    config.dataset.resize, config.masks.kind = "mixed", "random"
+    with pytest.raises(RequestError, match=r"masks.kind='random': must be 'fixed' or 'shared'"):
+        validate(config, 1)
+    config.masks.kind = "fixed"
+    validate(config, 1)
+    config.ist.algorithm, config.encoder.trainable_blocks = "centralized", 1
+    with pytest.raises(RequestError, match=r"trainable_blocks=1: must be 0 for dataset.resize"):
+        validate(config, 1)

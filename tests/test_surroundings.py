@@ -52,7 +52,15 @@ def home(folder, content):
     return str(folder)
 
 
-@pytest.mark.parametrize("backend", [{}, {"KERAS_BACKEND": "", "KERAS_MAX_EPOCHS": "many"}])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        {},
+        pytest.param(
+            {"KERAS_BACKEND": "", "KERAS_MAX_EPOCHS": "many"}, marks=pytest.mark.large, id="said"
+        ),
+    ],
+)
 def test_keras_has_its_own_defaults(tmp_path, backend):
     done = run(SETTINGS, HOME=home(tmp_path, json.dumps(LEFT)), **backend)
     assert done.stdout.decode().split() == [

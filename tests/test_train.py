@@ -14,6 +14,11 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+from sparse_ist_tf.config import get_config, validate
+from sparse_ist_tf.reports.run_directory import RunDirectory
+from sparse_ist_tf.runs.training import Run
+from sparse_ist_tf.workers.link import Link
+from sparse_ist_tf.workers.stopping import Stop
 from tests.fixtures.processes import worker_pids
 
 # Small enough for a test: 10 rounds, all parts of a run.
@@ -159,19 +164,30 @@ def test_the_merged_head_is_a_plain_keras_model(finished):
 
 
 @pytest.mark.parametrize("num_workers", [1, pytest.param(4, marks=pytest.mark.large)])
-def test_the_number_of_workers_changes_nothing_but_the_bytes(
+def test_neither_workers_nor_a_damaged_cache_change_more_than_the_bytes(
     finished, caches, tmp_path, num_workers
 ):
     workdir, _ = finished
     run = tmp_path / "run"
+    for file in _feature_files(caches):
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
     done = _run(caches, f"--workdir={run}", f"--num_workers={num_workers}", *SMALL)
     assert done.returncode == 0, done.stderr
+    assert "is damaged and not used" in done.stderr
     one, other = (json.loads((p / "results.json").read_text()) for p in (workdir, run))
     assert abs(one["accuracy"]["merged"] - other["accuracy"]["merged"]) <= 0.003
     for name, value in _weights(workdir).items():
         np.testing.assert_allclose(_weights(run)[name], value, rtol=0, atol=1e-5, err_msg=name)
     sent = other["training_bytes"]
     assert sent == 0 if num_workers == 1 else 0 < sent < one["training_bytes"]
+
+
+def _feature_files(caches):
+    files = list(caches.rglob("*.features"))
+    assert files
+    return files
 
 
 def _kill_after_checkpoint(process, workdir, victim):
@@ -300,9 +316,13 @@ def _refused(done, status, *words):
         (["--num_workers=5"], ["ist.num_subnets=4", "num_workers=5"]),
         (["--num_workers=0"], ["num_workers=0"]),
         (["--config.head.hidden=(100, 3)"], ["head.hidden=(100, 3)"]),
-        (["--config.encoder.weights=packaged:vit_huge"], ["packaged:vit_huge", "vit_micro"]),
-        (["--config.encoder.pool=max"], ["pool='max'", "cls"]),
-        (["--config.dataset.name=folder:nowhere"], ["nowhere"]),
+        pytest.param(
+            ["--config.encoder.weights=packaged:vit_huge"],
+            ["packaged:vit_huge", "vit_micro"],
+            marks=pytest.mark.large,
+        ),
+        pytest.param(["--config.encoder.pool=max"], ["pool='max'", "cls"], marks=pytest.mark.large),
+        (["--config.dataset.name=folder:nowhere", "--num_workers=1"], ["nowhere"]),
         (["--config.optimizer.kwargs={'beta': 1}"], ["optimizer.kwargs", "beta"]),
     ],
 )
@@ -312,7 +332,7 @@ def test_a_bad_request_is_one_line_and_status_2(caches, tmp_path, arguments, wor
     assert not list(tmp_path.glob("runs/*/results.json"))
 
 
-@pytest.mark.parametrize("module", ["train", "pretrain"])
+@pytest.mark.parametrize("module", ["train", pytest.param("pretrain", marks=pytest.mark.large)])
 def test_data_that_is_not_there_is_told_of_once_before_workers_start(caches, tmp_path, module):
     """What may have to be fetched is, by one process that isn't a worker."""
     arguments = ("--config.dataset.name=aid", f"--config.dataset.data_dir={tmp_path}")
@@ -337,60 +357,76 @@ def _pictures(folder, classes, count=12):
             Image.fromarray(pixels).save(folder / f"class_{label}" / f"{i}.png")
 
 
-def test_an_empty_folder_and_one_class_are_refused(caches, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "num_workers"), [pytest.param("empty", 2, marks=pytest.mark.large), ("one", 1)]
+)
+def test_an_empty_folder_and_one_class_are_refused(caches, tmp_path, name, num_workers):
     (tmp_path / "empty").mkdir()
     _pictures(tmp_path / "one", 1)
-    for name, num_workers in (("empty", 2), ("one", 1)):
-        done = _run(
-            caches,
-            f"--workdir={tmp_path / 'run'}",
-            *SMALL,
-            f"--config.dataset.name=folder:{tmp_path / name}",
-            f"--num_workers={num_workers}",
-        )
-        _refused(done, 2, str(tmp_path / name))
+    done = _run(
+        caches,
+        f"--workdir={tmp_path / 'run'}",
+        *SMALL,
+        f"--config.dataset.name=folder:{tmp_path / name}",
+        f"--num_workers={num_workers}",
+    )
+    _refused(done, 2, str(tmp_path / name))
 
 
-def test_an_unreadable_image_is_named_or_skipped(caches, tmp_path):
+def _with_a_bad_picture(tmp_path):
+    """(The path of a picture that can't be read, arguments to train on it and others)."""
     _pictures(tmp_path / "photos", 3)
     bad = tmp_path / "photos" / "class_1" / "0.png"
     bad.write_bytes(bad.read_bytes()[:300])
-    arguments = (
+    return bad, (
         f"--workdir={tmp_path / 'run'}",
         *SHORT,
         f"--config.dataset.name=folder:{tmp_path / 'photos'}",
         "--config.batch_size=8",
     )
+
+
+def test_an_unreadable_image_is_named_once(caches, tmp_path):
+    bad, arguments = _with_a_bad_picture(tmp_path)
     done = _run(caches, *arguments)
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert str(bad) in errors[0]
-    arguments = (*arguments, "--num_workers=1", "--config.dataset.on_bad_image=skip")
-    done = _run(caches, *arguments, f"--workdir={tmp_path / 'r2'}")
+
+
+@pytest.mark.large
+def test_an_unreadable_image_is_skipped(caches, tmp_path):
+    _, arguments = _with_a_bad_picture(tmp_path)
+    done = _run(caches, *arguments, "--num_workers=1", "--config.dataset.on_bad_image=skip")
     assert done.returncode == 0, done.stderr
     warnings = [line for line in done.stderr.splitlines() if "warning: " in line]
     assert len(warnings) == 1
     assert re.search(r"left out 1 of \d+ images; the first: .*class_1/0\.png", warnings[0])
 
 
-def test_a_run_that_deals_its_neurons_once_warns_and_one_that_is_short_does_not(caches, tmp_path):
-    alone = (*SHORT, "--num_workers=1")
-    once = _run(caches, f"--workdir={tmp_path / 'once'}", *alone, "--config.ist.local_steps=20")
-    assert "rounds: 1 of 20 local steps\nwarning: neurons are dealt once" in once.stderr
-    short = _run(
-        caches,
-        f"--workdir={tmp_path / 'short'}",
-        *alone,
-        "--config.total_steps=12",
-        "--config.ist.local_steps=0",
-    )
-    assert "rounds: 12 of 1 local steps" in short.stderr
-    assert "warning" not in short.stderr
-    results = [
-        json.loads((tmp_path / run / "results.json").read_text()) for run in ("once", "short")
-    ]
-    assert [found["local_steps"] for found in results] == [20, 1]
+def _begun(caches, workdir, **keys):
+    """A run in this process that is ready for its first round."""
+    config = get_config()
+    config.dataset.name, config.encoder.weights = "digits", "random:vit_pico"
+    config.features.cache_dir = str(_feature_files(caches)[0].parent)
+    config.head.hidden, config.centralized_baseline = (96, 64), False
+    config.total_epochs = 0.0
+    config.update_from_flattened_dict(keys)
+    validate(config, 1)
+    return Run(config, RunDirectory(workdir), Link.alone())
+
+
+def test_a_run_that_deals_its_neurons_once_warns_and_one_that_is_short_does_not(
+    finished, caches, tmp_path, capsys
+):
+    _begun(caches, tmp_path / "once", **{"total_steps": 20, "ist.local_steps": 20})
+    said = capsys.readouterr().err
+    assert "rounds: 1 of 20 local steps\nwarning: neurons are dealt once" in said
+    _begun(caches, tmp_path / "short", **{"total_steps": 12, "ist.local_steps": 0})
+    said = capsys.readouterr().err
+    assert "rounds: 12 of 1 local steps" in said
+    assert "warning" not in said
 
 
 @pytest.mark.large
@@ -415,22 +451,7 @@ def test_a_thin_link_carries_few_bytes(caches, finished, tmp_path, link):
         np.testing.assert_array_equal(_weights(tmp_path / "one")[name], value)
 
 
-def test_a_damaged_cache_is_encoded_again(finished, caches, tmp_path):
-    workdir, _ = finished
-    files = list(caches.rglob("*.features"))
-    assert files
-    for file in files:
-        data = bytearray(file.read_bytes())
-        data[-1] ^= 1
-        file.write_bytes(data)
-    done = _run(caches, f"--workdir={tmp_path / 'run'}", *SMALL, "--num_workers=1")
-    assert done.returncode == 0, done.stderr
-    assert "is damaged and not used" in done.stderr
-    for name, value in _weights(workdir).items():
-        np.testing.assert_allclose(_weights(tmp_path / "run")[name], value, rtol=0, atol=1e-5)
-
-
-def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(caches, tmp_path):
+def test_a_full_disk_leaves_nothing_half_written(finished, caches, tmp_path):
     """A real file system without space: a tmpfs of 1 MB, where this process may mount one."""
     place = tmp_path / "small"
     place.mkdir()
@@ -440,16 +461,13 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(caches, tmp_path)
     if mounted.returncode:
         pytest.skip("mounting a small tmpfs needs root")
     try:
-        workdir = place / "run"
-        arguments = (f"--workdir={workdir}", *SHORT, "--num_workers=1")
-        first = _run(caches, *arguments, "--config.head.hidden=(256, 256)")
-        assert first.returncode == 1
-        errors = [line for line in first.stderr.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1
-        assert "No space left on device" in errors[0]
-        assert not list(workdir.rglob("*tmp*"))
+        keys = {"total_steps": 20, "ist.local_steps": 10, "head.hidden": (256, 256)}
+        run = _begun(caches, place / "run", **keys)
+        with run.directory.opened(run.config.to_dict()), pytest.raises(OSError, match="No space"):
+            run.train(Stop())
+        assert not list(place.rglob("*tmp*"))
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)  # of which files are open
 
 
 @pytest.mark.realdata

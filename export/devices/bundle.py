@@ -49,22 +49,28 @@ def write_bundle(
     bare = metadata.strip(content)
     inputs, output = ports(bare, name)
     files = {
-        "model_data.h": _MODEL_HEADER,
-        "model_data.cc": _model_source(bare),
+        "model_data.h": MODEL_HEADER,
+        "model_data.cc": model_source(bare),
         "model_settings.h": _settings(name, inputs, output, labels, run, arena),
-        "op_resolver.h": _resolver(sorted({op.name for op in operators(bare)})),
+        "op_resolver.h": resolver(sorted({op.name for op in operators(bare)})),
         "test_input.h": _test_input(inputs, example, expected, accepted),
         "main.cc": _MAIN,
-        "Makefile": _MAKEFILE,
+        "Makefile": MAKEFILE,
         "README.md": _readme(name, len(bare), arena, run["mask"]),
     }
     folder.mkdir(parents=True)
     for file, text in files.items():
-        comment = "" if file.endswith((".md", "Makefile")) else _HEAD.format(name=name)
+        comment = "" if file.endswith((".md", "Makefile")) else head(name)
         (folder / file).write_text(comment + text, encoding="utf-8")
 
 
-def _model_source(content: bytes) -> str:
+def head(name: str) -> str:
+    """The first line of a source."""
+    return _HEAD.format(name=name)
+
+
+def model_source(content: bytes) -> str:
+    """model_data.cc of a file."""
     return (
         '#include "model_data.h"\n\n'
         f"alignas(16) const unsigned char g_model_data[{len(content)}] = {{\n"
@@ -153,7 +159,8 @@ def _port(prefix: str, port: Port) -> list[str]:
     return lines
 
 
-def _resolver(operators: Sequence[str]) -> str:
+def resolver(operators: Sequence[str]) -> str:
+    """op_resolver.h for some operators, by the names of the schema."""
     adds = "\n".join(
         f"  if (resolver.Add{MICRO_OPERATORS[op]}() != kTfLiteOk) return kTfLiteError;"
         for op in operators
@@ -228,7 +235,7 @@ def _string(value: str) -> str:
     return '"' + "".join(f"\\{byte:03o}" for byte in value.encode()) + '"'
 
 
-_MODEL_HEADER = """#ifndef MODEL_DATA_H_
+MODEL_HEADER = """#ifndef MODEL_DATA_H_
 #define MODEL_DATA_H_
 
 #include <cstddef>
@@ -286,7 +293,7 @@ int main() {
 }
 """
 
-_MAKEFILE = """# make TFLM_DIR=path/to/tflite-micro
+MAKEFILE = """# make TFLM_DIR=path/to/tflite-micro
 #
 # TFLM_DIR is a checkout in which
 # `make -f tensorflow/lite/micro/tools/make/Makefile third_party_downloads`

@@ -114,9 +114,9 @@ class Features:
         """The same of images with another hidden share."""
         return dataclasses.replace(self, masks=dataclasses.replace(self.masks, ratio=ratio))
 
-    def at_view(self, view: int) -> "Features":
-        """The same of another of the images' fixed masks."""
-        return dataclasses.replace(self, masks=dataclasses.replace(self.masks, view=view))
+    def under(self, masks: MaskOptions) -> "Features":
+        """The same of images under other masks."""
+        return dataclasses.replace(self, masks=masks)
 
     def channels_of(self, split: Split, link: Link, progress: bool = True) -> Channels | None:
         """What a transport has to know of features, by a split under fixed masks or the shared one.

@@ -36,7 +36,6 @@ from sparse_ist_tf.runs.parts import (
     with_tuned_encoder,
 )
 from sparse_ist_tf.runs.progress import Progress
-from sparse_ist_tf.tracing import as_written
 
 # Share of the answers that may differ, with another number format of the encoder and the same.
 _ROUNDING = (0.02, 0.002)
@@ -273,11 +272,8 @@ def _short(dataset: str) -> str:
 
 def _shapes(split: Split) -> Iterator[tuple[int, int]]:
     """Height and width of every image of a split, before anything is scaled."""
-    source = split.source
-    shapes = source.stream(0, split.size).map(
-        as_written(lambda element: tf.shape(source.decode(element))[:2]),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
+    shapes = split.dataset(lambda image, _: tf.shape(image)[:2])
     with image_errors():
-        for height, width in shapes.as_numpy_iterator():
+        for row in shapes.as_numpy_iterator():
+            height, width = row["image"]
             yield int(height), int(width)

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from sparse_ist_tf.codec.few_bits import Channels
 from sparse_ist_tf.codec.transport import Transport
-from sparse_ist_tf.config import hidden_widths, ist_options
+from sparse_ist_tf.config import MIXED, hidden_widths, ist_options
 from sparse_ist_tf.encoder.features import FeatureOptions, Features
 from sparse_ist_tf.encoder.frozen import FrozenEncoder
 from sparse_ist_tf.errors import RequestError
@@ -20,7 +20,7 @@ from sparse_ist_tf.ist.finetuning import FineTuningTrainer, Tuning
 from sparse_ist_tf.ist.head import HeadSpec
 from sparse_ist_tf.ist.partition import Partition
 from sparse_ist_tf.ist.trainer import Trainer, TrainerOptions, TrainingData
-from sparse_ist_tf.masks.options import MaskOptions
+from sparse_ist_tf.masks import RESIZES, MaskOptions
 from sparse_ist_tf.registry import EXCHANGE, find_algorithm
 from sparse_ist_tf.reports.data_record import DataRecord
 from sparse_ist_tf.reports.run_directory import RunDirectory
@@ -80,9 +80,24 @@ def head_spec(config: ConfigDict, feature_dim: int, num_classes: int) -> HeadSpe
 
 
 def mask_options(config: ConfigDict) -> MaskOptions:
-    """The masks of a configuration, with the run's seed."""
+    """The masks of a configuration, with the run's seed, as test images and devices have them."""
     masks, resize = config.masks, config.dataset.resize
+    resize = RESIZES[0] if resize == MIXED else resize
     return MaskOptions(masks.kind, masks.ratio, masks.pattern, config.seed, masks.grid, resize)
+
+
+def training_masks(config: ConfigDict) -> list[MaskOptions]:
+    """The masks of every view of a training image, where these are encoded once.
+
+    Each of masks.views by each way to scale, the test images' one first.
+    """
+    first = mask_options(config)
+    ways = RESIZES if config.dataset.resize == MIXED else (first.resize,)
+    return [
+        dataclasses.replace(first, view=view, resize=resize)
+        for view in range(config.masks.views)
+        for resize in ways
+    ]
 
 
 def transport(config: ConfigDict, channels: Channels | None = None) -> Transport:

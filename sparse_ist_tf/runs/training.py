@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ from sparse_ist_tf.runs.parts import (
     mask_options,
     optimizer_config,
     trainer_options,
+    training_masks,
     training_shards,
     with_channels,
 )
@@ -95,7 +96,7 @@ class Run:
             print(self.encoder.describe(), file=sys.stderr, flush=True)
         self.tokens = self._frozen_tokens() if config.encoder.trainable_blocks else None
         self.features = with_channels(self.features, self.splits["train"], link, directory)
-        self.test_features = None if self.tokens else self._features("test")
+        self.test_features = None if self.tokens else self._features("test", [self.masks])
         self._make_trainers()
         if link.chief:
             print(self._describe_rounds(), file=sys.stderr, flush=True)
@@ -139,8 +140,8 @@ class Run:
             )
         return told
 
-    def _features(self, part: str, views: int = 1) -> np.ndarray:
-        return fixed_views(self.features, self.splits[part], self.link, views)
+    def _features(self, part: str, masks: Sequence[MaskOptions]) -> np.ndarray:
+        return fixed_views(self.features, self.splits[part], self.link, masks)
 
     def _frozen_tokens(self) -> dict[str, FrozenTokens]:
         """Where blocks of the encoder train: what is below them."""
@@ -190,10 +191,10 @@ class Run:
         ]
         adjustments = [logit_adjustments(train.labels, some, train.num_classes) for some in shards]
         if self.masks.kind != "random" or self.tokens:
-            views = self.config.masks.views
-            features = None if self.tokens else self._features("train", views)
-            labels = np.tile(train.labels, views)
-            locate = in_turns(train.size, views, self.config.seed)
+            masks = training_masks(self.config)
+            features = None if self.tokens else self._features("train", masks)
+            labels = np.tile(train.labels, len(masks))
+            locate = in_turns(train.size, len(masks), self.config.seed)
             pairs = zip(shards, adjustments, strict=True)
             return [TrainingData(features, labels, s, locate, a) for s, a in pairs]
         streams = [

@@ -9,6 +9,7 @@ from sparse_ist_tf.encoder.features import Features
 from sparse_ist_tf.inputs.batches import BatchStream
 from sparse_ist_tf.inputs.split import Split
 from sparse_ist_tf.ist.trainer import TrainingData
+from sparse_ist_tf.masks.options import MaskOptions
 from sparse_ist_tf.streams import Stream
 from sparse_ist_tf.workers.link import Link
 
@@ -153,8 +154,10 @@ class Views:
         return TrainingData(self._features, labels, [s.shard for s in streams], locate)
 
 
-def fixed_views(features: Features, split: Split, link: Link, count: int) -> np.ndarray:
-    """The features of a split as its images' fixed masks show them, one mask after the other.
+def fixed_views(
+    features: Features, split: Split, link: Link, masks: Sequence[MaskOptions]
+) -> np.ndarray:
+    """The features of a split as some masks show its images, one after the other.
 
     Called by all workers.
 
@@ -162,16 +165,16 @@ def fixed_views(features: Features, split: Split, link: Link, count: int) -> np.
         features: what makes them.
         split: the images.
         link: to the other workers.
-        count: masks of an image, at least 1.
+        masks: at least one, none of them random.
 
     Returns:
-        float32[count * split.size, feature_dim].
+        float32[len(masks) * split.size, feature_dim].
 
     Raises:
         RunError: as Features.of.
     """
-    views = [features.at_view(k).of(split, link, progress=link.chief) for k in range(count)]
-    return views[0] if count == 1 else np.concatenate(views)
+    views = [features.under(some).of(split, link, progress=link.chief) for some in masks]
+    return views[0] if len(views) == 1 else np.concatenate(views)
 
 
 def in_turns(

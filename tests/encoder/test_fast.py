@@ -55,7 +55,9 @@ def test_the_feature_is_the_models(changes):
     np.testing.assert_allclose(fixed(inputs), wanted, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("weights", ["packaged:vit_micro", "random:vit_tiny"])
+@pytest.mark.parametrize(
+    "weights", ["packaged:vit_micro", pytest.param("random:vit_tiny", marks=pytest.mark.large)]
+)
 def test_real_sizes_too_and_any_batch_in_one_graph(weights):
     model = load_encoder(weights).model
     pixels = 3 * model.patch_size**2

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparse_ist_tf.checkpoints.loading import load_encoder
+from sparse_ist_tf.checkpoints.writing import save_encoder
 from sparse_ist_tf.codec.transport import Transport
 from sparse_ist_tf.encoder.cache import cache_path, load_features, save_features
 from sparse_ist_tf.encoder.features import FeatureOptions, Features, make_encode
+from sparse_ist_tf.encoder.presets import create_encoder
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.inputs.split import ArraySource, Split
@@ -23,8 +26,17 @@ KNOWN_KEY = "a3cebe219ac43f77aa23bd8aca078cc083f27e96014378c34ded168d31b97e09"
 
 
 @pytest.fixture(scope="module")
-def encoder():
-    return load_encoder("random:vit_pico")
+def encoder_path(tmp_path_factory):
+    """A file of one block as wide as vit_pico's, of which graphs are built soon."""
+    keras.utils.set_random_seed(0)
+    path = tmp_path_factory.mktemp("encoder") / "one_block.safetensors"
+    save_encoder(path, create_encoder("vit_pico", depth=1), (0.5,) * 3, (0.5,) * 3)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def encoder(encoder_path):
+    return load_encoder(encoder_path)
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +100,8 @@ def test_batches_and_shares_change_nothing(encoder, test_split):
     np.testing.assert_allclose(small, whole[:20], atol=1e-5)
 
 
-def test_bfloat16_is_near(encoder, test_split):
-    low = load_encoder("random:vit_pico", dtype="bfloat16")
+def test_bfloat16_is_near(encoder, encoder_path, test_split):
+    low = load_encoder(encoder_path, dtype="bfloat16")
     a = _encode(encoder, test_split, stop=64)
     b = _encode(low, test_split, stop=64)
     assert b.dtype == np.float32
@@ -151,7 +163,8 @@ def test_a_cache_that_cannot_be_written_is_a_warning(encoder, test_split, tmp_pa
     assert "features are not cached" in capsys.readouterr().err
 
 
-def test_the_key_holds_what_features_depend_on(encoder, test_split):
+def test_the_key_holds_what_features_depend_on(test_split):
+    encoder = load_encoder("random:vit_pico")
     base = _key(encoder, test_split, MASKS)
     train = datasets.load("digits")["train"]
     others = [
@@ -177,8 +190,8 @@ def test_the_cache_is_below_the_users_cache_directory(monkeypatch, tmp_path):
     assert cache_path("here", "k").parent.name == "here"
 
 
-def test_features_that_are_not_finite_are_refused(test_split, tmp_path):
-    broken = load_encoder("random:vit_pico")
+def test_features_that_are_not_finite_are_refused(encoder_path, test_split, tmp_path):
+    broken = load_encoder(encoder_path)
     broken.model.norm.scale.assign(np.full(96, np.nan))
     with pytest.raises(RunError, match="digits/test: not all features are finite"):
         _shared(broken, test_split, tmp_path)

@@ -51,14 +51,20 @@ def made():
     return out
 
 
-def test_settings_of_a_notebook_change_no_bit(setting):
-    plain = made()
+@pytest.fixture(scope="module")
+def plain():
+    """What is computed where nothing was set."""
+    return made()
+
+
+def test_settings_of_a_notebook_change_no_bit(plain, setting):
     setting()
     for ours, theirs in zip(plain, made(), strict=True):
         assert ours.dtype == theirs.dtype == np.float32
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.large
 def test_a_resnet_has_its_channels_last():
     plain = features("resnet50:random", np.random.default_rng(0))
     with plain_keras():

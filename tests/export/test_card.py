@@ -34,9 +34,10 @@ ALONE = (
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(run_path, tmp_path_factory):
     """A run whose head was trained whole, so that there is one file of each kind."""
-    return FinishedRun(write_run(tmp_path_factory.mktemp("whole"), ist=WHOLE))
+    cache = {"cache_dir": str(run_path.parent / "cache")}
+    return FinishedRun(write_run(tmp_path_factory.mktemp("whole"), ist=WHOLE, features=cache))
 
 
 @pytest.fixture(

@@ -30,17 +30,22 @@ def _export(finished, output, target=PHONE, **changes):
 
 
 @pytest.fixture(scope="module")
-def exported(finished, tmp_path_factory):
-    """(folder, what was printed) of a default export of subnet 1, the head and classifiers."""
+def heads(finished, tmp_path_factory):
+    """(folder, what was printed, the record) of an export of all heads."""
     folder = tmp_path_factory.mktemp("export") / "phone"
-    good, printed = _export(
-        finished,
-        folder,
-        artefacts=("subnet", "head", "encoder", "classifier", "classifier_sensor"),
-        subnets=(0, 1),
-    )
+    good, printed = _export(finished, folder, artefacts=("subnet", "head"), subnets=(0, 1))
     assert good, printed
-    return folder, printed
+    return folder, printed, json.loads((folder / "verification.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def exported(heads, finished):
+    """(folder, what was printed) of that, and of the encoder and two heads' classifiers."""
+    folder, first, _ = heads
+    artefacts = ("encoder", "classifier", "classifier_sensor")
+    good, printed = _export(finished, folder, artefacts=artefacts, subnets=(1,))
+    assert good, printed
+    return folder, f"{first}\n{printed}"
 
 
 def test_every_file_is_there_and_named_by_what_it_holds(exported):
@@ -51,10 +56,8 @@ def test_every_file_is_there_and_named_by_what_it_holds(exported):
         f"{stem}_subnet1of2_int8.tflite",
         f"{stem}_head_int8.tflite",
         f"{stem}_encoder32_int8.tflite",
-        f"{stem}_classifier_subnet0of2_int8.tflite",
         f"{stem}_classifier_subnet1of2_int8.tflite",
         f"{stem}_classifier_head_int8.tflite",
-        f"{stem}_classifier_subnet0of2_sensor_int8.tflite",
         f"{stem}_classifier_subnet1of2_sensor_int8.tflite",
         f"{stem}_classifier_head_sensor_int8.tflite",
         "labels.txt",
@@ -80,6 +83,10 @@ def test_the_record_is_what_the_files_do(exported, finished):
     runtime = LiteRT((folder / entry["name"]).read_bytes())
     found = np.array([runtime.run({"feature": row}) for row in finished.test_features])
     assert entry["accuracy"] == np.mean(found.argmax(axis=1) == labels)
+
+
+def test_subnets_files_are_an_ensemble(heads):
+    _, printed, record = heads
     assert len(record["ensembles"]["accuracy"]) == 2
     assert "Ensembles of subnet files, 1: " in printed
 
@@ -126,7 +133,7 @@ def test_a_sensors_file_answers_as_the_one_for_enlarged_images(exported):
     folder, _ = exported
     record = json.loads((folder / "verification.json").read_text())
     files = {file["name"]: file for file in record["files"]}
-    for who in ("subnet0of2", "subnet1of2", "head"):
+    for who in ("subnet1of2", "head"):
         stem = f"digits_vit_pico_m50_classifier_{who}"
         whole, sensor = (files[f"{stem}{kind}_int8.tflite"] for kind in ("", "_sensor"))
         assert sensor["mean_difference"] < 1.3 * whole["mean_difference"]
@@ -173,7 +180,7 @@ def test_a_second_export_adds_to_the_first(exported, finished):
     record = json.loads((folder / "verification.json").read_text())
     names = [file["name"] for file in record["files"]]
     assert names[-1] == "digits_vit_pico_m50_head_float32.tflite"
-    assert len(names) == 11
+    assert len(names) == 9
     card = (folder / "model_card.md").read_text()
     assert all(name in card and (folder / name).exists() for name in names)
     assert printed.count(".tflite") == 1  # the table is of what was made now

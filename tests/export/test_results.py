@@ -1,11 +1,14 @@
 """What is remembered of a file, and what is printed of it."""
 
 import json
+from fractions import Fraction
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from sparse_ist_tf.export.devices.edge_tpu import Mapping
-from sparse_ist_tf.export.results import Comparison, Micro, Result, table, wrapped
+from sparse_ist_tf.export.results import Accuracy, Comparison, Micro, Result, table, wrapped
 
 MAPPING = Mapping(1, 2, 0.5, "edgetpu_compiler", ("1 ADD Mapped to Edge TPU",))
 MICRO = Micro(64, 0.5, 0.75, flash=7, arena=9_999, difference=0, agreement=1.0)
@@ -63,3 +66,13 @@ def test_wrapped_lines_hold_all_words(text):
     lines = wrapped(text).splitlines()
     assert " ".join(" ".join(lines).split()) == " ".join(text.split())
     assert all(len(line) <= 100 for line in lines if " " in line.strip())
+
+
+@example(images=1000, lost=15, right=812)
+@given(images=st.integers(1, 20_000), lost=st.integers(0, 200), right=st.integers(0, 20_000))
+def test_what_a_bound_allows_is_lost_to_the_image(images, lost, right):
+    before = min(right, images)
+    after = max(0, before - lost)
+    found = Accuracy(images, after / images, before / images)
+    for bound in (0.5, 1.0, 1.5, 2.0):
+        assert (found.drop > bound) == (Fraction(100 * (before - after), images) > Fraction(bound))

@@ -1,19 +1,15 @@
-"""One worker of test_diloco.py: trains small replicas and leaves their state and bytes in files."""
+"""DiLoCo's part of worker_script.py: small replicas, whose state and bytes are left in files."""
 
 import json
 import os
-import sys
 
 import numpy as np
-import tensorflow as tf
 
 from sparse_ist_tf.ist.diloco import Diloco
 from sparse_ist_tf.ist.exchange.parameters import ALLOWED_FORMS, Forms
 from sparse_ist_tf.ist.head import HeadSpec
 from sparse_ist_tf.ist.state import HeadState
 from sparse_ist_tf.ist.trainer import TrainerOptions, TrainingData
-from sparse_ist_tf.workers.cluster import Cluster, make_strategy, read_tf_config
-from sparse_ist_tf.workers.link import Link
 
 SPEC = HeadSpec(16, (150,), 5)  # seven blocks, the last one partly filled
 ROUNDS, LOCAL_STEPS = 4, 4
@@ -21,6 +17,7 @@ SGD = {"class_name": "SGD", "config": {"momentum": 0.9}}
 DIFFERENCES = ALLOWED_FORMS["differences"]
 KINDS = {form: {"forms": Forms(differences=form), "optimizer": SGD} for form in DIFFERENCES}
 KINDS["uneven"] = {"forms": Forms(differences="int4"), "num_subnets": 3}  # with Adam
+SOME = ("float32", "int4", "uneven")  # in every run; the others where large tests run too
 RESUMED = "uneven"
 
 
@@ -38,12 +35,16 @@ def make(link, **changed):
     return Diloco(SPEC, options, link, TrainingData(*data(), shards))
 
 
-def main(folder, half):
-    """Every kind from the beginning, one also on from a half that another run left in a folder."""
-    tf.config.experimental.enable_op_determinism()
-    cluster = read_tf_config(os.environ) or Cluster(0, ())
-    strategy = make_strategy(cluster, 60.0)
-    link = Link(strategy, cluster.worker, cluster.num_workers, 120.0)
+def run(folder, scope, link):
+    """Kinds from the beginning, and on two workers one also from a half that one worker left.
+
+    Args:
+        folder: for one of so many workers' files, beside that of others.
+        scope: "all" kinds, or a "few" of them.
+        link: to the other workers.
+    """
+    os.makedirs(folder, exist_ok=True)
+    half = f"{folder}/../../1/diloco" if link.num_workers > 1 else ""
     facts = {}
 
     def keep(trainer, name):
@@ -51,7 +52,8 @@ def main(folder, half):
         if link.chief:
             np.savez(f"{folder}/{name}.npz", **state.arrays())
 
-    for kind, changed in KINDS.items():
+    for kind in SOME if scope == "few" else KINDS:
+        changed = KINDS[kind]
         trainer, before = make(link, **changed), link.ledger.training
         for _ in range(ROUNDS):
             trainer.run_round()
@@ -69,9 +71,5 @@ def main(folder, half):
             while trainer.round < ROUNDS:
                 trainer.run_round()
             keep(trainer, f"{kind}_resumed")
-    with open(f"{folder}/facts_{cluster.worker}.json", "w", encoding="utf-8") as file:
+    with open(f"{folder}/facts_{link.worker}.json", "w", encoding="utf-8") as file:
         json.dump(facts, file)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -18,6 +18,7 @@ from sparse_ist_tf.ist.rounds import IstTrainer
 from sparse_ist_tf.ist.trainer import TrainerOptions, TrainingData
 from sparse_ist_tf.masks import MaskOptions, visible_from_positions
 from sparse_ist_tf.reports.run_directory import RunDirectory
+from sparse_ist_tf.runs import training
 from sparse_ist_tf.runs.training import train_and_evaluate
 from sparse_ist_tf.workers.cluster import Cluster
 from sparse_ist_tf.workers.link import Link
@@ -46,7 +47,9 @@ def _trainer(split, cache_dir, kind="fixed", blocks=1, factor=1.0):
     return FineTuningTrainer(SPEC, OPTIONS, Link.alone(), data, tuning)
 
 
-@pytest.mark.parametrize("kind", ["fixed", "shared", "random"])
+@pytest.mark.parametrize(
+    "kind", ["fixed", "random", pytest.param("shared", marks=pytest.mark.large)]
+)
 def test_frozen_blocks_stay_and_the_others_learn(kind, test_split, cache_dir):
     trainer = _trainer(test_split, cache_dir, kind, blocks=2)
     before = stored_arrays(trainer.encoder.model)
@@ -158,7 +161,7 @@ def _config(cache):
     return config
 
 
-def test_a_run_is_kept_recomputed_exported_and_resumed(cache_dir, tmp_path):
+def test_a_run_is_kept_recomputed_exported_and_resumed(cache_dir, tmp_path, monkeypatch):
     from sparse_ist_tf.runs.finished_run import FinishedRun
 
     config, alone = _config(cache_dir), Cluster(0, ())
@@ -179,6 +182,7 @@ def test_a_run_is_kept_recomputed_exported_and_resumed(cache_dir, tmp_path):
     first = RunDirectory(tmp_path / "whole").path / "checkpoints"
     assert sorted(path.name for path in first.iterdir()) == [half, "round_00000004.safetensors"]
     (parts / "checkpoints" / half).write_bytes((first / half).read_bytes())
+    monkeypatch.setattr(training, "finish", lambda run: {})  # shown above
     train_and_evaluate(config, parts, alone)
     states = [RunDirectory(folder).checkpoint()[0] for folder in (tmp_path / "whole", parts)]
     for name, value in states[0].items():

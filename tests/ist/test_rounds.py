@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import keras
@@ -16,39 +15,15 @@ from sparse_ist_tf.ist.exchange.parameters import Forms
 from sparse_ist_tf.ist.head import HeadSpec, accuracy, build_model, init_parameters, logits
 from sparse_ist_tf.ist.rounds import IstTrainer
 from sparse_ist_tf.ist.trainer import TrainerOptions, TrainingData
-from sparse_ist_tf.workers.launch import run_local_workers
 from sparse_ist_tf.workers.link import Link
 
-SCRIPT = Path(__file__).parent / "worker_script.py"
-# In every run; the others, and four workers, where large tests run too.
-SOME = ("carry", "states", "thin")
-KINDS = (*SOME, "reset", "gradients", "published", "dressed", "many")
 large = pytest.mark.large
-ALL = [*SOME, *(pytest.param(kind, marks=large) for kind in KINDS[len(SOME) :])]
 FOUR = [2, pytest.param(4, marks=large)]
-_spec = importlib.util.spec_from_file_location("worker_script", SCRIPT)
+_path = Path(__file__).parent / "worker_script.py"
+_spec = importlib.util.spec_from_file_location("worker_script", _path)
 script = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(script)
-RESUMED = [f"{kind}-resumed" for kind in script.HALVES]
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, request):
-    """runs[P]: the folder in which P workers left their results."""
-    root = tmp_path_factory.mktemp("rounds")
-    is_short = "not large" in request.config.option.markexpr
-    folders = {}
-    for num_workers in (1, 2) if is_short else (1, 2, 4):
-        folder = root / str(num_workers)
-        folder.mkdir()
-        kinds = (SOME if is_short else KINDS) if num_workers < 4 else ("carry", *RESUMED)
-        command = [sys.executable, str(SCRIPT), str(folder), ",".join(kinds)]
-        assert run_local_workers(command, num_workers) == 0
-        if num_workers == 1:
-            for kind in set(script.HALVES) & set(kinds):
-                (folder / f"{kind}_half.npz").rename(root / f"{kind}_half.npz")
-        folders[num_workers] = folder
-    return folders
+ALL = [kind if kind in script.SOME else pytest.param(kind, marks=large) for kind in script.KINDS]
 
 
 def _state(folder, kind):

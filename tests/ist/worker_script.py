@@ -1,4 +1,4 @@
-"""One worker of test_rounds.py: trains small heads and leaves what it saw in a file."""
+"""One worker of conftest.py: trains small heads and leaves what it saw in files."""
 
 import json
 import sys
@@ -19,6 +19,9 @@ from sparse_ist_tf.workers.link import Link, Shape
 
 SPEC = HeadSpec(16, (64, 48), 5)
 ROUNDS, LOCAL_STEPS, SUBNETS = 10, 5, 4
+# In every run; the others where large tests run too.
+SOME = ("carry", "states", "thin")
+KINDS = (*SOME, "reset", "gradients", "published", "dressed", "many")
 HALVES = ("carry", "published", "dressed", "states", "thin")  # kinds that another run goes on with
 
 
@@ -88,9 +91,16 @@ def _crossings(link):
     return {"broadcast": got.tolist(), "gathered": rows.ravel().tolist(), "sent": sent}
 
 
-def main(folder, kinds):
-    """Runs every kind of trainer and stores its merged head."""
+def main(folder, scope):
+    """Runs every kind of trainer and stores its merged head; four workers go on from one's halves.
+
+    Args:
+        folder: for what one of so many workers leaves, beside that of others.
+        scope: "all" kinds, or a "few" of them.
+    """
     import os
+
+    import diloco_script  # beside this file
 
     tf.config.experimental.enable_op_determinism()
     cluster = read_tf_config(os.environ) or Cluster(0, ())
@@ -98,35 +108,44 @@ def main(folder, kinds):
     link = CountingLink(strategy, cluster.worker, cluster.num_workers, 120.0)
     link.check_order()
     facts = {"link": _crossings(link)}
-    for kind in kinds.split(","):
-        trainer = make(kind, link)
-        if kind.endswith("-resumed"):
-            with np.load(f"{folder}/../{kind.removesuffix('-resumed')}_half.npz") as half:
-                state = HeadState.of_arrays(half) if link.chief else None
-            start = link.ledger.counts()
-            trainer.restore(state, ROUNDS // 2, ROUNDS // 2 * LOCAL_STEPS)
-            restored = Ledger.of_counts(link.ledger.counts() - start).as_dict()
-        before, counted = link.sent, link.ledger.counts()
-        while trainer.round < ROUNDS:
-            record = trainer.run_round()
-            if kind in HALVES and trainer.round == ROUNDS // 2:
-                state = trainer.gather()
-                if link.chief:
-                    np.savez(f"{folder}/{kind}_half.npz", **state.arrays())
-        facts[kind] = {
-            "loss": record["loss"],
-            "sent": link.sent - before,
-            "ledger": Ledger.of_counts(link.ledger.counts() - counted).as_dict(),
-        }
-        if kind.endswith("-resumed"):
-            facts[kind]["restored"] = restored
-        if isinstance(trainer, IstTrainer):
-            facts[kind]["bound"] = ROUNDS * trainer.exchange.lower_bound_bytes()
-        state = trainer.gather()
-        if link.chief:
-            np.savez(f"{folder}/{kind}.npz", **state.arrays())
+    kinds = SOME if scope == "few" else KINDS
+    if cluster.num_workers == 4:
+        kinds = ("carry", *(f"{kind}-resumed" for kind in HALVES))
+    for kind in kinds:
+        facts[kind] = _facts(folder, kind, link)
     with open(f"{folder}/facts_{cluster.worker}.json", "w", encoding="utf-8") as file:
         json.dump(facts, file)
+    if cluster.num_workers < 4:
+        diloco_script.run(f"{folder}/diloco", scope, link)
+
+
+def _facts(folder, kind, link):
+    """Trains one kind of trainer to its end, and says what crossed."""
+    trainer, facts = make(kind, link), {}
+    if kind.endswith("-resumed"):
+        with np.load(f"{folder}/../1/{kind.removesuffix('-resumed')}_half.npz") as half:
+            state = HeadState.of_arrays(half) if link.chief else None
+        start = link.ledger.counts()
+        trainer.restore(state, ROUNDS // 2, ROUNDS // 2 * LOCAL_STEPS)
+        facts["restored"] = Ledger.of_counts(link.ledger.counts() - start).as_dict()
+    before, counted = link.sent, link.ledger.counts()
+    while trainer.round < ROUNDS:
+        record = trainer.run_round()
+        if kind in HALVES and trainer.round == ROUNDS // 2:
+            _keep(trainer, f"{folder}/{kind}_half.npz")
+    facts["loss"] = record["loss"]
+    facts["sent"] = link.sent - before
+    facts["ledger"] = Ledger.of_counts(link.ledger.counts() - counted).as_dict()
+    if isinstance(trainer, IstTrainer):
+        facts["bound"] = ROUNDS * trainer.exchange.lower_bound_bytes()
+    _keep(trainer, f"{folder}/{kind}.npz")
+    return facts
+
+
+def _keep(trainer, path):
+    state = trainer.gather()
+    if trainer.link.chief:
+        np.savez(path, **state.arrays())
 
 
 if __name__ == "__main__":

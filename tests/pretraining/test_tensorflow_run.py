@@ -16,7 +16,9 @@ from sparse_ist_tf.masks.patches import patchify
 from sparse_ist_tf.pretraining.data import Images
 from sparse_ist_tf.pretraining.run import assign_state, named_variables
 from sparse_ist_tf.pretraining.tensorflow_run import Pretraining
+from tests.fixtures.presets import SMALL_PRESET
 
+pytestmark = pytest.mark.usefixtures("small_preset")
 ORDER = {"supervised": "2f974c0d622f", "mae": "fdbc9ef27976"}
 
 
@@ -24,7 +26,7 @@ def _config(**changes):
     config = ConfigDict(
         {
             "seed": 0,
-            "preset": "vit_pico",
+            "preset": SMALL_PRESET,
             "weights": "",
             "start_share": 0.0,
             "dtype": "float32",
@@ -216,16 +218,16 @@ def test_checkpoints_of_0_1_0_are_read(images, tmp_path, objective):
     run = Pretraining(config, images, tmp_path)
     run.train_step(*next(iter(run.batches())))
     state = {n: np.array(v) for n, v in named_variables(run.model, run.optimizer).items()}
-    old = _numbered(state, {"step": "1", "preset": "vit_pico"}, run.checkpoint_path)
+    old = _numbered(state, {"step": "1", "preset": SMALL_PRESET}, run.checkpoint_path)
     assert list(old)[:2] == ["model/0", "model/1"]
     again = Pretraining(config, images, tmp_path)
     assert again.step == 1
     for name, value in named_variables(again.model, again.optimizer).items():
         np.testing.assert_array_equal(np.asarray(value), state[name], err_msg=name)
     with pytest.raises(RequestError, match="another configuration"):
-        Pretraining(_config(objective=objective, preset="vit_micro"), images, tmp_path)
+        Pretraining(_config(objective=objective, preset="vit_pico"), images, tmp_path)
     del old["optimizer/7"]
-    save_file(old, run.checkpoint_path, metadata={"step": "1", "preset": "vit_pico"})
+    save_file(old, run.checkpoint_path, metadata={"step": "1", "preset": SMALL_PRESET})
     with pytest.raises(RequestError, match="another configuration"):
         Pretraining(config, images, tmp_path)
 
@@ -233,9 +235,13 @@ def test_checkpoints_of_0_1_0_are_read(images, tmp_path, objective):
 def test_the_order_of_0_1_0_still_stands(images, tmp_path):
     """By which its checkpoints, which have no names, are read."""
     for config, first, last in (
-        (_config(projector=8), "model/cls_token", "optimizer/classifier/bias/velocity"),
         (
-            _config(objective="mae"),
+            _config(preset="vit_pico", projector=8),
+            "model/cls_token",
+            "optimizer/classifier/bias/velocity",
+        ),
+        (
+            _config(preset="vit_pico", objective="mae"),
             "model/masked_autoencoder/mask_token",
             "optimizer/decoder_pixels/bias/velocity",
         ),
@@ -265,17 +271,21 @@ def test_a_loss_that_is_not_finite_is_named(images, tmp_path):
 def test_it_starts_from_given_weights(images, tmp_path):
     """And refuses those of another architecture."""
     given = load_encoder("packaged:vit_pico").model
-    run = Pretraining(_config(weights="packaged:vit_pico"), images, tmp_path / "a")
+    run = Pretraining(
+        _config(preset="vit_pico", weights="packaged:vit_pico"), images, tmp_path / "a"
+    )
     for mine, theirs in zip(run.encoder.weights, given.weights, strict=True):
         np.testing.assert_array_equal(np.asarray(mine), np.asarray(theirs))
     with pytest.raises(RequestError, match="not those of a vit_pico: width is 192, not 96"):
-        Pretraining(_config(weights="packaged:vit_micro"), images, tmp_path / "b")
+        Pretraining(
+            _config(preset="vit_pico", weights="packaged:vit_micro"), images, tmp_path / "b"
+        )
 
 
 @pytest.mark.large
 def test_the_written_encoder_may_lie_between_start_and_end(images, tmp_path):
     """And the checkpoint, from which a finished run averages again, stays what was trained."""
-    config = _config(weights="random:vit_pico", start_share=0.25)
+    config = _config(preset="vit_pico", weights="random:vit_pico", start_share=0.25)
     start = load_encoder("random:vit_pico").model
     records = []
     for _ in range(2):

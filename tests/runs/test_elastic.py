@@ -90,24 +90,18 @@ def _lines(path):
 
 
 @pytest.fixture(scope="module")
-def caches(tmp_path_factory):
-    """One cache of features for all runs of this file."""
-    return tmp_path_factory.mktemp("caches")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(caches, tmp_path_factory):
+def undisturbed(feature_cache, tmp_path_factory):
     """The directory of a run of one worker that nothing happened to."""
-    runs = _Runs(tmp_path_factory.mktemp("undisturbed"), caches)
+    runs = _Runs(tmp_path_factory.mktemp("undisturbed"), feature_cache)
     process, path = runs.start("--num_workers=1")
     assert process.wait(400) == 0, path.read_text()
     return runs.workdir
 
 
 @pytest.fixture
-def runs(caches, tmp_path):
+def runs(feature_cache, tmp_path):
     """Of one test."""
-    with contextlib.closing(_Runs(tmp_path, caches)) as runs:
+    with contextlib.closing(_Runs(tmp_path, feature_cache)) as runs:
         yield runs
 
 
@@ -180,7 +174,8 @@ def test_a_lost_worker_of_a_cluster_is_taken_back(undisturbed, runs):
 
 def test_a_signal_ends_the_one_that_it_is_sent_to(runs):
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    (chief, path), (other, said) = (runs.member(addresses, worker) for worker in range(2))
+    few = "--config.ist.num_subnets=2"
+    (chief, path), (other, said) = (runs.member(addresses, worker, few) for worker in range(2))
     runs.wait_for_checkpoint()
     other.terminate()
     assert other.wait(400) == 143, said.read_text()
@@ -189,7 +184,7 @@ def test_a_signal_ends_the_one_that_it_is_sent_to(runs):
     _wait_for(lambda: _lines(path)[-1:] == [words])
     chief.terminate()
     assert chief.wait(400) == 143, path.read_text()
-    late, said = runs.member(addresses, 1)
+    late, said = runs.member(addresses, 1, few)
     _wait_for(lambda: _is_open(addresses[1]))
     late.terminate()
     assert late.wait(60) == 143

@@ -11,6 +11,7 @@ from sparse_ist_tf.config import get_config, validate
 from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.evaluate import evaluate
 from sparse_ist_tf.ist.trainer import Trainer
+from sparse_ist_tf.runs import training
 from sparse_ist_tf.runs.training import train_and_evaluate
 from sparse_ist_tf.workers.cluster import Cluster
 
@@ -50,7 +51,9 @@ def test_it_is_tested_again_with_what_it_knew(finished):
     ]  # 96 channels
 
 
-@pytest.mark.parametrize("masks", [{"kind": "random"}, {"views": 2}])
+@pytest.mark.parametrize(
+    "masks", [{"kind": "random"}, pytest.param({"views": 2}, marks=pytest.mark.large)]
+)
 def test_training_sees_four_values_a_channel(masks, finished, tmp_path, monkeypatch):
     *_, cache = finished
     seen, before = [], Trainer.set_data
@@ -60,6 +63,7 @@ def test_training_sees_four_values_a_channel(masks, finished, tmp_path, monkeypa
         before(trainer, data)
 
     monkeypatch.setattr(Trainer, "set_data", recorded)
+    monkeypatch.setattr(training, "finish", lambda run: {})
     config = _config(cache, **masks)
     config.batch_size, config.total_steps, config.centralized_baseline = 16, 80, False
     config.masks.test_ratios = ()

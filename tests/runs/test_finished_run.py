@@ -2,20 +2,24 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sparse_ist_tf.checkpoints.loading import load_encoder
 from sparse_ist_tf.codec.messages import pack_feature, unpack_feature
 from sparse_ist_tf.codec.packing import join, pack_patches, unpack_patches
 from sparse_ist_tf.config import get_config
 from sparse_ist_tf.errors import RequestError
+from sparse_ist_tf.inputs import datasets
 from sparse_ist_tf.ist.head import accuracy, logits
 from sparse_ist_tf.masks import select_patches
 from sparse_ist_tf.reports.run_directory import RunDirectory
 from sparse_ist_tf.runs.finished_run import FinishedRun
 from sparse_ist_tf.runs.images import Images, stratified
+from tests.fixtures.tfds_sets import prepare
 
 
 def test_calibration_rows_are_stratified_and_the_same_each_time():
@@ -97,3 +101,26 @@ def test_images_are_those_behind_the_runs_link(tmp_path):
     assert drawn["patches"].shape == example["patches"].shape
     for feature in images.features("test")[:5]:
         assert np.array_equal(feature, unpack_feature(pack_feature(feature, "int8")))
+
+
+def _sources(folder):
+    """A split of 4 x 5 pixels a picture by everything that images come from."""
+    pixels = np.arange(4 * 60, dtype=np.uint8).reshape(4, 4, 5, 3)
+    np.savez(folder / "a.npz", x_train=pixels, y_train=[0, 1] * 2, x_test=pixels, y_test=[0, 1] * 2)
+    yield f"npz:{folder / 'a.npz'}", ""
+    for k, image in enumerate(pixels):
+        for part in ("train", "test"):
+            path = folder / "pictures" / part / "ab"[k % 2] / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    yield f"folder:{folder / 'pictures'}", ""
+    yield "tfds:made", prepare(folder / "tfds", {"train": 4, "test": 4})
+
+
+def test_the_sensors_pixels_are_known_whatever_images_come_from(tmp_path):
+    for name, data_dir in _sources(tmp_path):
+        splits = datasets.load(name, data_dir=data_dir or None)
+        images = SimpleNamespace(splits=splits)
+        run = SimpleNamespace(images=images, sensor_shape=(4, 5))
+        assert FinishedRun.sensor_shape.func(run) == (4, 5), name
+        assert FinishedRun._is_of_one_size.func(run), name

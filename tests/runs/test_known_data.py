@@ -129,7 +129,7 @@ def test_data_that_has_changed_is_refused_with_what_changed(home, says):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "export"])
+@pytest.mark.parametrize("command", ["evaluate", pytest.param("export", marks=pytest.mark.large)])
 def test_the_commands_refuse_it_in_one_line(home, command):
     rename(home / "photos")
     flags = {"evaluate": [], "export": ["--target=phone"]}[command]

@@ -27,12 +27,13 @@ def _config(folder, root):
     config.ist.num_subnets, config.ist.local_steps = 2, 4
     config.head.hidden, config.batch_size = (8,), 8
     config.total_epochs, config.total_steps = 0.0, 8
+    config.centralized_baseline = False
     config.checkpoint_every_rounds = config.eval_every_rounds = 1
     return config
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory):
+def begun(tmp_path_factory, without_an_end):
     """(Photos, a run of them that stopped half-way, what it ends with)."""
     root = tmp_path_factory.mktemp("begun")
     rng = np.random.default_rng(0)
@@ -65,6 +66,7 @@ def test_a_copy_of_the_images_elsewhere_goes_on(begun, half, tmp_path):
     state = _go_on(copy, half)
     for name, value in expected.items():
         np.testing.assert_array_equal(state[name], value, err_msg=name)
+    RunDirectory(half).save_results({})
     with pytest.raises(RequestError, match=r"holds a run with another dataset\.name"):
         _go_on(photos, half)  # which is finished, so that nothing would compare the images
 

@@ -43,9 +43,9 @@ if "KILL_AT" in os.environ:
 
 
 @pytest.fixture(scope="module")
-def caches(tmp_path_factory):
-    """One cache of features for all runs of this file."""
-    return tmp_path_factory.mktemp("caches")
+def caches(feature_cache):
+    """One cache of features for all runs of this file, and of others."""
+    return feature_cache
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +180,7 @@ def test_killed_while_it_finishes_it_goes_on_behind_its_last_round(caches, tmp_p
     workdir = tmp_path / "run"
     killer = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path.cwd())])}
     few = ("--num_workers=1", "--config.total_steps=16", "--config.eval_every_rounds=2")
+    few += ("--config.ist.num_subnets=2",)
     killed = _start(caches, workdir, *few, **killer, KILL_AT="before results.json")
     _end(killed, -signal.SIGKILL)
     assert not (workdir / "results.json").exists()

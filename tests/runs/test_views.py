@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.numpy import load_file
 
 from sparse_ist_tf.checkpoints.loading import load_encoder
@@ -27,10 +28,13 @@ from sparse_ist_tf.masks import (
     random_positions,
     visible_from_positions,
 )
+from sparse_ist_tf.runs.parts import mask_options, training_masks
 from sparse_ist_tf.runs.training import train_and_evaluate
 from sparse_ist_tf.runs.views import Views, in_turns
 from sparse_ist_tf.workers.cluster import Cluster
 from sparse_ist_tf.workers.link import Link
+
+pytestmark = pytest.mark.usefixtures("without_an_end")
 
 
 class Recorder:
@@ -111,7 +115,7 @@ def _config(cache, shards):
     config.encoder.weights, config.features.cache_dir = "random:vit_pico", str(cache)
     config.masks.kind = "random"
     config.ist.local_steps = 100
-    config.head.hidden, config.batch_size = (32,), 16
+    config.head.hidden, config.batch_size = (32,), 8
     config.total_epochs, config.total_steps = 0.0, 150
     validate(config, 1)
     return config
@@ -128,9 +132,9 @@ def _telling(encoder):
     return encode
 
 
-@pytest.mark.parametrize("shards", ["all", "iid"])
+@pytest.mark.parametrize("shards", ["iid", pytest.param("all", marks=pytest.mark.large)])
 def test_every_pass_has_masks_of_its_own_however_long_a_round(shards, tmp_path, monkeypatch):
-    """Of a run in which a feature tells its mask: 100 local steps are up to 4.5 passes."""
+    """Of a run in which a feature tells its mask: 100 local steps are up to 2.2 passes."""
     seen = []
     train_round = IstTrainer.train_round
 
@@ -149,7 +153,7 @@ def test_every_pass_has_masks_of_its_own_however_long_a_round(shards, tmp_path, 
     labels = datasets.load("digits")["train"].labels
     for stream, step, steps, features, their_labels in seen:
         rows = stream.rows(step, steps)
-        start = np.arange(step * 16, (step + steps) * 16)
+        start = np.arange(step * 8, (step + steps) * 8)
         epochs = start // len(stream.shard)
         positions = random_positions(config.seed, rows.ravel(), epochs, 64, 0.5)
         visible = visible_from_positions(positions, 64).reshape(*rows.shape, 64)
@@ -171,7 +175,7 @@ def test_an_example_has_all_its_views_in_so_many_passes(size, views, seed, at):
 
 def _with_views(cache, algorithm="ist", shards="iid"):
     config = _config(cache, shards)
-    config.masks.kind, config.masks.views = "fixed", 3
+    config.masks.kind, config.masks.views, config.batch_size = "fixed", 3, 16
     config.ist.algorithm, config.ist.local_steps = algorithm, 40
     config.total_steps, config.centralized_baseline = 120, False
     config.checkpoint_every_rounds = 1
@@ -181,7 +185,14 @@ def _with_views(cache, algorithm="ist", shards="iid"):
     return config
 
 
-@pytest.mark.parametrize("algorithm", ["ist", "diloco", "local_sgd", "data_parallel"])
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        "ist",
+        "data_parallel",
+        *(pytest.param(name, marks=pytest.mark.large) for name in ("diloco", "local_sgd")),
+    ],
+)
 def test_views_take_turns_and_come_from_the_cache(algorithm, tmp_path, monkeypatch):
     seen, batches = [], Trainer._batches
 
@@ -232,11 +243,48 @@ def test_with_views_a_restart_changes_no_bit(tmp_path):
         np.testing.assert_array_equal(states[1][name], value)
 
 
+def test_mixed_ways_to_scale_take_turns_and_the_test_has_one(tmp_path, monkeypatch):
+    seen = []
+
+    def told(encoder):
+        def encode(images, positions):
+            seen.append(np.asarray(images))
+            return _telling(encoder)(images, positions)
+
+        return encode
+
+    monkeypatch.setattr(encoding, "make_encode", told)
+    config = _with_views(tmp_path / "cache")
+    config.masks.views, config.dataset.resize, config.masks.kind = 1, "mixed", "shared"
+    folder = tmp_path / "images"
+    _noise(folder / "train", 6), _noise(folder / "test", 2)
+    config.dataset.name, config.total_steps = f"folder:{folder}", 20
+    validate(config, 1)
+    masks = training_masks(config)
+    assert [some.resize for some in masks] == ["antialias", "bilinear", "area"]
+    assert mask_options(config) == masks[0]
+    train_and_evaluate(config, tmp_path / "run", Cluster(0, ()))
+    assert len(list((tmp_path / "cache").iterdir())) == 3 + 1
+    assert len({images.tobytes() for images in seen}) >= 3 + 1
+    config.masks.kind, config.masks.views = "fixed", 2
+    assert [(some.view, some.resize) for some in training_masks(config)] == [
+        (view, way) for view in range(2) for way in ("antialias", "bilinear", "area")
+    ]
+
+
+def _noise(folder, count):
+    for label in ("a", "b"):
+        (folder / label).mkdir(parents=True)
+        for k in range(count):
+            pixels = np.random.default_rng(k).integers(0, 256, (150, 150, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{k}.png")
+
+
 def test_the_first_view_has_the_cache_file_of_before():
     encoder, split = load_encoder("random:vit_pico"), datasets.load("digits")["test"]
 
     def key(*masks, view):
-        return encoding.Features(encoder, MaskOptions(*masks)).at_view(view).key(split)
+        return encoding.Features(encoder, MaskOptions(*masks, view=view)).key(split)
 
     first = encoding.Features(encoder, MaskOptions("fixed", 0.5)).key(split)
     assert key("fixed", 0.5, view=0) == first

@@ -69,7 +69,7 @@ def _pictures(folder, classes=("blue", "red")):
     ("module", "keys"),
     [
         ("train", ("dataset.split_seed=1",)),
-        ("pretrain", ("learning_rate=1e-3",)),
+        pytest.param("pretrain", ("learning_rate=1e-3",), marks=pytest.mark.large),
     ],
 )
 def test_workers_of_other_configurations_end_with_the_key_and_leave_nothing(tmp_path, module, keys):

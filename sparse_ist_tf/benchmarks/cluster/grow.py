@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from sparse_ist_tf.benchmarks.cluster.cells import Cell, Measured
 from sparse_ist_tf.benchmarks.cluster.hosts.shapes import LinkShape
 from sparse_ist_tf.benchmarks.cluster.model import PIECE_BYTES, Cost, HeadShape, Round
-from sparse_ist_tf.config import LINKS
+from sparse_ist_tf.registry import LINKS
 from sparse_ist_tf.workers.ledger import human_bytes
 
 DATASET = "digits"  # comes with a package, so that this runs anywhere

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from sparse_ist_tf.benchmarks.cluster.hosts.shapes import LinkShape
-from sparse_ist_tf.config import LinkSetting
 from sparse_ist_tf.ist.exchange.homes import home_shares
 from sparse_ist_tf.ist.partition import hosted_subnets, subnet_sizes
+from sparse_ist_tf.registry import LinkSetting
 from sparse_ist_tf.workers.channel import FILLING, USUAL
 
 FLOAT = 4  # bytes

@@ -8,7 +8,6 @@ import pytest
 
 from sparse_ist_tf.benchmarks.cluster.hosts.shapes import LinkShape
 from sparse_ist_tf.benchmarks.cluster.model import NEURON_BYTES, HeadShape, Round
-from sparse_ist_tf.config import LINKS
 from sparse_ist_tf.ist.diloco import MeanExchange
 from sparse_ist_tf.ist.exchange.forms import FORMS
 from sparse_ist_tf.ist.exchange.parameters import Forms
@@ -16,6 +15,7 @@ from sparse_ist_tf.ist.exchange.transfers import Exchange
 from sparse_ist_tf.ist.head import HeadSpec
 from sparse_ist_tf.ist.partition import hosted_subnets, subnet_sizes
 from sparse_ist_tf.ist.synchronous import synchronous_bytes
+from sparse_ist_tf.registry import LINKS
 from sparse_ist_tf.runs.rounds_log import read_rounds
 
 HEAD = HeadShape(192, (1000, 800), 10)

@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.inputs import datasets
+from tests.fixtures.tfds_sets import PLAIN, example, prepare
 
 DATA = os.environ.get("SPARSE_IST_DATA")
 
@@ -17,45 +18,6 @@ DATA = os.environ.get("SPARSE_IST_DATA")
 def nothing_here(monkeypatch, tmp_path):
     monkeypatch.delenv("SPARSE_IST_DATA", raising=False)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nowhere"))
-
-
-class Made(tfds.core.GeneratorBasedBuilder):
-    """Parts, features and labels as a test wants them."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    name = "made"
-
-    def __init__(self, *, parts, features, make, **rest):
-        self.parts, self.wanted, self.make = parts, features, make
-        super().__init__(**rest)
-
-    def _info(self):
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(self.wanted))
-
-    def _split_generators(self, dl_manager):
-        return {part: self._generate_examples(count) for part, count in self.parts.items()}
-
-    def _generate_examples(self, count):
-        for i in range(count):
-            yield i, self.make(i)
-
-
-PLAIN = {
-    "photo": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
-    "species": tfds.features.ClassLabel(names=["cat", "dog"]),
-    "id": tfds.features.Text(),
-}
-
-
-def example(i):
-    return {"photo": np.full((4, 5, 3), i, np.uint8), "species": i % 2, "id": str(i)}
-
-
-def prepare(folder, parts, features=None, make=example):
-    features = features or PLAIN
-    builder = Made(parts=parts, features=features, make=make, data_dir=folder)
-    builder.download_and_prepare()
-    return str(folder)
 
 
 def numbers(split):

@@ -1,0 +1,1 @@
+"""Files that train a subnet on a device, without TensorFlow there."""

@@ -1,0 +1,138 @@
+"""What trains a subnet on a device: shape, loss, optimizer; nothing here imports TensorFlow."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from sparse_ist_tf.errors import RequestError
+
+STEP, ADJUSTMENT = "step", "adjustment"
+_MOMENTS = {"sgd": (), "momentum": ("momentum",), "adam": ("momentum", "velocity")}
+# Of keras.optimizers.serialize, what a step honours, and what it may have besides: as Keras has it.
+_HONOURED = {
+    "SGD": {"momentum": 0.0, "nesterov": False},
+    "Adam": {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
+    "AdamW": {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
+}
+_REFUSED = ("amsgrad", "clipnorm", "clipvalue", "global_clipnorm", "use_ema")
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """An optimizer's step, as Keras does it.
+
+    Args:
+        kind: "sgd", "momentum" or "adam".
+        momentum: of "momentum".
+        nesterov: of "momentum".
+        beta_1: of "adam".
+        beta_2: of "adam".
+        epsilon: of "adam", added to the root.
+        weight_decay: share of a weight that a step takes off, times the learning rate.
+
+    Source: https://keras.io/api/optimizers/sgd/, https://keras.io/api/optimizers/adam/
+    """
+
+    kind: str = "adam"
+    momentum: float = 0.0
+    nesterov: bool = False
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+    weight_decay: float = 0.0
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """What they are called, in Keras' order."""
+        return _MOMENTS[self.kind]
+
+    @classmethod
+    def of_keras(cls, optimizer: Mapping[str, Any]) -> "Update":
+        """From what keras.optimizers.serialize gives.
+
+        Raises:
+            RequestError: if it isn't SGD, Adam or AdamW, or has an option that a device's step
+                hasn't.
+        """
+        name, config = str(optimizer["class_name"]), dict(optimizer["config"])
+        if name not in _HONOURED:
+            raise RequestError(
+                f"optimizer.name={name.lower()!r}: must be one of sgd, adam, adamw for a file that "
+                "trains"
+            )
+        for key in _REFUSED:
+            if config.get(key):
+                raise RequestError(
+                    f"optimizer.kwargs: {key}={config[key]!r}: a file that trains has none"
+                )
+        decay = config.get("weight_decay") or 0.0
+        found = {key: config.get(key, default) for key, default in _HONOURED[name].items()}
+        kind = "adam" if name != "SGD" else "momentum" if found["momentum"] else "sgd"
+        return cls(kind=kind, weight_decay=float(decay), **found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A subnet of a head, and how it is trained.
+
+    Args:
+        feature_dim: inputs.
+        hidden: neurons of the subnet's layers.
+        num_classes: outputs.
+        scales: of each hidden layer, the whole layer's width over the subnet's; 1 where inputs
+            aren't scaled.
+        optimizer: as keras.optimizers.serialize gives it.
+        label_smoothing: in [0, 1).
+        batch_size: of a step, at least 1.
+
+    Raises:
+        RequestError: as Update.of_keras.
+
+    Example:
+        >>> from sparse_ist_tf.export.training.recipe import Recipe
+        >>> recipe = Recipe(192, (32, 32), 10, (2.0, 2.0), {"class_name": "SGD", "config": {}})
+        >>> recipe.shapes["dense_1_kernel"], len(recipe.shapes)
+        ((32, 32), 8)
+    """
+
+    feature_dim: int
+    hidden: tuple[int, ...]
+    num_classes: int
+    scales: tuple[float, ...]
+    optimizer: Mapping[str, Any]
+    label_smoothing: float = 0.0
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        self.update  # refuses what can't be  # noqa: B018
+
+    @property
+    def update(self) -> Update:
+        """The optimizer's step."""
+        return Update.of_keras(self.optimizer)
+
+    @property
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of kernels and biases, by name, in the order of the layers."""
+        sizes, found = (self.feature_dim, *self.hidden, self.num_classes), {}
+        for i, pair in enumerate(itertools.pairwise(sizes)):
+            found[f"dense_{i}_kernel"] = pair
+            found[f"dense_{i}_bias"] = pair[1:]
+        return found
+
+    @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """Of each of the head's parameters, "dense_0/kernel", its weight's name, then moments'."""
+        moments = self.update.moments
+        return {
+            "/".join(name.rsplit("_", 1)): (name, *(f"{name}_{moment}" for moment in moments))
+            for name in self.weights
+        }
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the whole state, by name: weights with their moments, the step, the adjustment."""
+        weights = self.weights
+        found = {name: weights[names[0]] for names in self.columns.values() for name in names}
+        return {**found, STEP: (), ADJUSTMENT: (self.num_classes,)}
