@@ -15,7 +15,7 @@ from sparse_ist_tf.export.graphs.convert import convert
 from sparse_ist_tf.export.graphs.folding import fold
 from sparse_ist_tf.export.graphs.forms import Network
 from sparse_ist_tf.export.training.files import make_trainable
-from sparse_ist_tf.export.training.step import Recipe
+from sparse_ist_tf.export.training.recipe import Recipe
 from sparse_ist_tf.inputs.split import Split
 from sparse_ist_tf.keys import lookup
 from sparse_ist_tf.masks import num_visible
