@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fleet import FakeDevice, make_trainer
 
-from sparse_ist_tf.devices.wire.records import Answer, Block
+from sparse_ist_tf.devices.rounds.crew import Device, shares_of
+from sparse_ist_tf.devices.wire.records import Answer, Block, Member
 from sparse_ist_tf.ist.exchange.parameters import Forms
 from sparse_ist_tf.ist.head import HeadSpec
 from sparse_ist_tf.ist.local import logit_adjustments
@@ -340,3 +341,13 @@ def test_who_does_not_fit_does_not_take_part(change, text, tmp_path, capsys):
     [line] = capsys.readouterr().err.splitlines()
     assert text in line
     assert "odd" in line
+
+
+def test_shares_are_what_devices_say_or_their_speeds():
+    def device(capacity, speed=0.0):
+        return Device(0, "", Member(capacity=capacity, speed=speed))
+
+    assert shares_of([device(1.0), device(2.0)]) == (1.0, 2.0)
+    assert shares_of([device(0.0, 30.0), device(0.0, 10.0)]) == (1.5, 0.5)
+    assert shares_of([device(2.0), device(0.0, 30.0)]) == (2.0, 2.0)
+    assert shares_of([device(0.0), device(0.0)]) == (1.0, 1.0)
