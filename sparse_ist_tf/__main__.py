@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluate": Command("measure a finished run, or an exported file, again", "evaluate"),
     "export": Command("write .tflite files of a run for a kind of device, proven", "export"),
     "classify": Command("label pictures with an exported classifier", "classify"),
+    "devices": Command("train on devices that hold the pictures, over Flower", "devices"),
     "study": Command("run a grid of trainings and write a report", "study"),
     "pretrain": Command("make an encoder", "pretrain"),
     "masks": Command("draw masked images into a PNG", "masks"),

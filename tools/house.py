@@ -38,6 +38,7 @@ ROOMS = (
     "reports",
     "runs",
     "export",
+    "devices",
     "pretraining",
     "benchmarks",
     "studies",

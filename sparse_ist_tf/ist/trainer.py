@@ -171,6 +171,10 @@ class Trainer(abc.ABC):
             state: on the chief; None elsewhere.
         """
 
+    def told(self) -> dict:
+        """What results.json has of this training beside; nothing where there is nothing to say."""
+        return {}
+
     @classmethod
     def partition_of(
         cls, options: TrainerOptions, hidden: tuple[int, ...], round_index: int

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sparse_ist_tf.errors import printable
 from sparse_ist_tf.files import write_file
 from sparse_ist_tf.workers.ledger import human_bytes
 
@@ -47,6 +48,29 @@ def bytes_rows(results: Mapping) -> list[tuple[str, str, str]]:
     for name, count in results["synchronous_bytes"].items():
         rows.append((f"{name} would have sent", count))
     return [(what, human_bytes(count), f"{count:,}") for what, count in rows]
+
+
+def device_rows(results: Mapping) -> list[tuple[str, ...]]:
+    """Rows of what was seen of devices, if devices trained: a line for each, the head first."""
+    found = results.get("devices")
+    if not found:
+        return []
+    head = ("device", "images", "rounds merged", "missing", "answers refused", "seconds of steps")
+    rows = [
+        (
+            printable(name),
+            *(f"{seen[key]:,}" for key in ("images", "merged", "missing", "refused")),
+            f"{seen['seconds']:.1f}",
+        )
+        for name, seen in found["devices"].items()
+    ]
+    return [head, *rows]
+
+
+def refusal_rows(results: Mapping) -> list[tuple[str, str]]:
+    """Rows of how often what devices sent was refused, by what was wrong with it."""
+    found = (results.get("devices") or {}).get("refusals", {})
+    return [(f"refused: {kind}", f"{count:,}") for kind, count in found.items()]
 
 
 def image_rows(results: Mapping) -> list[tuple[str, str]]:
@@ -93,7 +117,11 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
 def summary(results: Mapping) -> str:
     """What train prints at the end, from the run's results.json."""
     sent = "Bytes sent per worker: none, there was one worker"
-    if results["num_workers"] > 1:
+    if seen := results.get("devices"):
+        rows = [("to devices", human_bytes(seen["sent"]))]
+        rows += [("from devices", human_bytes(seen["received"])), *refusal_rows(results)]
+        sent = f"Bytes of messages, and what was refused\n{format_table(rows)}"
+    elif results["num_workers"] > 1:
         table = format_table(bytes_rows(results))
         sent = f"Bytes sent per worker ({results['num_workers']} workers)\n{table}"
     head = f"Test accuracy ({results['test_size']:,} images)"
@@ -144,6 +172,8 @@ def write_report(
     if missing:
         missing.insert(0, ("accuracy when only some subnets can be reached, mean over which", ""))
     accuracy = f"accuracy on {results['test_size']:,} test images"
+    devices, refused = device_rows(results), refusal_rows(results)
+    sent = "bytes of blocks to and from devices" if devices else "bytes that a worker sent"
     of_an_image = f"bytes of an image, mean of {results['bytes_per_image']['images']} test images"
     lines = [
         f"# {config['dataset']['name']}, {config['masks']['kind']} masks at "
@@ -158,7 +188,9 @@ def write_report(
         "![loss, accuracy and bytes over the steps](training.png)",
         "",
         *(markdown_table(missing) if missing else []),
-        *markdown_table([("bytes that a worker sent", "", "exactly"), *bytes_rows(results)]),
+        *(markdown_table(devices) if devices else []),
+        *(markdown_table([("what devices sent", ""), *refused]) if refused else []),
+        *markdown_table([(sent, "", "exactly"), *bytes_rows(results)]),
         *markdown_table([(of_an_image, ""), *image_rows(results)]),
         "![what is visible of some test images](masks.png)",
         "",

@@ -63,6 +63,7 @@ def finish(run: "Run") -> dict:
         **evaluation.finished_accuracies(state, trainer.round, features),
         "bytes_per_image": _bytes_per_image(run),
         "int8_bytes": _int8_bytes(run),
+        **trainer.told(),
     }
     path = directory.path / "head.keras"
     with writing(path), replacing(path) as temporary:

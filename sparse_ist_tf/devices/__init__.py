@@ -1,0 +1,1 @@
+"""Devices as workers: subnets that train where the images are, over Flower."""

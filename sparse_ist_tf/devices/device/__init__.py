@@ -1,0 +1,1 @@
+"""A device: its pictures, its subnet, and its end of the wire; without TensorFlow."""
