@@ -33,6 +33,7 @@ _NEEDED = {
     "ist.algorithm": ("ist",),
     "masks.kind": ("fixed", "shared"),
     "masks.views": (1,),
+    "dataset.resize": ("antialias", "bilinear", "area"),
     "transport.codec": ("none",),
     "transport.features": ("float32",),
     "encoder.trainable_blocks": (0,),
