@@ -218,7 +218,9 @@ class TrainingExporter:
         if subnet is not None:
             found = extract(run.parameters, run.spec, run.partition, subnet, scale_inputs=False)
         state = {name: np.zeros(shape, np.float32) for name, shape in recipe.shapes.items()}
-        weights = {name.replace("/", "_"): np.float32(value) for name, value in found.items()}
+        weights = {
+            name.replace("/", "_"): np.asarray(value, np.float32) for name, value in found.items()
+        }
         return {**state, **weights, STEP: np.zeros((), np.int32)}
 
     def _batches(self, recipe: Recipe, subnet: int | None) -> dict[str, np.ndarray]:

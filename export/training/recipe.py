@@ -126,7 +126,8 @@ class Recipe:
     @property
     def weights(self) -> dict[str, tuple[int, ...]]:
         """Shapes of kernels and biases, by name, in the order of the layers."""
-        sizes, found = (self.feature_dim, *self.hidden, self.num_classes), {}
+        sizes = (self.feature_dim, *self.hidden, self.num_classes)
+        found: dict[str, tuple[int, ...]] = {}
         for i, pair in enumerate(itertools.pairwise(sizes)):
             found[f"dense_{i}_kernel"] = pair
             found[f"dense_{i}_bias"] = pair[1:]
