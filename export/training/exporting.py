@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from sparse_ist_tf.config import ist_options
 from sparse_ist_tf.errors import RequestError, RunError
 from sparse_ist_tf.export.devices.targets import Target
 from sparse_ist_tf.export.staging import staging
@@ -100,7 +101,7 @@ def recipe_of(run: FinishedRun, subnet: int | None, batch_size: int) -> Recipe:
     scales = (1.0,) * len(hidden)
     if run.partition and subnet is not None:
         sizes = tuple(len(layer[subnet]) for layer in run.partition.indices)
-        if config.ist.scale_inputs:
+        if ist_options(config).scale_inputs:  # published code scales none
             scales = tuple(w / size for w, size in zip(hidden, sizes, strict=True))
         hidden = sizes
     return Recipe(
@@ -161,7 +162,7 @@ class TrainingExporter:
             for subnet in self.subnets:
                 self.report(f"{self._name(subnet)} ...")
                 measured.append(make(subnet, stage))
-            good = [row for row in measured if row.difference <= most]
+            good = [row for row in measured if row.difference <= most and not self._over(row)]
             self.output.mkdir(parents=True, exist_ok=True)
             for row in good:
                 self._deliver(stage, row.name)
@@ -171,6 +172,16 @@ class TrainingExporter:
     def _deliver(self, stage: Path, name: str) -> None:
         for path in sorted(stage.glob(f"{Path(name).stem}*")):
             _replace(path, self.output / path.name)
+
+    def _over(self, row: Measured) -> list[str]:
+        """What of the target's memory a file needs too much of."""
+        budgets = (("flash", row.size, self.target.flash), ("sram", row.arena, self.target.sram))
+        return [
+            f"{row.name}: needs {need:,} bytes of {what}, {need - limit:,} more than "
+            f"--{what}={limit}"
+            for what, need, limit in budgets
+            if 0 < limit < need
+        ]
 
     def _tell(self, measured: Sequence[Measured], most: float) -> None:
         rows = [("file", "bytes", "accuracy", "off", "ms", "state", "arena")]
@@ -192,7 +203,9 @@ class TrainingExporter:
             f"batches,\nat most {most:g} may be; ms: of a step on one thread; state: bytes of "
             "weights and moments"
         )
-        kept = sum(row.difference <= most for row in measured)
+        for line in (line for row in measured for line in self._over(row)):
+            self.report(line)
+        kept = sum(row.difference <= most and not self._over(row) for row in measured)
         self.report(f"Kept in {self.output}: {kept} files that train")
 
     def _name(self, subnet: int | None) -> str:
@@ -205,7 +218,9 @@ class TrainingExporter:
         if subnet is not None:
             found = extract(run.parameters, run.spec, run.partition, subnet, scale_inputs=False)
         state = {name: np.zeros(shape, np.float32) for name, shape in recipe.shapes.items()}
-        weights = {name.replace("/", "_"): np.float32(value) for name, value in found.items()}
+        weights = {
+            name.replace("/", "_"): np.asarray(value, np.float32) for name, value in found.items()
+        }
         return {**state, **weights, STEP: np.zeros((), np.int32)}
 
     def _batches(self, recipe: Recipe, subnet: int | None) -> dict[str, np.ndarray]:

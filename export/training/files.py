@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from sparse_ist_tf.export.training.recipe import STEP, Recipe
+from sparse_ist_tf.export.training.recipe import STEP, Recipe, checked
 from sparse_ist_tf.export.training.step import logits_of, rates_of, step
 
 
@@ -24,6 +24,9 @@ def make_trainable(recipe: Recipe, initial: Mapping[str, np.ndarray] | None = No
 
     Returns:
         The file's bytes.
+
+    Raises:
+        RequestError: if a name isn't one of these, or a shape is another.
     """
     module = _Module(recipe, initial or {})
     rows, features = recipe.batch_size, recipe.feature_dim
@@ -52,13 +55,9 @@ class _Module(tf.Module):
     def __init__(self, recipe: Recipe, initial: Mapping[str, np.ndarray]):
         super().__init__()
         self.recipe = recipe
-        self.state = {
-            name: tf.Variable(
-                np.asarray(initial.get(name, np.zeros(shape)), _dtype(name)).reshape(shape),
-                name=name,
-            )
-            for name, shape in recipe.shapes.items()
-        }
+        zeros = {name: np.zeros(shape, _dtype(name)) for name, shape in recipe.shapes.items()}
+        state = zeros | checked(initial, recipe.shapes)
+        self.state = {name: tf.Variable(value, name=name) for name, value in state.items()}
 
     def train(self, features, labels, learning_rate):
         truth = tf.one_hot(labels, self.recipe.num_classes)

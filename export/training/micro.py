@@ -144,7 +144,8 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         model, data, out = (Path(folder) / name for name in ("model.tflite", "in.npz", "out.npz"))
         model.write_bytes(content)
-        np.savez(data, **fed, **{name: np.float32(state[name]) for name in kept})
+        arrays = fed | {name: np.asarray(state[name], np.float32) for name in kept}
+        np.savez(data, **arrays)  # type: ignore[arg-type]  # taken for allow_pickle
         command = [sys.executable, "-m", __name__, *map(str, (model, data, out, arena or 64 << 20))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         used = re.search(r"Arena allocation total (\d+) bytes", done.stderr)
@@ -200,7 +201,8 @@ def _main(argv: list[str]) -> None:
         got = {name: interpreter.get_output(place) for name, place in found.outputs.items()}
         losses.append(got.pop(LOSS)[0])
         fed |= {name: np.array(value) for name, value in got.items() if name in fed}
-    np.savez(out, **fed, **{LOSS: np.array(losses, np.float32)})
+    arrays = fed | {LOSS: np.array(losses, np.float32)}
+    np.savez(out, **arrays)  # type: ignore[arg-type]
     interpreter.print_allocations()
 
 

@@ -5,6 +5,8 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from sparse_ist_tf.errors import RequestError
 
 STEP, ADJUSTMENT = "step", "adjustment"
@@ -15,7 +17,10 @@ _HONOURED = {
     "Adam": {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
     "AdamW": {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7},
 }
-_REFUSED = ("amsgrad", "clipnorm", "clipvalue", "global_clipnorm", "use_ema")
+_REFUSED = (
+    "amsgrad", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "loss_scale_factor",
+    "gradient_accumulation_steps",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +92,7 @@ class Recipe:
         batch_size: of a step, at least 1.
 
     Raises:
-        RequestError: as Update.of_keras.
+        RequestError: as Update.of_keras, or if a hidden layer has no scale or a step no example.
 
     Example:
         >>> from sparse_ist_tf.export.training.recipe import Recipe
@@ -106,6 +111,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self.update  # refuses what can't be  # noqa: B018
+        if self.batch_size < 1:
+            raise RequestError(f"batch_size={self.batch_size}: must be at least 1")
+        if len(self.scales) != len(self.hidden):
+            raise RequestError(
+                f"scales={self.scales}: must be one for each of {len(self.hidden)} hidden layers"
+            )
 
     @property
     def update(self) -> Update:
@@ -115,7 +126,8 @@ class Recipe:
     @property
     def weights(self) -> dict[str, tuple[int, ...]]:
         """Shapes of kernels and biases, by name, in the order of the layers."""
-        sizes, found = (self.feature_dim, *self.hidden, self.num_classes), {}
+        sizes = (self.feature_dim, *self.hidden, self.num_classes)
+        found: dict[str, tuple[int, ...]] = {}
         for i, pair in enumerate(itertools.pairwise(sizes)):
             found[f"dense_{i}_kernel"] = pair
             found[f"dense_{i}_bias"] = pair[1:]
@@ -136,3 +148,32 @@ class Recipe:
         weights = self.weights
         found = {name: weights[names[0]] for names in self.columns.values() for name in names}
         return {**found, STEP: (), ADJUSTMENT: (self.num_classes,)}
+
+
+def checked(
+    arrays: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], name: str = "subnet"
+) -> dict[str, np.ndarray]:
+    """Arrays of a subnet's state in the types that it has them in.
+
+    Args:
+        arrays: some of the state, by name.
+        shapes: of the whole state.
+        name: of the file, for errors.
+
+    Raises:
+        RequestError: if a name isn't one of it, a shape is another, or the step below 0, where
+            Adam's correction divides by 0.
+    """
+    found = {}
+    for key, array in arrays.items():
+        if key not in shapes:
+            raise RequestError(f"{name}: has no {key!r}; it has {', '.join(shapes)}")
+        shape, wanted = np.shape(array), tuple(shapes[key])
+        if shape != wanted:
+            raise RequestError(f"{name}: {key} is of shape {shape}, must be {wanted}")
+        if key == STEP and np.min(array) < 0:
+            raise RequestError(f"{name}: {key}={int(array)}: must be at least 0")
+        # ascontiguousarray makes a vector of a number.
+        dtype = np.int32 if key == STEP else np.float32
+        found[key] = np.ascontiguousarray(array, dtype).reshape(wanted)
+    return found

@@ -8,7 +8,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from sparse_ist_tf.errors import RequestError, RunError, quiet
-from sparse_ist_tf.export.training.recipe import ADJUSTMENT, STEP
+from sparse_ist_tf.export.training.recipe import ADJUSTMENT, checked
 
 _SIGNATURES = ("train", "infer", "read", "write")
 
@@ -73,16 +73,11 @@ class Trainable:
         """Sets some of the state; the rest stays as it is.
 
         Raises:
-            RequestError: if a name isn't one of it, or a shape is another.
+            RequestError: if a name isn't one of it, a shape is another, or the step below 0.
         """
-        for name, array in arrays.items():
-            if name not in self.shapes:
-                raise RequestError(f"{self.name}: has no {name!r}; it has {', '.join(self.names)}")
-            found, wanted = np.shape(array), self.shapes[name]
-            if found != wanted:
-                raise RequestError(f"{self.name}: {name} is of shape {found}, must be {wanted}")
-        state = dict(arrays) if arrays.keys() == self.shapes.keys() else {**self.read(), **arrays}
-        self._run(self._write, **{name: _typed(name, array) for name, array in state.items()})
+        given = checked(arrays, self.shapes, self.name)
+        rest = {} if given.keys() == self.shapes.keys() else self.read()
+        self._run(self._write, **(rest | given))
 
     def read(self) -> dict[str, np.ndarray]:
         """The whole state by name."""
@@ -106,8 +101,10 @@ class Trainable:
                 f"{self.name}: features and labels are of shapes {np.shape(features)} and "
                 f"{np.shape(labels)}, must be {wanted} and {wanted[:1]}"
             )
-        if np.min(labels) < 0 or np.max(labels) >= self.num_classes:
-            raise RequestError(f"{self.name}: labels must be in [0, {self.num_classes})")
+        if not np.isin(labels, np.arange(self.num_classes)).all():
+            raise RequestError(
+                f"{self.name}: labels must be in [0, {self.num_classes}), whole numbers"
+            )
         found = self._run(
             self._train,
             features=np.ascontiguousarray(features, np.float32),
@@ -117,19 +114,26 @@ class Trainable:
         return Seen(float(found["loss"]), float(found["accuracy"]))
 
     def infer(self, features: np.ndarray) -> np.ndarray:
-        """Logits, float32[n, num_classes], of float32[n, feature_dim]."""
-        rows = [self._run(self._infer, feature=row[None]) for row in np.float32(features)]
-        return np.concatenate([row["logits"] for row in rows])
+        """Logits, float32[n, num_classes], of float32[n, feature_dim], n at least 0.
+
+        Raises:
+            RequestError: if features are of another shape.
+        """
+        shape = np.shape(features)
+        if len(shape) != 2 or shape[1] != self.feature_dim:
+            raise RequestError(
+                f"{self.name}: features are of shape {shape}, must be (n, {self.feature_dim})"
+            )
+        found = np.zeros((shape[0], self.num_classes), np.float32)
+        for i, row in enumerate(np.asarray(features, np.float32)):
+            found[i] = self._run(self._infer, feature=row[None])["logits"][0]
+        return found
 
     def _run(self, runner, **arguments):
         try:
             return runner(**arguments)
         except (ValueError, RuntimeError) as error:
             raise RunError(f"{self.name}: LiteRT: {' '.join(str(error).split())}") from None
-
-
-def _typed(name: str, array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array, np.int32 if name == STEP else np.float32)
 
 
 def _order(name: str) -> tuple:

@@ -1,5 +1,6 @@
 """From a run to files that train its subnets: what is kept and said, and that it trains on."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -100,6 +101,25 @@ def test_a_file_that_is_too_far_off_is_not_kept(finished, tmp_path, monkeypatch)
     good, printed = _export(finished, tmp_path / "out", subnets=(0,))
     assert not good
     assert "too far" in printed
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_subnet_of_the_published_code_is_not_scaled(finished, monkeypatch):
+    """The variant says so, whatever ist.scale_inputs is by default."""
+    assert exporting.recipe_of(finished, 1, 4).scales == (2.0, 2.0)
+    monkeypatch.setitem(finished.config.ist, "variant", "published")
+    assert exporting.recipe_of(finished, 1, 4).scales == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("changes", [{"flash": 1000}, {"sram": 20_000}, {"flash": 1, "sram": 1}])
+def test_a_file_for_which_there_is_no_memory_is_not_kept(finished, tmp_path, changes):
+    pytest.importorskip("tflite_micro", reason="needs pip install --pre tflite-micro")
+    target = dataclasses.replace(TARGETS["micro"], **changes)
+    good, printed = _export(finished, tmp_path / "out", target, subnets=(0,), batch_size=2)
+    assert not good
+    for what, limit in changes.items():
+        assert f"more than --{what}={limit}" in printed
+    assert "0 files that train" in printed
     assert not list((tmp_path / "out").iterdir())
 
 

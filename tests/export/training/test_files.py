@@ -107,8 +107,22 @@ def test_a_file_of_zeros_says_each_shape_once():
 
 
 @pytest.mark.parametrize(
+    ("initial", "told"),
+    [
+        ({"dense_0_kernal": np.zeros((24, 16))}, "has no 'dense_0_kernal'"),
+        ({"dense_0_kernel": np.zeros((16, 24))}, r"is of shape \(16, 24\), must be \(24, 16\)"),
+    ],
+)
+def test_a_file_does_not_begin_with_what_does_not_fit(initial, told):
+    """A kernel that lies the other way has as many numbers."""
+    with pytest.raises(RequestError, match=told):
+        make_trainable(recipe_for("adam"), initial)
+
+
+@pytest.mark.parametrize(
     ("what", "told"),
     [
+        ({"step": np.array(-1)}, "step=-1: must be at least 0"),
         ({"dense_9_kernel": np.zeros(3)}, "has no 'dense_9_kernel'; it has dense_0_kernel"),
         ({"dense_0_bias": np.zeros(3)}, r"dense_0_bias is of shape \(3,\), must be \(16,\)"),
     ],
@@ -124,10 +138,35 @@ def test_batches_that_do_not_fit_are_refused(content):
     before = subnet.read()
     with pytest.raises(RequestError, match=r"must be \(8, 24\) and \(8,\)"):
         subnet.train(features[:3], labels[:3], 0.1)
-    for label in (-1, CLASSES):
+    for label in (-1, CLASSES, 0.5, np.nan):
         with pytest.raises(RequestError, match=r"labels must be in \[0, 5\)"):
             subnet.train(features, np.full(ROWS, label), 0.1)
     assert all(np.array_equal(value, before[name]) for name, value in subnet.read().items())
+    for wrong in (features[0], features[:, :5], features[None]):
+        with pytest.raises(RequestError, match=r"features are of shape .*, must be \(n, 24\)"):
+            subnet.infer(wrong)
+    assert subnet.infer(features[:0]).shape == (0, CLASSES)
+
+
+def test_a_step_that_is_written_stays_a_number(content):
+    """A vector of one would change the shape of the file's variable."""
+    subnet = Trainable(content)
+    subnet.write({"step": np.array(3)})
+    assert np.shape(subnet._run(subnet._read)["step"]) == ()
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_examples_lie_in_memory_as_they_like_and_threads_change_nothing(rows):
+    recipe = recipe_for("adam", batch_size=rows)
+    file, state, (features, labels) = make_trainable(recipe), state_of(recipe), examples(2 * rows)
+    found = []
+    for threads, batch in ((1, features[::2].copy()), (2, np.asfortranarray(features)[::2])):
+        subnet = Trainable(file, threads=threads)
+        subnet.write({n: np.asfortranarray(v) if v.ndim else v for n, v in state.items()})
+        subnet.train(batch, labels[::2], 0.01)
+        found.append(subnet.read())
+    for name, value in found[0].items():
+        np.testing.assert_allclose(value, found[1][name], atol=1e-6, err_msg=name)
 
 
 def test_other_files_are_refused(head_file):
@@ -143,11 +182,25 @@ def test_other_files_are_refused(head_file):
         (keras.optimizers.Lion(), "must be one of sgd, adam, adamw"),
         (keras.optimizers.Adam(amsgrad=True), "amsgrad=True"),
         (keras.optimizers.SGD(clipnorm=1.0), "clipnorm=1.0"),
+        (keras.optimizers.Adam(gradient_accumulation_steps=4), "gradient_accumulation_steps=4"),
+        (keras.optimizers.Adam(loss_scale_factor=4.0), "loss_scale_factor=4.0"),
     ],
 )
 def test_what_no_step_honours_is_refused(optimizer, told):
     with pytest.raises(RequestError, match=told):
         Recipe(4, (3,), 2, (1.0,), keras.optimizers.serialize(optimizer))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"scales": (2.0,)}, r"scales=\(2.0,\): must be one for each of 2 hidden layers"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_refused(change, told):
+    with pytest.raises(RequestError, match=told):
+        recipe_for("adam", **change)
 
 
 _LIGHT = """
