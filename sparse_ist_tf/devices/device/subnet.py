@@ -15,18 +15,27 @@ from sparse_ist_tf.inputs.batches import BatchStream
 class Seen(Protocol):
     """What a step tells of its batch."""
 
-    loss: float
-    accuracy: float
+    @property
+    def loss(self) -> float:
+        """Mean, in nats."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
 
 
 class Subnet(Protocol):
     """What trains a subnet, as export.training.runtime.Trainable does by a .tflite file."""
 
     batch_size: int
-    feature_dim: int
-    num_classes: int
-    shapes: Mapping[str, tuple[int, ...]]
-    columns: Mapping[str, Sequence[str]]  # of a parameter its weight's name, then its moments'
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Of its state, by name."""
+
+    @property
+    def columns(self) -> Mapping[str, Sequence[str]]:
+        """Of a parameter its weight's name, then its moments'."""
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Sets some of its state."""
