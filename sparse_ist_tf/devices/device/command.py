@@ -173,6 +173,13 @@ def _check_address(text: str) -> None:
         raise RequestError(f"--server={text}: must be HOST:PORT, such as 192.168.0.2:9092")
 
 
+def _require_flower() -> None:
+    try:
+        import flwr  # noqa: F401
+    except ModuleNotFoundError:
+        raise RequestError("devices need Flower: pip install 'flwr>=1.42,<1.43'") from None
+
+
 def main(argv: Sequence[str]) -> int:
     """The command.
 
@@ -188,6 +195,7 @@ def main(argv: Sequence[str]) -> int:
         capacity = _capacity(options.capacity)
         _check_address(options.server)
         pictures = Pictures(options.images)
+        _require_flower()
         from sparse_ist_tf.devices.device.supernode import SuperNode
 
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -202,10 +210,6 @@ def main(argv: Sequence[str]) -> int:
             raise device.error
         print(f"the training is over; this device took part in {device.rounds:,} rounds")
         return 0
-    except ModuleNotFoundError as error:
-        if error.name != "flwr":
-            raise
-        return say(RequestError("devices need Flower: pip install 'flwr>=1.42,<1.43'"))
     except (RequestError, RunError, OSError) as error:
         return say(error)
     except KeyboardInterrupt:

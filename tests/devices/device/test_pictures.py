@@ -93,7 +93,16 @@ def test_a_bad_request_is_one_line(flags, text, capsys):
     assert text in line
 
 
+def test_without_flower_the_command_that_brings_it_is_named(tmp_path, monkeypatch, capsys):
+    make(tmp_path, cat=1, dog=1)
+    monkeypatch.setitem(sys.modules, "flwr", None)
+    assert command.main([f"--images={tmp_path}", "--server=a:1"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == "error: devices need Flower: pip install 'flwr>=1.42,<1.43'"
+
+
 def test_neither_tensorflow_nor_keras_is_imported(tmp_path):
+    pytest.importorskip("flwr")
     make(tmp_path / "pictures", cat=1, dog=1)
     code = (
         "import sys\n"
