@@ -23,7 +23,10 @@ NAMES = {
     "sklearn": "scikit-learn",
 }
 # Files that are imported where the extra is alone.
-EXTRA_FILES = {"augmentation_jax.py": "jax", "jax_run.py": "jax"}
+EXTRA_FILES = {
+    **dict.fromkeys(("augmentation_jax.py", "jax_run.py"), "jax"),
+    **{"superlink.py": "devices", "supernode.py": "client"},
+}
 
 
 def normal(name):
