@@ -45,7 +45,8 @@ def bytes_rows(results: Mapping) -> list[tuple[str, str, str]]:
     sent = {purpose: count for purpose, count in results["bytes"].items() if purpose != "control"}
     rows = [(f"{results['algorithm']}: {purpose}", count) for purpose, count in sent.items()]
     rows.append((f"{results['algorithm']}: training in all", results["training_bytes"]))
-    for name, count in results["synchronous_bytes"].items():
+    others = {} if results.get("devices") else results["synchronous_bytes"]
+    for name, count in others.items():
         rows.append((f"{name} would have sent", count))
     return [(what, human_bytes(count), f"{count:,}") for what, count in rows]
 
@@ -173,6 +174,7 @@ def write_report(
         missing.insert(0, ("accuracy when only some subnets can be reached, mean over which", ""))
     accuracy = f"accuracy on {results['test_size']:,} test images"
     devices, refused = device_rows(results), refusal_rows(results)
+    where = f"{len(devices) - 1} devices" if devices else f"{results['num_workers']} workers"
     sent = "bytes of blocks to and from devices" if devices else "bytes that a worker sent"
     of_an_image = f"bytes of an image, mean of {results['bytes_per_image']['images']} test images"
     lines = [
@@ -180,7 +182,7 @@ def write_report(
         f"{config['masks']['ratio']}, {results['algorithm']}",
         "",
         f"{results['steps']:,} steps of {config['batch_size']} examples per subnet, "
-        f"{results['num_subnets']} subnets on {results['num_workers']} workers, encoder "
+        f"{results['num_subnets']} subnets on {where}, encoder "
         f"`{config['encoder']['weights']}`, seed {config['seed']}. "
         f"{where_masks_lie(config['masks'])}",
         "",
