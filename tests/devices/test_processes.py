@@ -313,25 +313,32 @@ def test_keys_and_certificates(processes, tmp_path):
     )
     files = f"--certificate={tmp_path}/server.pem", f"--key={tmp_path}/server.key"
     authority = f"--authority={tmp_path}/ca.pem"
-    server = processes.server(*files, authority, "--only_registered", steps=10, subnets=1)
-    processes.wait_for("server", "0 of 1 are here")
+    server = processes.server(*files, authority, "--only_registered", steps=10, subnets=2)
+    processes.wait_for("server", "0 of 2 are here")
     plain = processes.client("c0", name="plain", patience=1)
     assert plain.wait(60) == 1
     stranger = processes.client("c0", authority, f"--key={tmp_path}/two", name="stranger")
     assert stranger.wait(60) == 2
     assert "isn't registered" in processes.log("stranger")
     flwr = Path(sys.executable).parent / "flwr"
-    subprocess.run(
-        [flwr, "supernode", "register", tmp_path / "one.pub", "here"],
-        check=True,
-        env=environment() | {"FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0"},
-        timeout=60,
-    )
+
+    def register(key):
+        subprocess.run(
+            [flwr, "supernode", "register", tmp_path / f"{key}.pub", "here"],
+            check=True,
+            env=environment() | {"FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0"},
+            timeout=60,
+        )
+
+    register("one")
     known = processes.client("c0", authority, f"--key={tmp_path}/one", name="known")
     processes.wait_for("known", "encoded")
     twin = processes.client("c1", authority, f"--key={tmp_path}/one", name="twin")
     assert twin.wait(60) == 2
     assert "another device has come with it" in processes.log("twin")
+    register("two")
+    second = processes.client("c1", authority, f"--key={tmp_path}/two", name="second")
+    assert second.wait(WAIT_S) == 0, processes.log("second")
     assert known.wait(WAIT_S) == 0, processes.log("known")
     assert server.wait(WAIT_S) == 0, processes.log("server")
 

@@ -52,6 +52,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from sparse_ist_tf.errors import RequestError, RunError
 
 _POLL_S, _RETRY_S = 0.5, 2.0
+_LINGER_S = 1.5  # Flower drops the last answer of who leaves before it is fetched
 _BEAT_S = HEARTBEAT_MIN_INTERVAL / 3
 _OVER = 403  # of a letter of a run that is over: the server was started anew
 _FORGOTTEN = (401, 404)  # it knows this device no more
@@ -131,6 +132,7 @@ class SuperNode:
     def leave(self) -> None:
         """Tells the server that this device goes."""
         if self.node is not None:
+            time.sleep(_LINGER_S)
             with contextlib.suppress(httpx.HTTPError, RuntimeError):
                 self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.node.node_id))
         self._client.close()
