@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,13 +74,8 @@ def run(
         command = [sys.executable, "-m", __name__, str(model), str(data), str(out)]
         command.append(str(arena or max(4 << 20, 12 * len(content))))
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = re.search(r"Arena allocation total (\d+) bytes", done.stderr)
-        if done.returncode or not found or not out.exists():
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            known = [line for line in lines if "Didn't find" in line or "arena" in line.lower()]
-            reason = (known or lines or [f"status {done.returncode}"])[-1]
-            raise RunError(f"TFLite Micro can't run it: {reason.strip()[:300]}")
-        return MicroResult(np.load(out), int(found[1]))
+        used = arena_used(done, out)
+        return MicroResult(np.load(out), used)
 
 
 def needed_arena(content: bytes, example: Mapping[str, np.ndarray]) -> int:
@@ -89,12 +84,43 @@ def needed_arena(content: bytes, example: Mapping[str, np.ndarray]) -> int:
     Raises:
         RunError: if the file can't be run.
     """
-    used = run(content, [example]).arena
+    return proven_arena(lambda arena: run(content, [example], arena).arena)
+
+
+def arena_used(done: subprocess.CompletedProcess, out: Path) -> int:
+    """Bytes that the interpreter of a process used, as it reports.
+
+    Args:
+        done: the process, with its errors as text.
+        out: the file that it was to write.
+
+    Raises:
+        RunError: if it failed, with its own words.
+    """
+    found = re.search(r"Arena allocation total (\d+) bytes", done.stderr)
+    if done.returncode or not found or not out.exists():
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        known = [line for line in lines if "Didn't find" in line or "arena" in line.lower()]
+        reason = (known or lines or [f"status {done.returncode}"])[-1]
+        raise RunError(f"TFLite Micro can't run it: {reason.strip()[:300]}")
+    return int(found[1])
+
+
+def proven_arena(run_in: Callable[[int | None], int]) -> int:
+    """The bytes of arena that a run is seen to succeed in, at or little above what it uses.
+
+    Args:
+        run_in: runs in so many bytes, None for plenty, and gives what was used.
+
+    Raises:
+        RunError: if it can't be run.
+    """
+    used = run_in(None)
     # The interpreter needs a little room to move while it plans.
     for slack in (0, 256, 1024, 4096, 16384, 65536):
         size = -(-(used + slack) // ALIGNMENT) * ALIGNMENT
         try:
-            run(content, [example], size)
+            run_in(size)
         except RunError:
             continue
         return size

@@ -7,7 +7,6 @@ state and hands it in with every batch. Labels come as float32 rows with a 1, an
 Adam's moments at 0 as a second rate: TFLite Micro has neither ONE_HOT nor POW.
 """
 
-import re
 import subprocess
 import sys
 import tempfile
@@ -17,9 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sparse_ist_tf.errors import RunError
 from sparse_ist_tf.export.files import flatbuffer
-from sparse_ist_tf.export.files.micro import ALIGNMENT, require
+from sparse_ist_tf.export.files.micro import arena_used, proven_arena, require
 from sparse_ist_tf.export.training.recipe import STEP, Recipe, Update
 
 FEATURES, TRUTH, RATES, LOSS, LOGITS = "features", "truth", "rates", "loss", "logits"
@@ -148,17 +146,12 @@ def run(
         np.savez(data, **arrays)  # type: ignore[arg-type]  # taken for allow_pickle
         command = [sys.executable, "-m", __name__, *map(str, (model, data, out, arena or 64 << 20))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        used = re.search(r"Arena allocation total (\d+) bytes", done.stderr)
-        if done.returncode or not used or not out.exists():
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            known = [line for line in lines if "Didn't find" in line or "arena" in line.lower()]
-            reason = (known or lines or [f"status {done.returncode}"])[-1]
-            raise RunError(f"TFLite Micro can't run it: {reason.strip()[:300]}")
+        used = arena_used(done, out)
         with np.load(out) as arrays:
             now = {name: arrays[name] for name in kept if name in arrays}
             losses = arrays[LOSS]
     now[STEP] = np.array(first - 1 + len(rates), np.int32)
-    return Steps({**state, **now}, losses, int(used[1]))
+    return Steps({**state, **now}, losses, used)
 
 
 def needed_arena(recipe: Recipe, content: bytes, state: Mapping[str, np.ndarray]) -> int:
@@ -173,15 +166,7 @@ def needed_arena(recipe: Recipe, content: bytes, state: Mapping[str, np.ndarray]
         "labels": np.zeros((1, rows), np.int32),
         "rates": np.zeros(1, np.float32),
     }
-    used = run(recipe, content, state, batches).arena
-    for slack in (0, 256, 1024, 4096, 16384, 65536):  # room to move while it plans
-        size = -(-(used + slack) // ALIGNMENT) * ALIGNMENT
-        try:
-            run(recipe, content, state, batches, size)
-        except RunError:
-            continue
-        return size
-    raise RunError(f"TFLite Micro reports {used} bytes of arena but fails in that and 64 KiB more")
+    return proven_arena(lambda arena: run(recipe, content, state, batches, arena).arena)
 
 
 def _main(argv: list[str]) -> None:
